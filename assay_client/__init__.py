@@ -1,0 +1,63 @@
+"""Client of the Assay reward server: scores in order, or a typed error. See `RewardClient`."""
+
+from assay_client.async_client import AsyncRewardClient
+from assay_client.errors import (
+    AssayError,
+    BadReplyError,
+    ConnectionFailedError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    ModelMismatchError,
+    NonFiniteScoreError,
+    OverloadedError,
+    ServerError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+)
+from assay_client.sync_client import RewardClient
+from assay_client.types import (
+    Comparison,
+    Comparisons,
+    Detail,
+    Limits,
+    ModelIdentity,
+    ModelInfo,
+    Prompt,
+    Ranking,
+    Scale,
+    Scores,
+    Timing,
+    Truncate,
+    Usage,
+)
+
+__all__ = [
+    "AssayError",
+    "AsyncRewardClient",
+    "BadReplyError",
+    "Comparison",
+    "Comparisons",
+    "ConnectionFailedError",
+    "DeadlineExceededError",
+    "Detail",
+    "InvalidRequestError",
+    "Limits",
+    "ModelIdentity",
+    "ModelInfo",
+    "ModelMismatchError",
+    "NonFiniteScoreError",
+    "OverloadedError",
+    "Prompt",
+    "Ranking",
+    "RewardClient",
+    "Scale",
+    "Scores",
+    "ServerError",
+    "Timing",
+    "TooLargeError",
+    "Truncate",
+    "UnauthorizedError",
+    "UnavailableError",
+    "Usage",
+]

@@ -1,0 +1,98 @@
+"""One aiohttp session, bound to one process and one event loop, and one exchange over it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+
+import aiohttp
+
+from assay_client.errors import BadReplyError, ConnectionFailedError
+from assay_client.failures import error_from_reply
+from assay_client.settings import Settings
+
+CONNECT_TIMEOUT_S = 5.0
+IDLE_LIMIT_S = 15.0
+"""Well below the server's limit of 75 s, so that a request does not meet a closing connection."""
+
+_abandoned: list[Connection] = []
+"""Connections that this process cannot close. A forked child must not even free those of its parent: that
+would close the transports and so remove the parent's sockets from the epoll set, which both share."""
+
+
+class Connection:
+    """A session with its pool; `slots` bounds the requests in flight, `limits_lock` is for asking once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._pid = os.getpid()
+        self._loop = asyncio.get_running_loop()
+        self._base_url = settings.base_url
+        self.slots = asyncio.Semaphore(settings.max_concurrency)
+        self.limits_lock = asyncio.Lock()
+        headers = {"User-Agent": "assay-client"}
+        if settings.api_key is not None:
+            headers["Authorization"] = f"Bearer {settings.api_key}"
+        self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_LIMIT_S)
+        self._session = aiohttp.ClientSession(
+            connector=self._connector,
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # The call's deadline bounds the rest; a read may take as long as the queue is.
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=CONNECT_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S, sock_read=None
+            ),
+        )
+
+    def belongs_here(self) -> bool:
+        """Tell whether this process and the running loop are the ones it was made for."""
+        return self._pid == os.getpid() and self._loop is asyncio.get_running_loop()
+
+    async def exchange(
+        self, method: str, path: str, body: bytes | None, request_id: str, attempt: int
+    ) -> bytes:
+        """Send one request and return the body of a 200 reply; anything else raises its `AssayError`."""
+        headers = {"X-Request-Id": request_id, "X-Assay-Attempt": str(attempt)}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            async with self._session.request(
+                method,
+                self._base_url + path,
+                # A stream is written in pieces; aiohttp warns that large plain bytes hold up the loop.
+                data=None if body is None else io.BytesIO(body),
+                headers=headers,
+                allow_redirects=False,
+            ) as response:
+                content = await response.read()
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise ConnectionFailedError(f"TLS certificate refused: {error}", code="tls") from error
+        except aiohttp.ClientResponseError as error:
+            # Not chained: its repr holds the request's headers and so the key.
+            raise BadReplyError(f"the reply is not valid HTTP: {error.message}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise ConnectionFailedError(f"no reply from {self._base_url}: {reason}") from error
+        # Outside the try: an error of ours may be an OSError too, as DeadlineExceededError is.
+        if response.status != 200:
+            raise error_from_reply(response.status, response.headers, content)
+        return content
+
+    def require_idle(self) -> None:
+        """Raise `RuntimeError` if its loop is another one and still running: the session cannot leave it."""
+        elsewhere = self._loop is not asyncio.get_running_loop() and self._loop.is_running()
+        if elsewhere and self._pid == os.getpid():
+            raise RuntimeError(
+                "an AsyncRewardClient serves one event loop at a time and another one is still using it; "
+                "make one for each loop, or use RewardClient"
+            )
+
+    async def close(self) -> None:
+        """Close the session; where that is not this process's or this loop's to do, only let go of it."""
+        self.require_idle()
+        own_loop = self._loop is asyncio.get_running_loop() or self._loop.is_closed()
+        if own_loop and self._pid == os.getpid():
+            await self._session.close()
+        else:
+            self._session.detach()
+            _abandoned.append(self)

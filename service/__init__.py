@@ -1,0 +1,1 @@
+"""The scoring server. Imports neither torch nor training."""

@@ -1,0 +1,207 @@
+"""Open a bundle, trusting nothing in it: every file is accounted for before any of it is used."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import AttributeProto, GraphProto, ModelProto, SparseTensorProto, TensorProto, ValueInfoProto
+from pydantic import ValidationError
+
+from service.bundle.layout import GRAPH_INPUTS, GRAPH_OUTPUT
+from service.bundle.manifest import (
+    MANIFEST_NAME,
+    MODEL_NAME,
+    REQUIRED_FILES,
+    TEMPLATE_NAME,
+    TOKENIZER_NAME,
+    Manifest,
+)
+from service.bundle.text_format import FormatError, Formatter
+from service.bundle.tokenizer import TextTokenizer
+
+
+class BundleError(ValueError):
+    """A bundle that must not be used. The message names the file and the reason."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle.
+
+    Attributes:
+        folder: where it lies.
+        manifest: its contract.
+        digest: SHA-256 of `bundle.json`; since that lists the hash of every file, the identity of the model.
+        formatter: its text format, ready to use.
+    """
+
+    folder: Path
+    manifest: Manifest
+    digest: str
+    formatter: Formatter
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX graph; its weights lie beside it."""
+        return self.folder / MODEL_NAME
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Check everything and return the bundle.
+
+    Raises:
+        BundleError: a missing, extra or altered file; a path that leaves the folder; a link; external data
+            that the manifest does not list; an unknown format version; a graph whose inputs or output do not
+            match.
+    """
+    present = _regular_files(folder)
+    if MANIFEST_NAME not in present:
+        raise BundleError(folder / MANIFEST_NAME, "is missing, so this is no bundle")
+    manifest, digest = _read_manifest(folder / MANIFEST_NAME)
+    _check_files(folder, manifest, present)
+    _check_graph(folder, manifest)
+    try:
+        tokenizer = TextTokenizer.from_file(folder / TOKENIZER_NAME)
+    except ValueError as error:
+        raise BundleError(folder / TOKENIZER_NAME, str(error)) from error
+    try:
+        template = (folder / TEMPLATE_NAME).read_bytes().decode("utf-8")
+        formatter = Formatter(manifest.text_format, template, tokenizer, manifest.max_tokens)
+    except (FormatError, UnicodeDecodeError) as error:
+        raise BundleError(folder / TEMPLATE_NAME, str(error)) from error
+    if formatter.sha256 != manifest.text_format_sha256:
+        raise BundleError(
+            folder / MANIFEST_NAME, "text_format_sha256 does not match the format, template and tokenizer"
+        )
+    return Bundle(folder, manifest, digest, formatter)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _regular_files(folder: Path) -> set[str]:
+    """Paths of all files below the folder; refuses links of either kind and anything that is not a file."""
+    if not folder.is_dir():
+        raise BundleError(folder, "no such bundle folder; train one with `assay-train run`")
+    found = set()
+    for parent, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(parent, name)
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                raise BundleError(path, "is a symbolic link; copy what it points to into the bundle")
+            if stat.S_ISDIR(status.st_mode):
+                continue
+            if not stat.S_ISREG(status.st_mode):
+                raise BundleError(path, "is not a regular file")
+            if status.st_nlink != 1:
+                raise BundleError(path, f"has {status.st_nlink} hard links; copy the file into the bundle")
+            found.add(path.relative_to(folder).as_posix())
+    return found
+
+
+def _read_manifest(path: Path) -> tuple[Manifest, str]:
+    content = path.read_bytes()
+    try:
+        return Manifest.model_validate_json(content), hashlib.sha256(content).hexdigest()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the document"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise BundleError(path, f"{where}: {first['msg']}{more}") from None
+
+
+def _check_files(folder: Path, manifest: Manifest, present: set[str]) -> None:
+    listed = set(manifest.files)
+    for name in sorted({*REQUIRED_FILES} - listed):
+        raise BundleError(folder / MANIFEST_NAME, f"does not list {name}, which every bundle has")
+    for name in sorted(listed - present):
+        raise BundleError(folder / name, "is listed in bundle.json and missing")
+    for name in sorted(present - listed - {MANIFEST_NAME}):
+        raise BundleError(folder / name, "is not listed in bundle.json")
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if (size := path.stat().st_size) != entry.bytes:
+            raise BundleError(path, f"has {size} bytes where bundle.json says {entry.bytes}: it was altered")
+        if sha256_of(path) != entry.sha256:
+            raise BundleError(path, "does not have the SHA-256 that bundle.json gives: it was altered")
+
+
+def _check_graph(folder: Path, manifest: Manifest) -> None:
+    path = folder / MODEL_NAME
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError, ValueError) as error:
+        raise BundleError(path, f"is not an ONNX model: {error}") from error
+    # Graphs of old exporters list their weights among the inputs.
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    names = sorted(value.name for value in inputs)
+    if names != sorted(GRAPH_INPUTS):
+        raise BundleError(
+            path, f"has the inputs {names}, but layout {manifest.layout_version} has {sorted(GRAPH_INPUTS)}"
+        )
+    outputs = [value.name for value in model.graph.output]
+    if outputs != [GRAPH_OUTPUT]:
+        raise BundleError(path, f"has the outputs {outputs}, not [{GRAPH_OUTPUT!r}]")
+    for value in inputs:
+        _check_type(path, value, "BOOL" if value.name == "key_valid" else "INT64")
+    _check_type(path, model.graph.output[0], "FLOAT")
+    shape = [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim]  # 0 where it is free
+    if len(shape) != 2 or shape[1] not in (0, len(manifest.heads)):
+        raise BundleError(
+            path, f"{GRAPH_OUTPUT} has the shape {shape}, not (scores, {len(manifest.heads)} heads)"
+        )
+    for tensor in _tensors(model):
+        for item in tensor.external_data:
+            if item.key == "location" and item.value not in manifest.files:
+                raise BundleError(path, f"takes weights from {item.value!r}, which bundle.json does not list")
+
+
+def _check_type(path: Path, value: ValueInfoProto, wanted: str) -> None:
+    kind = value.type.tensor_type.elem_type
+    # A broken graph may hold a number that is no type.
+    name = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else f"of type {kind}"
+    if name != wanted:
+        raise BundleError(path, f"{value.name} is {name}, not {wanted}")
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of a model that may lie in another file: of graphs, subgraphs and functions."""
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _attribute_tensors(function.attribute_proto)
+        for node in function.node:
+            yield from _attribute_tensors(node.attribute)
+
+
+def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    yield from _sparse_tensors(graph.sparse_initializer)
+    for node in graph.node:
+        yield from _attribute_tensors(node.attribute)
+
+
+def _sparse_tensors(tensors: Iterable[SparseTensorProto]) -> Iterator[TensorProto]:
+    for sparse in tensors:
+        yield from (sparse.values, sparse.indices)
+
+
+def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
+    for attribute in attributes:
+        # A field that is not set reads as an empty message, which holds no external data.
+        yield from (attribute.t, *attribute.tensors)
+        yield from _sparse_tensors((attribute.sparse_tensor, *attribute.sparse_tensors))
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _graph_tensors(graph)

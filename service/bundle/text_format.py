@@ -1,0 +1,214 @@
+"""How a prompt and a response become tokens. Defined once, stored in the bundle, hashed, used everywhere.
+
+    begin + template(prompt) + middle + response + end
+
+The template is a Jinja chat template; it renders the prompt's messages up to the point where the response
+starts. Prompt and response are tokenized apart, as an RL policy sees them (it continues the prompt's
+*tokens*), so a prompt has the same tokens whatever follows, and `end` is always the last thing that the
+model reads.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, NoReturn
+
+import jinja2
+import numpy as np
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.bundle.layout import IntArray
+from service.bundle.tokenizer import TextTokenizer
+
+PLAIN_TEMPLATE = (
+    "{% if messages | length == 1 %}{{ messages[0].content }}"
+    "{% else %}{% for message in messages %}{{ message.role }}: {{ message.content }}"
+    "{% if not loop.last %}{{ '\\n\\n' }}{% endif %}{% endfor %}{% endif %}"
+)
+"""For backbones without a chat template: a message as it stands, a dialogue as `role: content` paragraphs."""
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    role: str = Field(min_length=1, description="user, assistant, system, or what the chat template knows.")
+    content: str
+
+
+Prompt = str | Sequence[Message]
+
+
+class Truncation(StrEnum):
+    """Which side of an over-long item may be cut."""
+
+    PROMPT_LEFT = "prompt_left"
+    RESPONSE_RIGHT = "response_right"
+
+
+class TextFormat(BaseModel):
+    """The part of the format that is token ids; the template is a file of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    begin: tuple[int, ...] = Field(description="Before the prompt: [CLS], or BOS if the template has none.")
+    middle: tuple[int, ...] = Field(description="Between prompt and response: [SEP], or none.")
+    end: tuple[int, ...] = Field(min_length=1, description="After the response: [SEP], or the end of turn.")
+    special_tokens: dict[str, str] = Field(
+        default={}, description="Names that chat templates use, such as bos_token, and their text."
+    )
+
+    @property
+    def overhead(self) -> int:
+        """Tokens that every item carries beside prompt and response."""
+        return len(self.begin) + len(self.middle) + len(self.end)
+
+
+class FormatError(ValueError):
+    """The template cannot render these messages (say, roles that do not alternate)."""
+
+
+class TooLongError(ValueError):
+    """An item has more tokens than the model takes, and the caller allowed no cut that helps."""
+
+    def __init__(self, tokens: int, limit: int, advice: str) -> None:
+        super().__init__(f"{tokens} tokens, more than the model's limit of {limit}; {advice}")
+        self.tokens = tokens
+        self.limit = limit
+
+
+@dataclass(frozen=True)
+class EncodedItem:
+    """One prompt with one response.
+
+    Attributes:
+        ids: (L,) int64.
+        removed: tokens cut to fit.
+    """
+
+    ids: IntArray
+    removed: int = 0
+
+
+class Formatter:
+    """The one way from prompt and response to tokens.
+
+    Args:
+        text_format: the ids around prompt and response.
+        template: a Jinja chat template.
+        tokenizer: the model's tokenizer.
+        max_tokens: the most tokens of an item, everything included.
+
+    Raises:
+        FormatError: the template does not parse.
+    """
+
+    def __init__(
+        self, text_format: TextFormat, template: str, tokenizer: TextTokenizer, max_tokens: int
+    ) -> None:
+        self.text_format = text_format
+        self.template = template
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        # No strftime_now: a reward that depends on the day it is asked for is not a reward.
+        environment.globals["raise_exception"] = _raise_exception
+        environment.filters["tojson"] = _to_json
+        try:
+            self._template = environment.from_string(template)
+        except Exception as error:  # the Python that Jinja generates may not compile either
+            raise FormatError(f"the chat template does not parse: {error}") from error
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the format: equal exactly when every text gets the same tokens."""
+        parts: list[Any] = [
+            self.text_format.model_dump(mode="json"),
+            self.template,
+            self.max_tokens,
+            hashlib.sha256(self.tokenizer.definition.encode()).hexdigest(),
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def render(self, prompt: Prompt) -> str:
+        """Text of the prompt, up to where the response starts. A string is one user message.
+
+        Raises:
+            FormatError: the template refuses the messages.
+        """
+        messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
+        try:
+            return self._template.render(
+                messages=[message.model_dump() for message in messages],
+                add_generation_prompt=True,
+                tools=None,  # templates test `tools is not none`, and transformers always passes both
+                documents=None,
+                **self.text_format.special_tokens,
+            )
+        except Exception as error:  # a template is a program: on odd messages it may divide by zero
+            raise FormatError(f"the chat template cannot render these messages: {error}") from error
+
+    def encode(
+        self, prompt: Prompt, responses: Sequence[str], truncate: Sequence[Truncation] = ()
+    ) -> list[EncodedItem | TooLongError]:
+        """Tokens of one prompt with each of its responses, in order; the prompt is tokenized once.
+
+        Args:
+            prompt: text, or messages.
+            responses: texts; an empty one is legal here.
+            truncate: the sides that may be cut, tried in order.
+
+        Returns:
+            For each response its tokens, or the error that says why it does not fit.
+
+        Raises:
+            FormatError: the template refuses the messages.
+        """
+        prompt_ids = self.tokenizer.markup(self.render(prompt))
+        results: list[EncodedItem | TooLongError] = []
+        for response_ids in self.tokenizer.plain(responses):
+            try:
+                results.append(self._join(prompt_ids, response_ids, truncate))
+            except TooLongError as error:
+                results.append(error)
+        return results
+
+    def _join(self, prompt: list[int], response: list[int], truncate: Sequence[Truncation]) -> EncodedItem:
+        around = self.text_format
+        excess = removed = max(0, around.overhead + len(prompt) + len(response) - self.max_tokens)
+        for side in truncate:
+            # A response keeps at least one token; a prompt may go altogether.
+            if side is Truncation.PROMPT_LEFT:
+                cut = min(excess, len(prompt))
+                prompt = prompt[cut:]
+            else:
+                cut = min(excess, max(0, len(response) - 1))
+                response = response[: len(response) - cut]
+            excess -= cut
+        if excess:
+            raise TooLongError(
+                around.overhead + len(prompt) + len(response),
+                self.max_tokens,
+                'shorten it, or send "truncate": "prompt_left" or "response_right"'
+                if not truncate
+                else f"cutting {' and '.join(truncate)} is not enough",
+            )
+        ids = np.array([*around.begin, *prompt, *around.middle, *response, *around.end], dtype=np.int64)
+        return EncodedItem(ids, removed)
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    """The `tojson` of chat templates as transformers has it: Jinja's own escapes HTML and sorts keys."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    """What chat templates call to refuse messages."""
+    raise jinja2.TemplateError(message)

@@ -1,0 +1,1 @@
+"""Training a reward model from human preferences: data, losses, fitting, evaluation, export."""

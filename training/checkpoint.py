@@ -1,0 +1,84 @@
+"""A trained reward model on disk: safetensors, JSON and text; nothing pickled."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+
+from service.bundle.layout import Family, Pooling
+from service.bundle.manifest import TEMPLATE_NAME, TOKENIZER_NAME, Provenance
+from service.bundle.text_format import Formatter, TextFormat
+from service.bundle.tokenizer import TextTokenizer
+from training.backbone import from_configuration
+from training.model import RewardModel
+
+_DESCRIPTION = "reward_model.json"
+_WEIGHTS = "model.safetensors"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the reason."""
+
+
+class Description(BaseModel):
+    """What a checkpoint is, beside weights, tokenizer and template."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    base_model: str
+    licence: str
+    family: Family
+    pooling: Pooling
+    heads: tuple[str, ...]
+    max_tokens: int
+    block_queries: int
+    text_format: TextFormat
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A reward model with its text format, in memory."""
+
+    model: RewardModel
+    formatter: Formatter
+    description: Description
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the checkpoint; the description goes last, so that a folder with one is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _DESCRIPTION).unlink(missing_ok=True)
+    checkpoint.model.backbone.config.save_pretrained(folder)
+    save_model(checkpoint.model, str(folder / _WEIGHTS))
+    (folder / TOKENIZER_NAME).write_text(checkpoint.formatter.tokenizer.definition, encoding="utf-8")
+    (folder / TEMPLATE_NAME).write_text(checkpoint.formatter.template, encoding="utf-8")
+    (folder / _DESCRIPTION).write_text(checkpoint.description.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint, in evaluation mode.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    path = folder / _DESCRIPTION
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no trained model here ({_DESCRIPTION} is missing); run `assay-train fit` first")
+    try:
+        description = Description.model_validate_json(path.read_bytes())
+        model = RewardModel(from_configuration(folder), description.family, description.pooling, description.heads)
+        load_model(model, folder / _WEIGHTS)
+        tokenizer = TextTokenizer.from_file(folder / TOKENIZER_NAME)
+        template = (folder / TEMPLATE_NAME).read_text(encoding="utf-8")
+        formatter = Formatter(description.text_format, template, tokenizer, description.max_tokens)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise CheckpointError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (OSError, SafetensorError, RuntimeError, ValueError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read: {error}") from error
+    return Checkpoint(model.eval(), formatter, description)

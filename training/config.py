@@ -1,0 +1,131 @@
+"""The training configuration: every setting, its default and its meaning, in one typed table.
+
+Read from one TOML file, with command-line flags over it.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.bundle.layout import DEFAULT_BLOCK_QUERIES
+
+SAMPLE_DATA = Path(__file__).parent / "data" / "sample"
+
+
+class _Section(BaseModel):
+    """Unknown settings are errors: a misspelt one must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataConfig(_Section):
+    """What to learn from."""
+
+    train: tuple[str, ...] = (str(SAMPLE_DATA),)
+    """Files or folders of preference data, or hf:NAME[:SPLIT] for a Hugging Face data set."""
+    format: Literal["auto", "records", "trl", "hh", "ranking", "votes"] = "auto"
+    """How rows are written; auto looks at the columns."""
+    test: tuple[str, ...] = ()
+    """Data to test on; without it a part of the training prompts is held out."""
+    test_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of prompts held out for the test, when no test data are named."""
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    """Share of prompts held out for early stopping and calibration."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """Stop at a row that cannot be read, or count it, report it and go on."""
+    merge_prompts: bool = True
+    """Put all judgements of one prompt into one element, so that the prompt is computed once."""
+    deduplicate: bool = True
+    """Drop pairs that occur twice, word for word and with the same verdict; the number is reported."""
+    on_leakage: Literal["error", "drop", "report"] = "drop"
+    """When a training prompt is also in the named test data: stop, drop it from training, or only say so."""
+
+
+class ModelConfig(_Section):
+    """What learns."""
+
+    backbone: str = "minilm"
+    """minilm (all-MiniLM-L6-v2, encoder), smollm2 (SmolLM2-135M-Instruct, decoder), a folder, or a Hugging Face name."""
+    pooling: Literal["last", "first", "mean"] | None = None
+    """Where the score is read: last (causal), mean or first (bidirectional). Default: last, or mean."""
+    max_tokens: int | None = Field(None, ge=4)
+    """The most tokens of an item. Default: the backbone's positions, at most 1024."""
+    dropout: bool = False
+    """Keep the backbone's dropout. Off by default: rewards of one text should not differ within a step."""
+    block_queries: int = Field(DEFAULT_BLOCK_QUERIES, ge=1, le=1024)
+    """Queries in one attention block of the layout."""
+
+
+class LossConfig(_Section):
+    """What is minimised: soft-label Bradley-Terry from vote counts."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Assumed probability that a judgement is noise."""
+    centring: float = Field(0.01, ge=0)
+    """Weight of the penalty that keeps scores near zero (Eisenstein et al. 2023)."""
+    margin_weight: float = Field(0.0, ge=0)
+    """Factor on the data's margins, which then are required differences (Touvron et al. 2023); 0 ignores them."""
+
+
+class OptimiserConfig(_Section):
+    """How it is minimised: AdamW, linear warm-up, cosine decay."""
+
+    learning_rate: float = Field(5e-5, gt=0)
+    """Peak learning rate of the backbone."""
+    head_learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate of the new head."""
+    epochs: float = Field(4, gt=0)
+    """Passes over the training prompts."""
+    batch_elements: int = Field(8, ge=1)
+    """Elements (prompts) in one step."""
+    accumulation: int = Field(1, ge=1)
+    """Steps whose gradients are summed before an update."""
+    max_responses: int = Field(8, ge=2)
+    """The most responses in one element; a prompt with more is grouped anew each epoch."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the updates in which the learning rate rises."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's weight decay."""
+    max_gradient_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    bf16: bool = False
+    """Compute in bfloat16 where it is safe; head and loss stay in float32."""
+    evaluations_per_epoch: int = Field(1, ge=1)
+    """How often the validation prompts are scored."""
+    patience: int | None = Field(3, ge=1)
+    """Stop after this many evaluations without a lower validation loss; none to go on to the end."""
+    seed: int = 0
+    """Of splits, head, order and grouping."""
+
+
+class TrainingConfig(_Section):
+    """Everything about one run."""
+
+    run: Path = Path("runs/default")
+    """Folder of the run: weights, checkpoints, metrics, report."""
+    bundle: Path = Path("bundles/default")
+    """Folder that export writes the bundle to."""
+    name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the model, as replies carry it."""
+    licence: str | None = None
+    """Licence of the trained weights. Default: the base model's."""
+    resume: bool = False
+    """Go on from the newest checkpoint of the run."""
+    progress: bool = True
+    """Show progress bars."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+
+    @model_validator(mode="after")
+    def _fractions_leave_something(self) -> Self:
+        held_out = self.data.validation_fraction + (0 if self.data.test else self.data.test_fraction)
+        if held_out >= 1:
+            raise ValueError(f"test and validation fractions sum to {held_out:g}: nothing is left to train on")
+        return self
+
+    def portable(self) -> dict[str, Any]:
+        """The configuration as plain JSON values, for the record."""
+        return self.model_dump(mode="json")

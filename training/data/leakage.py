@@ -1,0 +1,122 @@
+"""What a test set shares with the training set."""
+
+import re
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from training.data.hygiene import Finding
+from training.data.near_duplicates import near_duplicate_clusters
+from training.data.pairs import pairs_of
+from training.data.record import PreferenceRecord, normalise
+
+Shared = Literal["prompt", "response", "pair", "sentence"]
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class LeakageReport:
+    """How many of `records` test records share what with training; case and white space are ignored.
+
+    `prompt`: the prompt. `near_prompt`: a prompt nearly the same as one in training, but not equal.
+    `response`: a response. `pair`: the prompt and both texts of a judgement. `sentence`: a sentence of a
+    response.
+    """
+
+    records: int
+    prompt: Finding
+    near_prompt: Finding
+    response: Finding
+    pair: Finding
+    sentence: Finding
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is shared."""
+        return not any(value.count for value in vars(self).values() if isinstance(value, Finding))
+
+
+def check_leakage(train: Iterable[PreferenceRecord], test: Iterable[PreferenceRecord]) -> LeakageReport:
+    """Count the test records that share something with the training records."""
+    train, test = list(train), list(test)
+    return LeakageReport(
+        records=len(test),
+        prompt=_finding(leaking(train, test, "prompt")),
+        near_prompt=_finding(_near_prompts(train, test)),
+        response=_finding(leaking(train, test, "response")),
+        pair=_finding(leaking(train, test, "pair")),
+        sentence=_finding(leaking(train, test, "sentence")),
+    )
+
+
+def without_leakage(
+    train: Iterable[PreferenceRecord],
+    test: Iterable[PreferenceRecord],
+    by: Collection[Shared] = ("prompt", "response", "pair"),
+) -> list[PreferenceRecord]:
+    """The test records that share none of `by` with training, for a figure beside the published one."""
+    train, test = list(train), list(test)
+    lost = {id(record) for kind in by for record in leaking(train, test, kind)}
+    return [record for record in test if id(record) not in lost]
+
+
+def leaking(
+    train: Iterable[PreferenceRecord], test: Iterable[PreferenceRecord], kind: Shared
+) -> list[PreferenceRecord]:
+    """The test records that share a prompt, a response, a pair or a sentence of a response with training."""
+    traits = _TRAITS[kind]
+    known = {trait for record in train for trait in traits(record)}
+    return [record for record in test if any(trait in known for trait in traits(record))]
+
+
+def sentences(text: str) -> set[str]:
+    """The sentences of a text, for comparison only; a text ends where `.`, `!` or `?` meets white space."""
+    return {normalise(sentence) for sentence in _SENTENCE_END.split(text.strip()) if sentence}
+
+
+def _prompts(record: PreferenceRecord) -> Iterator[Hashable]:
+    if record.has_prompt:
+        yield record.loose_prompt_key
+
+
+def _responses(record: PreferenceRecord) -> Iterator[Hashable]:
+    # Empty responses are no trait: nothing is learnt by having seen one.
+    return (text for text in map(normalise, record.responses) if text)
+
+
+def _pairs(record: PreferenceRecord) -> Iterator[Hashable]:
+    for pair in pairs_of([record]):
+        yield record.loose_prompt_key, frozenset((normalise(pair.text_i), normalise(pair.text_j)))
+
+
+def _sentences(record: PreferenceRecord) -> Iterator[Hashable]:
+    return (sentence for text in record.responses for sentence in sentences(text))
+
+
+_TRAITS: dict[Shared, Callable[[PreferenceRecord], Iterator[Hashable]]] = {
+    "prompt": _prompts,
+    "response": _responses,
+    "pair": _pairs,
+    "sentence": _sentences,
+}
+
+
+def _near_prompts(train: list[PreferenceRecord], test: list[PreferenceRecord]) -> list[PreferenceRecord]:
+    """Test records whose prompt is clustered with a training prompt and equals none."""
+    seen = {_prompt(record) for record in train}
+    fresh = {_prompt(record) for record in test} - seen
+    texts = [*sorted(seen), *sorted(fresh)]
+    near: set[str] = set()
+    for members in near_duplicate_clusters(texts):
+        if members[0] < len(seen):
+            near.update(texts[member] for member in members if member >= len(seen))
+    return [record for record in test if _prompt(record) in near]
+
+
+def _prompt(record: PreferenceRecord) -> str:
+    return normalise("\n\n".join(turn.content for turn in record.messages))
+
+
+def _finding(records: list[PreferenceRecord]) -> Finding:
+    return Finding(len(records), tuple(record.id for record in records[:_EXAMPLES]))

@@ -1,0 +1,75 @@
+"""All pairs of a prompt in one record, so that a batch element holds them and the prompt is computed once."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+
+from training.data.record import Judgement, PreferenceRecord
+
+# A response is known by its text, its quality, and which of its record's copies of that text it is: two equal
+# responses that were judged against each other stay two.
+_Response = tuple[str, str | None, int]
+
+
+def merge_by_prompt(records: Iterable[PreferenceRecord]) -> list[PreferenceRecord]:
+    """One record per prompt: each distinct response once, the votes on a pair summed. No vote is lost.
+
+    Records are merged if they agree in prompt, source, group, category and in whether qualities are named;
+    others stay apart (they still fall into one part of a split). Records without a prompt are returned as
+    they are. The merged record takes the id of its first record and stands in its place. Judgements of a pair
+    are summed where their margins agree and otherwise kept side by side.
+    """
+    merged: dict[Hashable, list[PreferenceRecord]] = {}
+    for number, record in enumerate(records):
+        merged.setdefault(_merge_key(record) if record.has_prompt else number, []).append(record)
+    return [_merge(members) if members[0].has_prompt else members[0] for members in merged.values()]
+
+
+def _merge_key(record: PreferenceRecord) -> Hashable:
+    return (record.prompt_key, record.source, record.group, record.category, record.qualities is None)
+
+
+def _merge(members: Sequence[PreferenceRecord]) -> PreferenceRecord:
+    places: dict[_Response, int] = {}
+    sums: dict[tuple[int, int, float | None], Judgement] = {}
+    for record in members:
+        local = [places.setdefault(response, len(places)) for response in _identities(record)]
+        for judgement in record.judgements:
+            moved = _move(judgement, local)
+            key = (moved.i, moved.j, moved.margin)
+            sums[key] = _add(sums[key], moved) if key in sums else moved
+    first = members[0]
+    return PreferenceRecord(
+        id=first.id,
+        prompt=first.prompt,
+        responses=[text for text, _, _ in places],
+        judgements=list(sums.values()),
+        source=first.source,
+        group=first.group,
+        category=first.category,
+        qualities=None if first.qualities is None else [quality or "" for _, quality, _ in places],
+    )
+
+
+def _identities(record: PreferenceRecord) -> list[_Response]:
+    qualities: Sequence[str | None] = record.qualities or [None] * len(record.responses)
+    copies: Counter[tuple[str, str | None]] = Counter()
+    identities: list[_Response] = []
+    for text, quality in zip(record.responses, qualities, strict=True):
+        identities.append((text, quality, copies[text, quality]))
+        copies[text, quality] += 1
+    return identities
+
+
+def _move(judgement: Judgement, places: Sequence[int]) -> Judgement:
+    moved = judgement.model_copy(update={"i": places[judgement.i], "j": places[judgement.j]})
+    return moved if moved.i < moved.j else moved.flipped()
+
+
+def _add(one: Judgement, other: Judgement) -> Judgement:
+    return one.model_copy(
+        update={
+            "i_wins": one.i_wins + other.i_wins,
+            "j_wins": one.j_wins + other.j_wins,
+            "ties": one.ties + other.ties,
+        }
+    )

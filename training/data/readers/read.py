@@ -1,0 +1,99 @@
+"""Files and data sets to preference records, with every row accounted for."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Literal, get_args
+
+from training.data.errors import DataError
+from training.data.readers.formats import ROW_READERS, Format, detect
+from training.data.readers.rows import HUGGING_FACE, RawRow, raw_rows
+from training.data.record import PreferenceRecord
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that gave no record, where it is and why; `line` counts as in `DataError`."""
+
+    file: str
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """The records of a source, the rows that gave none, and the format that was read."""
+
+    records: list[PreferenceRecord]
+    skipped: list[BadRow]
+    format: Format
+
+
+def read_records(
+    path_or_name: str | Path,
+    *,
+    format: Format | Literal["auto"] = "auto",
+    on_bad_row: Literal["error", "skip"] = "error",
+) -> ReadResult:
+    """Read preference records from a file, a folder of `*.jsonl` files or `hf:NAME[:SPLIT]`.
+
+    `format` says what the columns are; `auto` decides by the first readable row. A row without an `id` is
+    named after its file and line, and a row without a `source` after its file. Where one response was chosen
+    it is response 0 (see `shuffle_sides`). Raises `DataError` for the first bad row, or, with
+    `on_bad_row="skip"`, returns it among the skipped; always for a source that cannot be read, has no rows,
+    or whose format cannot be told.
+    """
+    if format != "auto" and format not in ROW_READERS:
+        raise ValueError(f"format is {format!r}; it must be auto or one of {', '.join(get_args(Format))}")
+    if on_bad_row not in ("error", "skip"):
+        raise ValueError(f"on_bad_row is {on_bad_row!r}; it must be error or skip")
+    known: Format | None = None if format == "auto" else format
+    records: list[PreferenceRecord] = []
+    skipped: list[BadRow] = []
+    places: dict[str, str] = {}
+    for row in raw_rows(path_or_name):
+        if known is None and not isinstance(row.columns, DataError):
+            known = _detected(row)
+        try:
+            record = _record(row, known)
+            if record.id in places:
+                raise DataError(f"id {record.id!r} was already used at {places[record.id]}")
+        except DataError as error:
+            if on_bad_row == "error":
+                raise DataError(error.reason, file=row.file, line=row.line) from error
+            skipped.append(BadRow(row.file, row.line, error.reason))
+            continue
+        places[record.id] = f"{row.file}:{row.line}"
+        records.append(record)
+    if known is None:
+        lost = (
+            f"none of its {len(skipped)} rows can be read; the first: {skipped[0].reason}"
+            if skipped
+            else "no rows"
+        )
+        raise DataError(lost, file=str(path_or_name))
+    if not records and not skipped:
+        raise DataError("no rows", file=str(path_or_name))
+    return ReadResult(records, skipped, known)
+
+
+def _detected(row: RawRow) -> Format:
+    assert not isinstance(row.columns, DataError)
+    try:
+        return detect(row.columns)
+    except DataError as error:
+        raise DataError(error.reason, file=row.file, line=row.line) from error
+
+
+def _record(row: RawRow, known: Format | None) -> PreferenceRecord:
+    if isinstance(row.columns, DataError):
+        raise row.columns
+    assert known is not None  # The first readable row decided.
+    source = _source(row.file)
+    return ROW_READERS[known](row.columns, f"{source}-{row.line}", source)
+
+
+def _source(file: str) -> str:
+    """The name of a data set: `hf:NAME...`, or the file's name without its kind."""
+    if file.startswith(HUGGING_FACE):
+        return file
+    return PurePath(PurePath(file).name.removesuffix(".gz")).stem

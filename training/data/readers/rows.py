@@ -1,0 +1,209 @@
+"""Rows of files: JSON lines, JSON lists, CSV, Parquet and Hugging Face data sets, one dictionary a row."""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any, cast
+
+from training.data.errors import DataError
+
+HUGGING_FACE = "hf:"
+_KINDS = (".jsonl", ".json", ".csv", ".parquet")
+_INSTALL = "pip install 'assay[train]'"
+
+# What the cells of these CSV columns hold; every other cell is text.
+_NUMBER_CELLS = frozenset({"votes_a", "votes_b", "ties", "margin"})
+_JSON_CELLS = frozenset({"responses", "judgements", "ranks", "scores", "qualities"})
+_MESSAGE_CELLS = frozenset({"prompt", "chosen", "rejected"})
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """A row as it stands in its source: its columns, or why it could not be read."""
+
+    file: str
+    line: int
+    columns: dict[str, Any] | DataError
+
+
+def raw_rows(path_or_name: str | Path) -> Iterator[RawRow]:
+    """All rows of a file, of a folder of `*.jsonl` and `*.jsonl.gz` files, or of `hf:NAME[:SPLIT]`.
+
+    Blank lines are no rows. Raises `DataError` where the source as a whole cannot be read.
+    """
+    name = str(path_or_name)
+    if name.startswith(HUGGING_FACE):
+        yield from _hugging_face(name)
+        return
+    path = Path(path_or_name)
+    if not path.exists():
+        raise DataError("no such file or folder", file=name)
+    if not path.is_dir():
+        yield from _file_rows(path)
+        return
+    files = sorted([*path.glob("*.jsonl"), *path.glob("*.jsonl.gz")])
+    if not files:
+        raise DataError("no *.jsonl or *.jsonl.gz file in this folder", file=name)
+    for file in files:
+        yield from _file_rows(file)
+
+
+def _file_rows(path: Path) -> Iterator[RawRow]:
+    kind = next((kind for kind in _KINDS if path.name.removesuffix(".gz").endswith(kind)), None)
+    if kind is None or (kind == ".parquet" and path.suffix == ".gz"):
+        raise DataError(
+            f"unknown kind of file; known are {', '.join(_KINDS)}, the first three also .gz", file=str(path)
+        )
+    if kind == ".parquet":
+        yield from _parquet(path)
+        return
+    try:
+        with _opened(path) as stream:
+            yield from {".jsonl": _json_lines, ".json": _json_list, ".csv": _csv}[kind](stream, str(path))
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot be read: {error}", file=str(path)) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as stream:
+        yield cast(IO[bytes], stream)
+
+
+def _json_lines(stream: IO[bytes], file: str) -> Iterator[RawRow]:
+    for line, raw in enumerate(stream, start=1):
+        if raw.strip():
+            yield RawRow(file, line, _object(_decoded_json(raw)))
+
+
+def _json_list(stream: IO[bytes], file: str) -> Iterator[RawRow]:
+    rows = _decoded_json(stream.read())
+    if isinstance(rows, DataError):
+        raise DataError(rows.reason, file=file)
+    if not isinstance(rows, list):
+        raise DataError(f"must be a JSON list of rows, not {type(rows).__name__}", file=file)
+    for number, row in enumerate(rows, start=1):
+        yield RawRow(file, number, _object(row))
+
+
+def _decoded_json(raw: bytes | str) -> Any:
+    """The JSON value, or the `DataError` that says why there is none."""
+    try:
+        return json.loads(raw if isinstance(raw, str) else raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return DataError(f"not UTF-8: {error.reason} at byte {error.start}")
+    except json.JSONDecodeError as error:
+        return DataError(
+            f"invalid JSON: {error.msg} (line {error.lineno}, column {error.colno} of the value)"
+        )
+    except RecursionError:
+        return DataError("invalid JSON: nested too deeply")
+
+
+def _object(value: Any) -> dict[str, Any] | DataError:
+    if isinstance(value, dict | DataError):
+        return value
+    return DataError(f"a row must be a JSON object, not {type(value).__name__}")
+
+
+def _csv(stream: IO[bytes], file: str) -> Iterator[RawRow]:
+    csv.field_size_limit(2**31 - 1)  # The default refuses texts above 128 KiB.
+    rows = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
+    try:
+        header = next(rows, [])
+        if not header or len(set(header)) != len(header):
+            raise DataError("the first line must name the columns, each once", file=file, line=1)
+        while True:
+            line = rows.line_num + 1
+            try:
+                cells = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield RawRow(file, line, DataError(f"invalid CSV: {error}"))
+                continue
+            if cells:
+                yield RawRow(file, line, _csv_columns(header, cells))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"not UTF-8: {error.reason} (at or after line {rows.line_num + 1})", file=file
+        ) from error
+
+
+def _csv_columns(header: list[str], cells: list[str]) -> dict[str, Any] | DataError:
+    if len(cells) != len(header):
+        return DataError(f"{len(cells)} cells for {len(header)} columns")
+    columns: dict[str, Any] = {}
+    for name, cell in zip(header, cells, strict=True):
+        value = _cell(name, cell)
+        if isinstance(value, DataError):
+            return DataError(f"column {name!r}: {value.reason}")
+        columns[name] = value
+    return columns
+
+
+def _cell(column: str, cell: str) -> Any:
+    """A number, a JSON value or a text, as the column demands; messages are told by their form."""
+    if column in _NUMBER_CELLS:
+        try:
+            return float(cell) if cell.strip() else None
+        except ValueError:
+            return DataError(f"must be a number, not {cell[:40]!r}")
+    if column in _JSON_CELLS:
+        return _decoded_json(cell) if cell.strip() else None
+    if column in _MESSAGE_CELLS and cell.lstrip().startswith("[{"):
+        value = _decoded_json(cell)
+        if isinstance(value, list) and all(isinstance(turn, dict) and "role" in turn for turn in value):
+            return value
+    return cell
+
+
+def _parquet(path: Path) -> Iterator[RawRow]:
+    parquet = _library("pyarrow.parquet", "Parquet files")
+    arrow = _library("pyarrow", "Parquet files")
+    try:
+        with parquet.ParquetFile(path) as file:
+            batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=1024))
+            yield from _numbered(str(path), (row for batch in batches for row in batch))
+    except (OSError, arrow.ArrowException) as error:
+        raise DataError(f"cannot be read as Parquet: {error}", file=str(path)) from error
+
+
+def _hugging_face(name: str) -> Iterator[RawRow]:
+    repository, _, part = name.removeprefix(HUGGING_FACE).partition(":")
+    if not repository:
+        raise DataError("a Hugging Face data set is given as hf:NAME or hf:NAME:SPLIT", file=name)
+    library = _library("datasets", "Hugging Face data sets")
+    try:
+        loaded = library.load_dataset(repository, split=part or None)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be loaded: {error}", file=name) from error
+    if not part:
+        splits = sorted(loaded)
+        if len(splits) != 1:
+            raise DataError(
+                f"has the splits {', '.join(splits)}; name one, as in {name}:{splits[0]}", file=name
+            )
+        loaded = loaded[splits[0]]
+    yield from _numbered(name, loaded)
+
+
+def _numbered(file: str, rows: Iterable[dict[str, Any]]) -> Iterator[RawRow]:
+    for number, row in enumerate(rows, start=1):
+        yield RawRow(file, number, _object(row))
+
+
+def _library(module: str, purpose: str) -> Any:
+    """A library of the training extra, imported where it is first needed."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{purpose} need the library {module.split('.')[0]}: {_INSTALL}") from error

@@ -1,0 +1,140 @@
+"""The preference record: one prompt, its responses, and what people said about pairs of them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Message(BaseModel):
+    """One turn of a conversation; `role` is user, assistant, system or another that the template knows."""
+
+    model_config = _STRICT
+
+    role: str = Field(min_length=1)
+    content: str
+
+
+class Judgement(BaseModel):
+    """Votes on responses `i` and `j` of a record. Votes are counts; they may be weighted.
+
+    `margin`, where it is known, is by how much `i` is better than `j` (negative: worse), on the scale of the
+    source.
+    """
+
+    model_config = _STRICT
+
+    i: int = Field(ge=0)
+    j: int = Field(ge=0)
+    i_wins: float = Field(ge=0)
+    j_wins: float = Field(ge=0)
+    ties: float = Field(default=0.0, ge=0)
+    margin: float | None = None
+
+    @model_validator(mode="after")
+    def _is_a_judgement(self) -> Self:
+        if self.i == self.j:
+            raise ValueError(f"i and j are both {self.i}; a judgement compares two responses")
+        if self.votes <= 0:
+            raise ValueError("no votes: one of i_wins, j_wins and ties must be above 0")
+        return self
+
+    @property
+    def votes(self) -> float:
+        """All votes, ties included."""
+        return self.i_wins + self.j_wins + self.ties
+
+    @property
+    def soft_label(self) -> float:
+        """The share of the votes for `i`, in [0, 1]; a tie is half a vote for each."""
+        return (self.i_wins + self.ties / 2) / self.votes
+
+    def flipped(self) -> "Judgement":
+        """The same judgement with `i` and `j` exchanged."""
+        margin = None if self.margin is None else -self.margin
+        return Judgement(
+            i=self.j, j=self.i, i_wins=self.j_wins, j_wins=self.i_wins, ties=self.ties, margin=margin
+        )
+
+
+class PreferenceRecord(BaseModel):
+    """A prompt, at least two responses and at least one judgement. Unknown fields are refused.
+
+    `group` names what must stay together in a split (a debate, a document, a user). `category` is a label to
+    report by. `qualities` names how each response came about (a model, a level of quality), one per response.
+    """
+
+    model_config = _STRICT
+
+    id: str = Field(min_length=1)
+    prompt: str | list[Message]
+    responses: list[str] = Field(min_length=2)
+    judgements: list[Judgement] = Field(min_length=1)
+    source: str = Field(min_length=1)
+    group: str | None = Field(default=None, min_length=1)
+    category: str | None = None
+    qualities: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.prompt == []:
+            raise ValueError('prompt is an empty list of messages; write no prompt as ""')
+        if not any(response.strip() for response in self.responses):
+            raise ValueError("every response is empty; there is nothing to prefer")
+        count = len(self.responses)
+        for number, judgement in enumerate(self.judgements):
+            if max(judgement.i, judgement.j) >= count:
+                raise ValueError(
+                    f"judgement {number} compares {judgement.i} and {judgement.j}, but the "
+                    f"{count} responses have the indices 0 to {count - 1}"
+                )
+        if self.qualities is not None and len(self.qualities) != count:
+            raise ValueError(f"{len(self.qualities)} qualities for {count} responses; name one per response")
+        return self
+
+    @property
+    def prompt_key(self) -> str:
+        """A hash of the exact prompt; a plain text equals a single user message with that text."""
+        return _digest([[turn.role, turn.content] for turn in self.messages])
+
+    @property
+    def split_key(self) -> str:
+        """What must not be divided between training and test: the group, else the prompt.
+
+        Prompts that differ in case and white space alone have one key. Records without a prompt (comparisons
+        of bare texts) have nothing to share but their responses, so the key is then that of the set of
+        responses.
+        """
+        if self.group is not None:
+            return f"group:{self.group}"
+        if not self.has_prompt:
+            return f"responses:{_digest(sorted({normalise(text) for text in self.responses}))}"
+        return self.loose_prompt_key
+
+    @property
+    def loose_prompt_key(self) -> str:
+        """A hash of the prompt that ignores case and white space."""
+        return f"prompt:{_digest([[turn.role, normalise(turn.content)] for turn in self.messages])}"
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """The prompt as messages; a plain text is one user message."""
+        return [Message(role="user", content=self.prompt)] if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def has_prompt(self) -> bool:
+        """Whether there is any text before the responses."""
+        return any(turn.content.strip() for turn in self.messages)
+
+
+def normalise(text: str) -> str:
+    """The text without differences of case and white space, for comparison only."""
+    return " ".join(text.casefold().split())
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()

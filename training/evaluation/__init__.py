@@ -1,0 +1,1 @@
+"""How good the model is, and how far that can be trusted."""

@@ -1,0 +1,173 @@
+"""From scored examples to the figures of a report."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.bundle.calibration import Calibration
+from training.evaluation import metrics
+from training.evaluation.metrics import FloatArray, Interval
+from training.examples import Example
+
+QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+
+
+@dataclass(frozen=True)
+class JudgedPairs:
+    """Every judgement of some examples beside the scores of its two responses; all arrays (P,)."""
+
+    score_i: FloatArray
+    score_j: FloatArray
+    preference: FloatArray
+    length_i: npt.NDArray[np.int64]
+    length_j: npt.NDArray[np.int64]
+    cluster: npt.NDArray[np.int64]
+
+    @property
+    def margin(self) -> FloatArray:
+        """score_i - score_j."""
+        return self.score_i - self.score_j
+
+    def select(self, mask: npt.NDArray[np.bool_]) -> "JudgedPairs":
+        """The pairs where `mask` (P,) is true."""
+        return JudgedPairs(**{name: array[mask] for name, array in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one model on one set of pairs. Accuracies leave out pairs whose votes tie.
+
+    Attributes:
+        prompts, pairs, ties: how many prompts, judged pairs, and pairs among them whose votes tie.
+        accuracy: with an interval clustered by prompt.
+        log_loss, brier: at temperature 1, in nats and squared probability.
+        ece_before, ece_after: expected calibration error at temperature 1, and at `temperature`.
+        temperature: fitted on the validation pairs, never on these.
+        length_rule: accuracy of "the longer one wins" (characters).
+        matched_pairs: decided pairs within 25 % of each other's length.
+        length_matched, length_rule_matched: accuracy of model and rule on those; none without such pairs.
+        spearman_length: rank correlation of score with length within a prompt (responses centred by prompt).
+        truncated: share of items that were cut to fit.
+        by_category: accuracy of each category, where the data name categories.
+    """
+
+    prompts: int
+    pairs: int
+    ties: int
+    accuracy: Interval
+    log_loss: float
+    brier: float
+    ece_before: float
+    ece_after: float
+    temperature: float
+    length_rule: Interval
+    matched_pairs: int
+    length_matched: Interval | None
+    length_rule_matched: Interval | None
+    spearman_length: float
+    truncated: float
+    by_category: dict[str, Interval]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    def brief(self) -> dict[str, float | int]:
+        """What the manifest says of the evaluation."""
+        return {
+            "prompts": self.prompts,
+            "pairs": self.pairs,
+            "accuracy": self.accuracy.value,
+            "accuracy_low": self.accuracy.low,
+            "accuracy_high": self.accuracy.high,
+            "length_rule": self.length_rule.value,
+            "log_loss": self.log_loss,
+            "ece": self.ece_after,
+        }
+
+
+def judged_pairs(examples: Sequence[Example], scores: Sequence[FloatArray]) -> JudgedPairs:
+    """Line up judgements with scores; `scores` as `training.scoring.score_examples` gives them."""
+    rows = [
+        (
+            values[judgement.i],
+            values[judgement.j],
+            judgement.soft_label,
+            len(example.record.responses[judgement.i]),
+            len(example.record.responses[judgement.j]),
+            cluster,
+        )
+        for cluster, (example, values) in enumerate(zip(examples, scores, strict=True))
+        for judgement in example.record.judgements
+    ]
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 6).T
+    return JudgedPairs(*columns[:3], *(column.astype(np.int64) for column in columns[3:]))
+
+
+def evaluate(examples: Sequence[Example], scores: Sequence[FloatArray], temperature: float) -> Evaluation:
+    """All figures of one set.
+
+    Raises:
+        ValueError: no pair has a majority, so there is no accuracy.
+    """
+    pairs = judged_pairs(examples, scores)
+    decided = pairs.select(pairs.preference != 0.5)
+    if len(decided.margin) == 0:
+        raise ValueError("no judged pair has a majority: there is nothing to measure accuracy on")
+    right = metrics.correct(decided.margin, decided.preference)
+    rule = metrics.correct(metrics.length_margin(decided.length_i, decided.length_j), decided.preference)
+    matched = metrics.length_matched(decided.length_i, decided.length_j)
+
+    def interval(values: FloatArray, mask: npt.NDArray[np.bool_]) -> Interval:
+        return metrics.clustered_interval(values[mask], decided.cluster[mask])
+
+    everything = np.ones(len(right), dtype=np.bool_)
+    category = np.array([examples[cluster].record.category or "" for cluster in decided.cluster])
+    items = sum(len(example.items) for example in examples)
+    return Evaluation(
+        prompts=len(examples),
+        pairs=len(pairs.margin),
+        ties=len(pairs.margin) - len(right),
+        accuracy=interval(right, everything),
+        log_loss=metrics.log_loss(pairs.margin, pairs.preference),
+        brier=metrics.brier(pairs.margin, pairs.preference),
+        ece_before=metrics.calibration_error(pairs.margin, pairs.preference),
+        ece_after=metrics.calibration_error(pairs.margin, pairs.preference, temperature),
+        temperature=temperature,
+        length_rule=interval(rule, everything),
+        matched_pairs=int(matched.sum()),
+        length_matched=interval(right, matched) if matched.any() else None,
+        length_rule_matched=interval(rule, matched) if matched.any() else None,
+        spearman_length=_within_prompt_spearman(examples, scores),
+        truncated=sum(item.removed > 0 for example in examples for item in example.items) / items,
+        by_category={name: interval(right, category == name) for name in sorted(set(category) - {""})},
+    )
+
+
+def calibrate(examples: Sequence[Example], scores: Sequence[FloatArray]) -> Calibration:
+    """Centre, spread, temperature and quantiles of the scores on reference (validation) examples.
+
+    Raises:
+        ValueError: all scores are equal, so there is no scale.
+    """
+    pairs = judged_pairs(examples, scores)
+    raw = np.concatenate(list(scores))
+    if not raw.std() > 0:
+        raise ValueError("all reference responses have the same score: the model has learned nothing")
+    return Calibration(
+        centre=float(raw.mean()),
+        scale=float(raw.std()),
+        temperature=metrics.fit_temperature(pairs.margin, pairs.preference),
+        quantiles={str(q): float(np.quantile(raw, q)) for q in QUANTILES},
+    )
+
+
+def _within_prompt_spearman(examples: Sequence[Example], scores: Sequence[FloatArray]) -> float:
+    lengths = [np.array([len(text) for text in example.record.responses], dtype=np.float64) for example in examples]
+    return metrics.spearman(
+        np.concatenate([values - values.mean() for values in scores]),
+        np.concatenate([length - length.mean() for length in lengths]),
+    )

@@ -1,0 +1,117 @@
+"""Metrics of pairwise preference: pure functions of arrays over P judged pairs.
+
+Shapes are (P,) unless said otherwise. `margin` is score_i - score_j, `preference` the share of votes for i
+(a tie counting half), `cluster` the prompt that a pair belongs to.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
+from scipy.stats import spearmanr
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def correct(margin: FloatArray, preference: FloatArray) -> FloatArray:
+    """1 where the sign of the margin agrees with the majority, 0 where not, 1/2 where the scores are equal.
+
+    Undefined on ties of the votes (preference 1/2): leave those out first.
+    """
+    agreement = np.sign(margin) * np.sign(preference - 0.5)
+    return (agreement + 1) / 2
+
+
+def accuracy(margin: FloatArray, preference: FloatArray) -> float:
+    """Share of pairs with a majority that the scores order as it does; equal scores count half. NaN if there is none."""
+    decided = preference != 0.5
+    return float(correct(margin[decided], preference[decided]).mean()) if decided.any() else float("nan")
+
+
+def clustered_interval(
+    values: FloatArray, cluster: IntArray, *, seed: int = 0, draws: int = 2000, level: float = 0.95
+) -> Interval:
+    """Mean of `values` with a percentile bootstrap over clusters (Cameron, Gelbach & Miller 2008, pairs cluster bootstrap).
+
+    Pairs of one prompt share its responses and are not independent, so whole prompts are drawn.
+
+    Raises:
+        ValueError: no value.
+    """
+    if len(values) == 0:
+        raise ValueError("no pair to take a mean over")
+    _, place = np.unique(cluster, return_inverse=True)
+    sums, counts = np.bincount(place, weights=values), np.bincount(place).astype(np.float64)
+    generator = np.random.default_rng(seed)
+    # Multinomial counts are the same draw as picking clusters one by one, without the (draws, clusters) index array.
+    picks = generator.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
+    means = (picks @ sums) / (picks @ counts)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def log_loss(margin: FloatArray, preference: FloatArray, temperature: float = 1.0) -> float:
+    """Mean cross-entropy of the vote shares under sigma(margin / temperature), in nats."""
+    scaled = margin / temperature
+    return float((preference * np.logaddexp(0, -scaled) + (1 - preference) * np.logaddexp(0, scaled)).mean())
+
+
+def brier(margin: FloatArray, preference: FloatArray, temperature: float = 1.0) -> float:
+    """Mean squared difference of predicted and observed share (Brier 1950)."""
+    return float(np.square(expit(margin / temperature) - preference).mean())
+
+
+def calibration_error(margin: FloatArray, preference: FloatArray, temperature: float = 1.0, bins: int = 10) -> float:
+    """Expected calibration error (Naeini et al. 2015; Guo et al. 2017, eq. 3) of the preferred side, `bins` of equal width on [1/2, 1].
+
+    The confidence in a pair is the larger of the two probabilities, so the figure does not depend on which
+    response is called i. The observed share is the votes' share for that side.
+    """
+    probability = expit(margin / temperature)
+    first = probability >= 0.5
+    confidence = np.where(first, probability, 1 - probability)
+    observed = np.where(first, preference, 1 - preference)
+    # At equal scores neither side is preferred.
+    observed = np.where(margin == 0, 0.5, observed)
+    place = np.clip(((confidence - 0.5) * 2 * bins).astype(int), 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    gap = np.abs(np.bincount(place, confidence, bins) - np.bincount(place, observed, bins))
+    return float(gap[count > 0].sum() / len(margin))
+
+
+def fit_temperature(margin: FloatArray, preference: FloatArray) -> float:
+    """The temperature of least log loss, within [0.01, 100] (temperature scaling, Guo et al. 2017)."""
+    loss: Callable[[float], float] = lambda exponent: log_loss(margin, preference, float(np.exp(exponent)))  # noqa: E731
+    best = minimize_scalar(loss, bounds=(np.log(0.01), np.log(100)), method="bounded")
+    return float(np.exp(best.x))
+
+
+def length_margin(length_i: IntArray, length_j: IntArray) -> FloatArray:
+    """The margins of the rule that the longer response wins."""
+    return (length_i - length_j).astype(np.float64)
+
+
+def length_matched(length_i: IntArray, length_j: IntArray, tolerance: float = 0.25) -> npt.NDArray[np.bool_]:
+    """Pairs whose shorter response is at least 1 - tolerance of the longer in length."""
+    longer = np.maximum(length_i, length_j)
+    return np.minimum(length_i, length_j) >= (1 - tolerance) * longer
+
+
+def spearman(a: FloatArray, b: FloatArray) -> float:
+    """Rank correlation of two (R,) arrays; NaN where one of them is constant."""
+    if len(a) < 2 or (a == a[0]).all() or (b == b[0]).all():
+        return float("nan")
+    return float(spearmanr(a, b).statistic)

@@ -1,0 +1,48 @@
+"""The figures of an evaluation as a page that can be read in a minute (Markdown)."""
+
+from training.evaluation.evaluate import Evaluation
+from training.evaluation.metrics import Interval
+
+
+def summary(name: str, evaluation: Evaluation) -> str:
+    """Markdown of the evaluation of the model `name`."""
+    e = evaluation
+    rows = [
+        ("accuracy", _percent(e.accuracy)),
+        ("the longer answer wins (rule)", _percent(e.length_rule)),
+        (f"accuracy on {e.matched_pairs} pairs of similar length", _percent(e.length_matched)),
+        ("the rule on those", _percent(e.length_rule_matched)),
+        ("log loss (nats; a coin: 0.693)", f"{e.log_loss:.3f}"),
+        ("Brier score (a coin: 0.250)", f"{e.brier:.3f}"),
+        ("calibration error, before and after temperature", f"{e.ece_before:.3f}, {e.ece_after:.3f}"),
+        ("temperature (fitted on validation)", f"{e.temperature:.3f}"),
+        ("rank correlation of score and length within a prompt", f"{e.spearman_length:+.2f}"),
+        ("items cut to fit", f"{100 * e.truncated:.1f} %"),
+    ]
+    lines = [
+        f"# Evaluation of {name}",
+        "",
+        f"{e.pairs} judged pairs of {e.prompts} held-out prompts, {e.ties} of them ties. Accuracies are over pairs with "
+        "a majority; intervals are 95 %, bootstrapped over prompts.",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        *(f"| {label} | {value} |" for label, value in rows),
+        "",
+    ]
+    if e.by_category:
+        lines += ["| category | accuracy |", "|---|---|"]
+        lines += [f"| {category} | {_percent(interval)} |" for category, interval in e.by_category.items()]
+        lines.append("")
+    verdict = (
+        "The interval of the accuracy lies above the length rule."
+        if e.accuracy.low > e.length_rule.value
+        else "**The accuracy is not clearly above the length rule: do not rely on this model without more data.**"
+    )
+    return "\n".join([*lines, verdict, ""])
+
+
+def _percent(interval: Interval | None) -> str:
+    if interval is None:
+        return "none"
+    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})"

@@ -1,0 +1,85 @@
+"""Export: graph, parity gate, report, manifest -> a bundle, or nothing."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import onnxruntime
+
+from service.bundle.calibration import Calibration
+from service.bundle.manifest import (
+    MODEL_NAME,
+    PARITY_NAME,
+    REPORT_FOLDER,
+    TEMPLATE_NAME,
+    TOKENIZER_NAME,
+    Manifest,
+)
+from service.bundle.reader import Bundle
+from service.bundle.writer import list_files, write_bundle
+from training.checkpoint import Checkpoint
+from training.evaluation.evaluate import Evaluation
+from training.evaluation.summary import summary
+from training.export.graph import export_graph
+from training.export.parity import ParityError, measure_parity, parity_cases
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    evaluation: Evaluation,
+    destination: Path,
+) -> Bundle:
+    """Write the bundle; an existing one at `destination` is replaced only by one that passed the gate.
+
+    Raises:
+        ParityError: graph and module differ; nothing is written.
+        BundleError: the result is not a valid bundle; nothing is written.
+    """
+    description, model = checkpoint.description, checkpoint.model.eval()
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    try:
+        export_graph(model, staging / MODEL_NAME, description.block_queries)
+        session = onnxruntime.InferenceSession(staging / MODEL_NAME, providers=["CPUExecutionProvider"])
+        parity = measure_parity(
+            model,
+            lambda arrays: session.run(None, dict(arrays))[0],
+            parity_cases(checkpoint.formatter.tokenizer.vocabulary_size, description.max_tokens, seed=0),
+            description.block_queries,
+            "fp32",
+        )
+        if parity.failure is not None:
+            raise ParityError(f"the exported graph does not match the trained model: {parity.failure}")
+        _write_json(staging / PARITY_NAME, parity.as_json())
+        report = staging / REPORT_FOLDER
+        report.mkdir()
+        _write_json(report / "evaluation.json", evaluation.as_json())
+        (report / "summary.md").write_text(summary(description.name, evaluation), encoding="utf-8")
+        (staging / TOKENIZER_NAME).write_text(checkpoint.formatter.tokenizer.definition, encoding="utf-8")
+        (staging / TEMPLATE_NAME).write_text(checkpoint.formatter.template, encoding="utf-8")
+        manifest = Manifest(
+            name=description.name,
+            base_model=description.base_model,
+            licence=description.licence,
+            family=description.family,
+            pooling=description.pooling,
+            max_tokens=description.max_tokens,
+            text_format=description.text_format,
+            text_format_sha256=checkpoint.formatter.sha256,
+            block_queries=description.block_queries,
+            precision="fp32",
+            heads=description.heads,
+            calibration=calibration,
+            evaluation=evaluation.brief(),
+            provenance=description.provenance,
+            files=list_files(staging),
+        )
+        return write_bundle(staging, manifest, destination)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

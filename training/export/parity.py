@@ -1,0 +1,142 @@
+"""The parity gate: the exported graph must give the scores of the trained module, whatever the shape."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import spearmanr
+
+from service.bundle.layout import Family, IntArray, plan_layout
+from training.examples import layout_tensors
+from training.model import RewardModel
+
+GraphRun = Callable[[Mapping[str, npt.NDArray[Any]]], npt.NDArray[np.float32]]
+"""Runs the exported graph: layout arrays by name -> rewards (N, heads)."""
+
+TOLERANCE = {"fp32": 1e-4}
+"""Largest allowed |graph - module| for each precision, on scores of spread around 1."""
+
+
+class ParityError(RuntimeError):
+    """The graph does not compute what was trained; no bundle is written."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Figures of the gate over all cases.
+
+    Attributes:
+        cases, scores: how many batches and scores were compared.
+        max_error, mean_error: |graph - module|, both over one layout.
+        max_company_error: |graph in a batch - module alone|: what sharing and company change.
+        spearman: rank correlation of graph and module.
+        pairs, flips: pairs of scores of a batch that differ by more than the tolerance, and those ordered otherwise.
+        tolerance: what `max_error` and `max_company_error` must not exceed.
+        by_case: largest error of each case.
+    """
+
+    cases: int
+    scores: int
+    max_error: float
+    mean_error: float
+    max_company_error: float
+    spearman: float
+    pairs: int
+    flips: int
+    tolerance: float
+    by_case: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the gate is shut, or None."""
+        if not max(self.max_error, self.max_company_error) <= self.tolerance:
+            worst = max(self.by_case, key=lambda case: self.by_case[case])
+            error = max(self.max_error, self.max_company_error)
+            return f"largest error {error:.2e} is above {self.tolerance:.0e} (worst case: {worst})"
+        if self.flips:
+            return f"{self.flips} of {self.pairs} pairs are ordered differently"
+        return None
+
+
+def parity_cases(vocabulary: int, max_tokens: int, seed: int) -> dict[str, list[IntArray]]:
+    """Fresh token sequences of many shapes: one token, full length, one item, many items, deep and wide trees."""
+    generator = np.random.default_rng(seed)
+
+    def fresh(length: int) -> IntArray:
+        return generator.integers(0, vocabulary, max(1, min(length, max_tokens)), dtype=np.int64)
+
+    def extend(stem: IntArray, length: int) -> IntArray:
+        return np.concatenate([stem, fresh(length)])[:max_tokens]
+
+    full = min(max_tokens, 2048)
+    prompt, system = fresh(full // 2), fresh(full // 8)
+    deep = [fresh(3)]
+    for _ in range(12):
+        deep.append(extend(deep[-1], 1 + int(generator.integers(0, 9))))
+    turns = [extend(system, 20) for _ in range(3)]
+    return {
+        "one token": [fresh(1)],
+        "two single tokens": [fresh(1), fresh(1)],
+        "one item": [fresh(37)],
+        "full length": [fresh(full)],
+        "full length beside one token": [fresh(full), fresh(1)],
+        "block edges": [fresh(length) for length in (63, 64, 65, 127, 128, 129)],
+        "many short items": [fresh(int(length)) for length in generator.integers(1, 24, 64)],
+        "mixed lengths": [fresh(int(length)) for length in generator.integers(1, max(2, full // 2), 8)],
+        "wide tree": [extend(prompt, int(length)) for length in generator.integers(1, max(2, full // 8), 16)],
+        "deep tree": deep,
+        "branching turns": [extend(turn, int(length)) for turn in turns for length in (1, 9, 30)],
+        "duplicates": [prompt, prompt.copy(), prompt[: len(prompt) // 2 + 1]],
+    }
+
+
+def measure_parity(
+    model: RewardModel, run: GraphRun, cases: Mapping[str, Sequence[IntArray]], block_queries: int, precision: str
+) -> Parity:
+    """Compare graph and module on every case, and both with the module scoring each item alone."""
+    tolerance = TOLERANCE[precision]
+    graph_scores, module_scores, by_case = [], [], {}
+    company, pairs, flips = 0.0, 0, 0
+    for name, sequences in cases.items():
+        layout = plan_layout(sequences, model.family, block_queries=block_queries)
+        graph = run(layout.arrays()).astype(np.float64)
+        module = _module(model, sequences, block_queries)
+        alone = np.concatenate([_module(model, [sequence], block_queries) for sequence in sequences[:16]])
+        case_company = float(np.abs(graph[:16] - alone).max())
+        by_case[name] = max(float(np.abs(graph - module).max()), case_company)
+        company = max(company, case_company)
+        graph_scores.append(graph.ravel())
+        module_scores.append(module.ravel())
+        for a, b in combinations(range(len(sequences)), 2):
+            difference = module[a, 0] - module[b, 0]
+            if abs(difference) > tolerance:
+                pairs += 1
+                flips += bool(np.sign(difference) != np.sign(graph[a, 0] - graph[b, 0]))
+    graph_all, module_all = np.concatenate(graph_scores), np.concatenate(module_scores)
+    errors = np.abs(graph_all - module_all)
+    return Parity(
+        cases=len(cases),
+        scores=len(graph_all),
+        max_error=float(errors.max()),
+        mean_error=float(errors.mean()),
+        max_company_error=company,
+        spearman=float(spearmanr(graph_all, module_all).statistic),
+        pairs=pairs,
+        flips=flips,
+        tolerance=tolerance,
+        by_case=by_case,
+    )
+
+
+def _module(model: RewardModel, sequences: Sequence[IntArray], block_queries: int) -> npt.NDArray[np.float64]:
+    layout = plan_layout(sequences, Family(model.family), block_queries=block_queries)
+    with torch.inference_mode():
+        return model(**layout_tensors(layout)).double().numpy()  # type: ignore[no-any-return]

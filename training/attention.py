@@ -25,12 +25,17 @@ class BlockPlan:
     key_valid: torch.Tensor
     unblock_index: torch.Tensor
     causal: bool
-    _bias: dict[int | None, torch.Tensor] = field(default_factory=dict)
+    _bias: dict[tuple[int | None, int, torch.dtype], torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def windows(self) -> set[int | None]:
+        """The windows that the layers asked for so far; None for full attention."""
+        return {window for window, _, _ in self._bias}
 
     def bias(self, window: int | None, groups: int, dtype: torch.dtype) -> torch.Tensor:
         """(B, 1, groups * Q, K), 0 where a query sees a key and a large negative number where not.
 
-        Computed once a forward pass for each window, not once a layer. Finite, because every query sees at
+        Computed once a forward pass for each kind of layer, not once a layer. Finite, because every query sees at
         least the root of its tree, and a softmax over infinities needs a guard that costs more than the mask.
 
         Args:
@@ -39,12 +44,13 @@ class BlockPlan:
             groups: query heads to one key head; the query axis holds one copy of the block for each.
             dtype: of the attention logits.
         """
-        if window not in self._bias:
-            hidden = torch.finfo(dtype).min
-            bias = torch.zeros(self._visible(window).shape, dtype=dtype, device=self.key_valid.device)
-            bias = bias.masked_fill(~self._visible(window), hidden)
-            self._bias[window] = bias.repeat(1, groups, 1)[:, None]
-        return self._bias[window]
+        key = (window, groups, dtype)
+        if key not in self._bias:
+            visible = self._visible(window)
+            bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+            bias = bias.masked_fill(~visible, torch.finfo(dtype).min)
+            self._bias[key] = bias.repeat(1, groups, 1)[:, None]
+        return self._bias[key]
 
     def _visible(self, window: int | None) -> torch.Tensor:
         """(B, Q, K) bool: which keys each query sees."""

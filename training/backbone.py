@@ -5,17 +5,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from service.bundle.layout import Family
-from service.bundle.text_format import PLAIN_TEMPLATE, TextFormat
+from service.bundle.text_format import TextFormat
 from service.bundle.tokenizer import TextTokenizer
 from training.attention import ATTENTION_NAME, UnsupportedBackboneError
+from training.fidelity import check_fidelity, take_reference
+from training.model import position_offset, refuse_other_layers
+from training.text_format import derive_format
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,11 @@ def resolve(name: str) -> Source:
     """Find a backbone by short name, folder or Hugging Face name.
 
     Raises:
-        FileNotFoundError: a short name whose Python package is not installed.
+        FileNotFoundError: a short name whose Python package is not installed, or a folder that is not there.
     """
     if name not in _PACKAGES:
+        if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).is_dir():
+            raise FileNotFoundError(f"model.backbone: no folder {name!r}")
         return Source(name, name.rstrip("/").rsplit("/", 1)[-1] if Path(name).is_dir() else name, "unknown")
     package, folder, gguf_file, full_name, licence = _PACKAGES[name]
     spec = importlib.util.find_spec(package)
@@ -79,11 +82,11 @@ def resolve(name: str) -> Source:
 
 
 def load_backbone(name: str) -> Backbone:
-    """Load weights in float32 and work out the text format.
+    """Load weights in float32, prove that blocks give the backbone's own numbers, work out the text format.
 
     Raises:
         FileNotFoundError, OSError: no such backbone.
-        UnsupportedBackboneError: its attention cannot be replaced, or its tokenizer is not a `tokenizer.json`.
+        UnsupportedBackboneError: it computes what blocks cannot, or its tokenizer is not a `tokenizer.json`.
     """
     source = resolve(name)
     gguf = {} if source.gguf_file is None else {"gguf_file": source.gguf_file}
@@ -97,113 +100,77 @@ def load_backbone(name: str) -> Backbone:
         model.hf_quantizer = None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UnsupportedBackboneError(f"{source.name}: only tokenizers with a tokenizer.json can be served")
-    prepare(model, source.name)
-    family = family_of(model.config)
-    text_format, template = derive_format(tokenizer, family)
+    _refuse_short_table(model, tokenizer)
+    refuse_other_layers(model)
+    positions = max_positions(model)
+    reference = take_reference(model, positions, tokenizer.added_tokens_decoder)
+    prepare(model)
+    check_fidelity(model, reference)
+    text_format, template = derive_format(tokenizer, reference.family)
     return Backbone(
         model=model,
         tokenizer=TextTokenizer(tokenizer.backend_tokenizer.to_str()),
         text_format=text_format,
         template=template,
-        family=family,
-        max_positions=max_positions(model),
+        family=reference.family,
+        max_positions=positions,
         source=source,
     )
 
 
 def from_configuration(folder: Path) -> PreTrainedModel:
-    """A backbone with the architecture of `folder`/config.json and untrained weights, to be filled from a checkpoint."""
-    model = AutoModel.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
-    prepare(model, str(folder))
+    """A backbone of the architecture of `folder`/config.json, its weights to be filled from a checkpoint."""
+    config = AutoConfig.from_pretrained(folder)
+    model: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    prepare(model)
     return model
 
 
-def prepare(model: PreTrainedModel, name: str) -> None:
+def prepare(model: PreTrainedModel) -> None:
     """Put attention over blocks in place and take off the pooler, which a reward head does not use.
 
     Raises:
         UnsupportedBackboneError: the architecture does not go through transformers' attention interface.
     """
+    name = type(model).__name__
     try:
-        model.set_attn_implementation(ATTENTION_NAME)
+        with _quiet_loading():
+            model.set_attn_implementation(ATTENTION_NAME)
     except (ValueError, ImportError) as error:
         raise UnsupportedBackboneError(f"{name}: {error}") from error
+    # Where it cannot be set, transformers only logs it.
+    if model.config.get_text_config()._attn_implementation != ATTENTION_NAME:
+        raise UnsupportedBackboneError(
+            f"{name} has an attention of its own, which cannot be run over blocks: a prefix cannot be shared there"
+        )
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None
-
-
-def family_of(config: Any) -> Family:
-    """Causal or bidirectional, from the model type: masked language models are bidirectional unless made decoders."""
-    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
-    if masked or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return Family.BIDIRECTIONAL
-    return Family.CAUSAL
+        model.pooler = None  # type: ignore[assignment]  # transformers' own way to leave it out
 
 
 def max_positions(model: PreTrainedModel) -> int:
-    """The most tokens of an item; RoBERTa's table also holds its padding rows."""
-    config = model.config.get_text_config()
-    positions = int(getattr(config, "max_position_embeddings", 0) or 2**15)
-    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
-    padding_idx = getattr(table, "padding_idx", None)
-    return positions if padding_idx is None else positions - int(padding_idx) - 1
-
-
-def derive_format(tokenizer: PreTrainedTokenizerFast, family: Family) -> tuple[TextFormat, str]:
-    """The text format a tokenizer implies, and the chat template.
-
-    With a chat template: BOS only if the template does not write it (never twice), and as end whatever token the
-    template writes after an assistant's turn. Without: what the tokenizer itself puts around a pair (encoders)
-    or a single text (decoders), ending in EOS.
+    """The most tokens of an item. RoBERTa's table also holds its padding rows.
 
     Raises:
-        UnsupportedBackboneError: no token ends a text.
+        UnsupportedBackboneError: rotary frequencies that change with the longest sequence of a batch.
     """
-    names = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-    special = {name: str(token) for name in names if (token := getattr(tokenizer, name, None)) is not None}
-    eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
-    template = tokenizer.chat_template
-    if family is Family.CAUSAL and isinstance(template, str):
-        probe = [{"role": "user", "content": "a"}]
-        rendered = tokenizer.apply_chat_template(probe, tokenize=False, add_generation_prompt=True)
-        starts_with_bos = tokenizer.bos_token is not None and rendered.startswith(tokenizer.bos_token)
-        begin = () if starts_with_bos else _around(tokenizer, "x")[0]
-        answered = tokenizer.apply_chat_template([*probe, {"role": "assistant", "content": "Xyz"}], tokenize=False)
-        after = tokenizer.encode(answered.rsplit("Xyz", 1)[-1], add_special_tokens=False)
-        end = tuple(token for token in after[:1] if token in tokenizer.all_special_ids) or eos
-        return _format(begin, (), end, special), template
-    if family is Family.CAUSAL:
-        begin, end = _around(tokenizer, "x")
-        return _format(begin, (), end or eos, special), PLAIN_TEMPLATE
-    ids = tokenizer("x", "y")["input_ids"]
-    first, second = (tokenizer.encode(text, add_special_tokens=False) for text in ("x", "y"))
-    start = _find(ids, first, 0)
-    split = _find(ids, second, start + len(first))
-    begin, middle, end = ids[:start], ids[start + len(first) : split], ids[split + len(second) :]
-    return _format(tuple(begin), tuple(middle), tuple(end) or eos, special), PLAIN_TEMPLATE
+    config = model.config.get_text_config()
+    positions = int(getattr(config, "max_position_embeddings", None) or 2**15) - position_offset(model)
+    rope = getattr(config, "rope_parameters", None) or {}
+    for parameters in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        kind = parameters.get("rope_type", "default")
+        if "dynamic" in kind:
+            raise UnsupportedBackboneError(f"{type(model).__name__} has {kind} positions: scores depend on batch mates")
+        if kind == "longrope":  # up to here the frequencies are those of short texts, whatever the batch
+            positions = min(positions, int(parameters.get("original_max_position_embeddings", positions)))
+    return positions
 
 
-def _format(
-    begin: tuple[int, ...], middle: tuple[int, ...], end: tuple[int, ...], special: dict[str, str]
-) -> TextFormat:
-    if not end:
-        raise UnsupportedBackboneError("the tokenizer has neither an end-of-turn nor an EOS token to read a score at")
-    return TextFormat(begin=begin, middle=middle, end=end, special_tokens=special)
-
-
-def _around(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids that the tokenizer puts before and after a single text."""
-    ids, bare = tokenizer(text)["input_ids"], tokenizer.encode(text, add_special_tokens=False)
-    start = _find(ids, bare, 0)
-    return tuple(ids[:start]), tuple(ids[start + len(bare) :])
-
-
-def _find(ids: list[int], part: list[int], start: int) -> int:
-    """Where `part` lies in `ids`, from `start` on."""
-    for place in range(start, len(ids) - len(part) + 1):
-        if ids[place : place + len(part)] == part:
-            return place
-    raise UnsupportedBackboneError("the tokenizer changes a text when it adds special tokens: no format can be derived")
+def _refuse_short_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows, largest = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise UnsupportedBackboneError(
+            f"the tokenizer has the token id {largest}, but the backbone has embeddings for {rows} tokens only"
+        )
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The reward model: a backbone and scalar heads over the arrays of a layout."""
 
-import inspect
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -18,31 +17,55 @@ class RewardModel(nn.Module):
     of standard deviation 1 / (hidden + 1), so that the first loss is ln 2 within rounding.
 
     Args:
-        backbone: a transformers model without head, loaded with the attention named `ATTENTION_NAME`.
+        backbone: a transformers model without head, prepared by `training.backbone.prepare`.
         family: causal or bidirectional.
         pooling: where a score is read; causal models take `LAST` only.
         heads: names of the scalar outputs.
+        dropout: let the backbone's dropout act in training mode.
 
     Raises:
+        ValueError: a pooling that the family does not have.
         UnsupportedBackboneError: layers that keep a state, or an attention that cannot be replaced.
     """
 
     def __init__(
-        self, backbone: PreTrainedModel, family: Family, pooling: Pooling, heads: tuple[str, ...] = ("reward",)
+        self,
+        backbone: PreTrainedModel,
+        family: Family,
+        pooling: Pooling,
+        heads: tuple[str, ...] = ("reward",),
+        *,
+        dropout: bool = False,
     ) -> None:
         super().__init__()
         if (family is Family.CAUSAL) != (pooling is Pooling.LAST):
-            raise ValueError(f"a {family} model cannot be pooled by {pooling!r}: causal models read their last token")
-        _refuse_unsupported(backbone)
+            wanted = "last" if family is Family.CAUSAL else "mean or first"
+            raise ValueError(f"model.pooling: a {family} model cannot be pooled by {pooling}; it takes {wanted}")
+        refuse_other_layers(backbone)
+        if backbone.config.get_text_config()._attn_implementation != ATTENTION_NAME:
+            raise UnsupportedBackboneError(
+                f"{type(backbone).__name__} does not run attention over blocks; pass it to `prepare`"
+            )
         self.backbone = backbone
         self.family = family
         self.pooling = pooling
         self.heads = heads
+        self.dropout = dropout
         hidden = backbone.config.get_text_config().hidden_size
         self.head = nn.Linear(hidden, len(heads), bias=False, dtype=torch.float32)
         nn.init.normal_(self.head.weight, std=1 / (hidden + 1))
-        self._position_offset = _position_offset(backbone)
+        self._position_offset = position_offset(backbone)
         self._extra_inputs = _extra_inputs(backbone)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode; without `dropout` the backbone stays in evaluation mode.
+
+        A reward must not differ between two copies of a text within a step.
+        """
+        super().train(mode)
+        if not self.dropout:
+            self.backbone.eval()
+        return self
 
     def forward(
         self,
@@ -58,17 +81,22 @@ class RewardModel(nn.Module):
         plan = BlockPlan(
             position_ids, query_index, key_index, key_valid, unblock_index, causal=self.family is Family.CAUSAL
         )
-        extra: dict[str, Any] = {name: torch.zeros_like(input_ids)[None] for name in self._extra_inputs}
-        hidden = self.backbone(
-            input_ids=input_ids[None],
-            position_ids=position_ids[None] + self._position_offset,
-            plan=plan,
-            **extra,
-        ).last_hidden_state[0]
+        hidden = self.hidden_states(input_ids, plan)
         # Under autocast the head would run in bf16, whose steps make false ties between close scores.
         with torch.autocast(hidden.device.type, enabled=False):
             rewards: torch.Tensor = self.head(self._pool(hidden.float(), plan, read_index))
         return rewards
+
+    def hidden_states(self, input_ids: torch.Tensor, plan: BlockPlan) -> torch.Tensor:
+        """The backbone's last hidden states (T, hidden) over the flat tokens `input_ids` (T,)."""
+        extra: dict[str, Any] = {name: torch.zeros_like(input_ids)[None] for name in self._extra_inputs}
+        hidden: torch.Tensor = self.backbone(
+            input_ids=input_ids[None],
+            position_ids=plan.position_ids[None] + self._position_offset,
+            plan=plan,
+            **extra,
+        ).last_hidden_state
+        return hidden[0]
 
     def _pool(self, hidden: torch.Tensor, plan: BlockPlan, read_index: torch.Tensor) -> torch.Tensor:
         """(T, hidden) -> (N, hidden)."""
@@ -81,30 +109,39 @@ class RewardModel(nn.Module):
         return (keys * valid).sum(1) / valid.sum(1)
 
 
-def _refuse_unsupported(backbone: PreTrainedModel) -> None:
-    """Refuse models whose layers carry a state, and those that do not take a registered attention."""
+_LAYERS = {"attention", "full_attention", "sliding_attention"}
+
+
+def refuse_other_layers(backbone: PreTrainedModel) -> None:
+    """Refuse models in which a token sees more than the keys of its block.
+
+    Raises:
+        UnsupportedBackboneError: states, convolutions, chunked attention, or an encoder and a decoder.
+    """
     config = backbone.config.get_text_config()
     name = type(backbone).__name__
-    states = {kind for kind in getattr(config, "layer_types", None) or () if "attention" not in kind}
-    states |= {kind for kind in getattr(config, "layer_types", None) or () if "linear" in kind}
-    if states or getattr(config, "is_encoder_decoder", False) or getattr(backbone, "_is_stateful", False):
-        what = f"layers of kind {', '.join(sorted(states))}" if states else "an encoder-decoder or recurrent structure"
-        raise UnsupportedBackboneError(f"{name} has {what}: a prefix cannot be shared between responses there")
-    if config._attn_implementation != ATTENTION_NAME:
+    others = set(getattr(config, "layer_types", None) or ()) - _LAYERS
+    if others:
         raise UnsupportedBackboneError(
-            f"{name} runs the attention {config._attn_implementation!r}; load it with attn_implementation="
-            f"{ATTENTION_NAME!r} (a backbone that refuses this name cannot be used)"
+            f"{name} has layers of kind {', '.join(sorted(others))}: a prefix cannot be shared between responses there"
+        )
+    if backbone.config.is_encoder_decoder or getattr(backbone, "_is_stateful", False):
+        raise UnsupportedBackboneError(
+            f"{name} is recurrent or an encoder with a decoder: a prefix cannot be shared between responses there"
         )
 
 
-def _position_offset(backbone: PreTrainedModel) -> int:
-    """RoBERTa and its kin number positions from the padding id + 1."""
-    embeddings = getattr(backbone, "embeddings", None)
-    table = getattr(embeddings, "position_embeddings", None)
+def position_offset(backbone: PreTrainedModel) -> int:
+    """The position id of a first token: RoBERTa and its kin count on from the padding id."""
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
     padding_idx = getattr(table, "padding_idx", None)
     return 0 if padding_idx is None else int(padding_idx) + 1
 
 
 def _extra_inputs(backbone: PreTrainedModel) -> tuple[str, ...]:
-    """Segment ids are given as zeros: the default buffer of some models is shorter than a batch is long."""
-    return tuple(name for name in inspect.signature(backbone.forward).parameters if name == "token_type_ids")
+    """Segment ids are given as zeros: the default buffer of some models is shorter than a batch is long.
+
+    Only where there is a table of segments: GPT-2 takes them too, and adds the embedding of *token* 0.
+    """
+    table = getattr(getattr(backbone, "embeddings", None), "token_type_embeddings", None)
+    return () if table is None else ("token_type_ids",)

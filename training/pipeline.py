@@ -66,13 +66,6 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
     max_tokens = config.model.max_tokens or min(backbone.max_positions, MOST_TOKENS_BY_DEFAULT)
     if max_tokens > backbone.max_positions:
         raise ValueError(f"model.max_tokens is {max_tokens}, but the backbone has {backbone.max_positions} positions")
-    if not config.model.dropout:
-        backbone.model.config.update({name: 0.0 for name in vars(backbone.model.config) if _is_dropout(name)})
-        for module in backbone.model.modules():
-            if hasattr(module, "p") and "Dropout" in type(module).__name__:
-                module.p = 0.0
-            if isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = 0.0
     set_seed(config.optimiser.seed)
     description = Description(
         name=config.name,
@@ -95,7 +88,8 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
         ),
     )
     formatter = Formatter(backbone.text_format, backbone.template, backbone.tokenizer, max_tokens)
-    return Checkpoint(RewardModel(backbone.model, family, pooling), formatter, description)
+    model = RewardModel(backbone.model, family, pooling, dropout=config.model.dropout)
+    return Checkpoint(model, formatter, description)
 
 
 def run_evaluate(config: TrainingConfig) -> Evaluation:
@@ -164,10 +158,6 @@ def _report_data(data: PreparedData) -> None:
     for name, finding in data.account["hygiene"].items():
         if isinstance(finding, dict) and finding["count"]:
             logger.warning("%s: %d, such as %s", name.replace("_", " "), finding["count"], finding["examples"][0])
-
-
-def _is_dropout(name: str) -> bool:
-    return "dropout" in name or "pdrop" in name or name == "attention_probs_dropout_prob"
 
 
 def _commit() -> str | None:

@@ -1,5 +1,6 @@
 """Finish a bundle: hash every file, write `bundle.json` last, read the result back as the server would."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -23,14 +24,14 @@ def write_bundle(staging: Path, manifest: Manifest, destination: Path) -> Bundle
     Args:
         staging: folder on the same file system as `destination`, holding every file but the manifest.
         manifest: with `files` as `list_files(staging)` gives them.
-        destination: replaced if it is a bundle.
+        destination: replaced if it is a bundle or an empty folder.
 
     Raises:
         BundleError: the result is not a bundle that the server would take, or `destination` is something else
             than a bundle; it is then untouched.
         OSError: a folder cannot be moved; `destination` is then untouched too.
     """
-    if destination.is_symlink() or (destination.exists() and not (destination / MANIFEST_NAME).is_file()):
+    if os.path.lexists(destination) and not _replaceable(destination):
         raise BundleError(destination, "is there and is not a bundle; move it away or name another folder")
     (staging / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     read_bundle(staging)
@@ -48,3 +49,10 @@ def write_bundle(staging: Path, manifest: Manifest, destination: Path) -> Bundle
         destination.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(destination)
     return read_bundle(destination)
+
+
+def _replaceable(destination: Path) -> bool:
+    """Whether nothing but a bundle would be lost; what a link points to is not ours to judge."""
+    if destination.is_symlink() or not destination.is_dir():
+        return False
+    return (destination / MANIFEST_NAME).is_file() or not any(destination.iterdir())

@@ -1,0 +1,1 @@
+"""What HTTP sees: schemas, routes, the one error map, limits."""

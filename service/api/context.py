@@ -1,0 +1,88 @@
+"""What the routes need of the running server."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from service.engine.runner import Runner
+from service.observability.metrics import Metrics
+from service.scoring.scorer import Scorer
+from service.settings import Settings
+
+T = TypeVar("T")
+
+
+class State(StrEnum):
+    """Where the server is in its life."""
+
+    STARTING = "starting"
+    WARMING = "warming"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass
+class Context:
+    """The running server, as routes see it."""
+
+    settings: Settings
+    metrics: Metrics
+    runner: Runner
+    scorer: Scorer
+    version: str
+    on_failed: Callable[[], None] = lambda: None
+    _state: State = field(default=State.STARTING, init=False)
+
+    @property
+    def state(self) -> State:
+        """Where the server is in its life."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = state
+        self.metrics.set_state(state)
+        if state is State.FAILED:
+            self.on_failed()
+
+    def count_refusal(self, code: str) -> None:
+        """Count what the HTTP parser refuses before there is a request."""
+        self.metrics.rejected.labels("headers" if code == "headers_too_large" else "slow_request").inc()
+
+
+class ClientGoneError(Exception):
+    """The client left; there is nobody to reply to."""
+
+
+def context_of(request: Request) -> Context:
+    """The context that the application was built with."""
+    context: Context = request.app.state.context
+    return context
+
+
+async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Run `work`, and drop it when the client disconnects. The request's body must have been read.
+
+    Raises:
+        ClientGoneError: the client left first.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGoneError
+    finally:
+        for waiting in (task, watch):
+            waiting.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

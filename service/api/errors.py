@@ -1,0 +1,140 @@
+"""The one map from what went wrong to status, code and body."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service.api.schemas import PROMPT_FORMS, ErrorBody, ErrorReply
+from service.observability.logs import request_id
+from service.observability.metrics import Metrics
+from service.scoring import errors as scoring
+
+logger = logging.getLogger("assay.api")
+
+_SCORING: dict[type[scoring.ScoringError], tuple[int, str]] = {
+    scoring.TooManyTokensError: (422, "too_many_tokens"),
+    scoring.EmptyTextError: (422, "empty_text"),
+    scoring.UnrenderablePromptError: (422, "invalid"),
+    scoring.ModelMismatchError: (409, "model_mismatch"),
+    scoring.QueueFullError: (429, "queue_full"),
+    scoring.NeverFitsError: (413, "too_many_items"),
+    scoring.DeadlineExceededError: (504, "deadline_exceeded"),
+    scoring.NonFiniteScoreError: (500, "nonfinite_score"),
+    scoring.EngineFailedError: (503, "engine_failed"),
+}
+_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
+_REJECTION = {
+    "deadline_exceeded": "deadline", "method_not_allowed": "method", "unsupported_media_type": "media_type",
+    "too_many_items": "too_many_items", "headers_too_large": "headers",
+}  # fmt: skip
+_SERVER_FAULTS = {"nonfinite_score", "engine_failed", "internal"}
+
+
+class ApiError(HTTPException):
+    """A refusal that the API layer itself decides on."""
+
+    def __init__(
+        self, status: int, code: str, message: str, field: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(status, message)
+        self.code = code
+        self.field = field
+        self.retry_after = retry_after
+
+
+def error_response(
+    status: int, code: str, message: str, field: str | None = None, retry_after: float | None = None
+) -> JSONResponse:
+    """The reply for one failure; Retry-After is whole seconds, rounded up, as HTTP wants it."""
+    body = ErrorReply(
+        error=ErrorBody(code=code, message=message, field=field, request_id=request_id.get(), retry_after_s=retry_after)
+    )
+    headers = {} if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
+    return JSONResponse(body.model_dump(exclude_none=True), status, headers)
+
+
+@dataclass(frozen=True)
+class ItemFields:
+    """Where in a request's body the two texts of one item are."""
+
+    prompt: str
+    response: str
+
+
+def _item_field(request: Request, error: scoring.ScoringError) -> str | None:
+    """Where the text at fault is; routes leave the places in `request.state`."""
+    fields: Sequence[ItemFields] | None = getattr(request.state, "item_fields", None)
+    if error.item is None or fields is None:
+        return None
+    return fields[error.item].prompt if error.part == "prompt" else fields[error.item].response
+
+
+def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Give every exception its reply, and count every refusal by reason."""
+
+    def reply(
+        status: int, code: str, message: str, field: str | None = None, retry_after: float | None = None,
+        reason: str | None = None,
+    ) -> JSONResponse:  # fmt: skip
+        if code not in _SERVER_FAULTS:
+            metrics.rejected.labels(reason or _REJECTION.get(code, code)).inc()
+        return error_response(status, code, message, field, retry_after)
+
+    async def on_api_error(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return reply(error.status_code, error.code, error.detail, error.field, error.retry_after)
+
+    async def on_scoring_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, scoring.ScoringError)
+        status, code = _SCORING[type(error)]
+        retry_after, reason = None, None
+        if isinstance(error, scoring.QueueFullError):
+            retry_after, reason = error.retry_after, error.by
+        elif status == 503:
+            retry_after = 1.0
+            logger.error("engine failure: %s", error)
+        return reply(status, code, str(error), _item_field(request, error), retry_after, reason)
+
+    async def on_validation_error(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return reply(422, "invalid", *_explain(error.errors()))
+
+    async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        message = error.detail
+        if error.status_code == 404:
+            message = f"there is nothing at {request.url.path}; the routes are listed under /docs"
+        elif error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            message = f"{request.method} is not allowed at {request.url.path}; use {allowed}"
+        response = reply(error.status_code, _STATUS.get(error.status_code, "invalid"), message)
+        response.headers.update(error.headers or {})
+        return response
+
+    app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(scoring.ScoringError, on_scoring_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+
+
+def _explain(problems: Sequence[Any]) -> tuple[str, str | None]:
+    """Message and field of the first problem. The input itself is not echoed: it may be huge, or not encodable."""
+    first = problems[0]
+    path = [str(part) for part in first["loc"] if part != "body"]
+    # The form of a prompt is a step of the path for pydantic; a caller knows only its own fields.
+    path = [part for part in path if part not in PROMPT_FORMS]
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = f"unknown field {path[-1]!r}; remove it (the fields are listed under /docs)"
+    elif first["type"] == "missing":
+        message = f"the field {path[-1]!r} is missing" if path else "a JSON object is missing as the body"
+    others = len(problems) - 1
+    more = f" (and {others} more {'problem' if others == 1 else 'problems'})" if others else ""
+    return message + more, ".".join(path) or None

@@ -1,0 +1,33 @@
+"""Probes and metrics: none of them waits for a batch or takes a lock."""
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service.api.context import State, context_of
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/live", summary="Is the engine making progress?")
+async def live(request: Request) -> Response:
+    """200 while the runner thread is there and not stuck in a batch; idle is alive. 503 means: restart me."""
+    context = context_of(request)
+    starting = context.state in (State.STARTING, State.WARMING)
+    alive = context.state is not State.FAILED and (starting or context.runner.alive(context.settings.stuck_after_s))
+    return JSONResponse({"live": alive, "state": context.state}, 200 if alive else 503)
+
+
+@router.get("/ready", summary="Should I get traffic?")
+async def ready(request: Request) -> Response:
+    """200 when the model is loaded, warm, not draining, and the engine alive."""
+    context = context_of(request)
+    is_ready = context.state is State.READY and context.runner.alive(context.settings.stuck_after_s)
+    headers = {} if is_ready else {"Retry-After": "1"}
+    return JSONResponse({"ready": is_ready, "state": context.state}, 200 if is_ready else 503, headers)
+
+
+@router.get("/metrics", summary="Prometheus metrics")
+async def metrics(request: Request) -> Response:
+    """All metrics in the Prometheus text format."""
+    return Response(generate_latest(context_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)

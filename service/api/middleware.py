@@ -1,0 +1,147 @@
+"""What surrounds every request: its id, the body limit, the key check, metrics and the access log.
+
+Pure ASGI: wrappers built on Starlette's BaseHTTPMiddleware hide a client's disconnect.
+"""
+
+import hashlib
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.errors import ApiError, error_response
+from service.observability.logs import request_id
+from service.observability.metrics import Metrics
+
+logger = logging.getLogger("assay.access")
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_OPEN_PATHS = frozenset({"/live", "/ready", "/metrics"})
+_NO_REPLY = 499  # the client left before there was one
+_QUIET_PATHS = frozenset({"/live", "/ready", "/metrics"})
+
+
+class Observe:
+    """Gives a request its id (the caller's, if it is a plain one), counts it, times it and logs it."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = _header(scope, b"x-request-id")
+        identity = given if given is not None and _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+        token = request_id.set(identity)
+        began = time.perf_counter()
+        status = _NO_REPLY
+        received = 0
+
+        async def counted_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
+
+        async def marked_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message.setdefault("headers", []).append((b"x-request-id", identity.encode()))
+            await send(message)
+
+        self._metrics.http_in_flight.inc()
+        try:
+            await self._app(scope, counted_receive, marked_send)
+        except Exception:
+            # Here, inside the request's context, so that log, reply and metrics share its id.
+            logger.exception("unexpected error")
+            if status == _NO_REPLY:
+                message = "an unexpected error; the server's log has it under this request id"
+                await error_response(500, "internal", message)(scope, counted_receive, marked_send)
+        finally:
+            self._metrics.http_in_flight.dec()
+            seconds = time.perf_counter() - began
+            # The template, never the path: a label must not carry what callers make up.
+            route = getattr(scope.get("route"), "path", "unmatched")
+            method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "OPTIONS") else "other"
+            self._metrics.http_requests.labels(route, method, str(status)).inc()
+            self._metrics.http_duration.labels(route, method).observe(seconds)
+            if received:
+                self._metrics.request_body_bytes.observe(received)
+            if scope["path"] not in _QUIET_PATHS:
+                fields = {"route": route, "method": method, "status": status, "milliseconds": round(seconds * 1000, 3)}
+                logger.info("%s %s %d", method, route, status, extra=fields)
+            request_id.reset(token)
+
+
+class LimitBody:
+    """Refuses bodies over the limit, by the bytes that really arrive; a longer announced one at once."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = _header(scope, b"content-length")
+        announced_too_much = announced is not None and announced.isdecimal() and int(announced) > self._max_bytes
+        received = 0
+
+        async def limited_receive() -> Message:
+            nonlocal received
+            if not announced_too_much:
+                message = await receive()
+                received += len(message.get("body", b""))
+                if received <= self._max_bytes:
+                    return message
+            # Raised inside the application, where the error map turns it into a reply.
+            raise ApiError(
+                413, "body_too_large", f"the body is larger than {self._max_bytes} bytes; send fewer items at a time"
+            )
+
+        await self._app(scope, limited_receive, send)
+
+
+class RequireKey:
+    """Lets only callers with a key reach anything but health and metrics; the default is to deny.
+
+    Goes by the ASGI path, which no Host header can bend (CVE-2026-48746), and compares digests of equal length in
+    constant time.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], metrics: Metrics) -> None:
+        self._app = app
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http" or not self._digests or scope["path"] in _OPEN_PATHS or self._allowed(scope):
+            await self._app(scope, receive, send)
+            return
+        self._metrics.rejected.labels("unauthorized").inc()
+        response = error_response(401, "unauthorized", "send a valid key as `Authorization: Bearer KEY`")
+        response.headers["WWW-Authenticate"] = "Bearer"
+        await response(scope, receive, send)
+
+    def _allowed(self, scope: Scope) -> bool:
+        scheme, _, key = (_header(scope, b"authorization") or "").partition(" ")
+        given = hashlib.sha256(key.strip().encode()).digest()
+        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    """Value of the first header of that (lower-case) name."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)

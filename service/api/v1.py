@@ -1,0 +1,226 @@
+"""The native API: score, compare, rank, model."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from service.api.context import Context, State, context_of, until_gone
+from service.api.decoding import StrictRoute
+from service.api.errors import ApiError, ItemFields
+from service.api.schemas import (
+    CompareReply,
+    CompareRequest,
+    ComparisonResult,
+    Detail,
+    ErrorReply,
+    FailureBody,
+    ItemFailure,
+    LimitsReply,
+    ModelName,
+    ModelReply,
+    Options,
+    RankReply,
+    RankRequest,
+    ScoreReply,
+    ScoreRequest,
+    Timing,
+    Usage,
+)
+from service.bundle.calibration import Scale
+from service.bundle.text_format import Truncation
+from service.scoring.scorer import Item, ItemResult, Scores, Wishes
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorReply, "description": description}
+    for status, description in {
+        400: "The body is not JSON.",
+        401: "A key is needed.",
+        409: "Another model is served than the one pinned.",
+        413: "The body or the list of items is too large.",
+        415: "The content type is not JSON.",
+        422: "A field is missing, unknown, of the wrong type, empty or too long.",
+        429: "The queue is full; Retry-After says when to come back.",
+        500: "The model gave a score that is not finite.",
+        503: "Not ready, draining, or the batch failed; try again.",
+        504: "The time for the request was up.",
+    }.items()
+}
+router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["native"], responses=_ERRORS)
+
+
+@router.post("/score", response_model=ScoreReply)
+async def score(request: Request, body: ScoreRequest) -> Response:
+    """Score prompt/response pairs, or many responses to one prompt; scores come back in the same order."""
+    if body.pairs is not None:
+        items = [Item(pair.prompt, pair.response) for pair in body.pairs]
+        fields = [ItemFields(f"pairs.{place}.prompt", f"pairs.{place}.response") for place in range(len(items))]
+    else:
+        assert body.prompt is not None  # the schema saw to it
+        assert body.responses is not None
+        items = [Item(body.prompt, response) for response in body.responses]
+        fields = _response_fields(len(items))
+    call = await _Call.score(request, items, fields, body, per_item_failures=body.on_error == "item")
+    scale = Scale(body.scale)
+    shown = [call.shown(result, scale) for result in call.scores.items]
+    return call.reply(ScoreReply(**call.common(), scale=body.scale, scores=shown))
+
+
+@router.post("/compare", response_model=CompareReply)
+async def compare(request: Request, body: CompareRequest) -> Response:
+    """Which of two responses is preferred, with a calibrated probability."""
+    items, fields = [], []
+    for place, comparison in enumerate(body.comparisons):
+        for name, response in (("response_a", comparison.response_a), ("response_b", comparison.response_b)):
+            items.append(Item(comparison.prompt, response))
+            fields.append(ItemFields(f"comparisons.{place}.prompt", f"comparisons.{place}.{name}"))
+    call = await _Call.score(request, items, fields, body)
+    raw = call.scores.raw
+    calibration = call.context.scorer.bundle.manifest.calibration
+    results = [
+        ComparisonResult(
+            preferred="a" if a > b else "b" if b > a else "tie",
+            probability=calibration.preference(a, b),
+            margin=a - b,
+            score_a=a,
+            score_b=b,
+        )
+        for a, b in zip(raw[::2], raw[1::2], strict=True)
+    ]
+    return call.reply(CompareReply(**call.common(), comparisons=results))
+
+
+@router.post("/rank", response_model=RankReply)
+async def rank(request: Request, body: RankRequest) -> Response:
+    """Put the responses to one prompt in order, with all pairwise probabilities."""
+    items = [Item(body.prompt, response) for response in body.responses]
+    call = await _Call.score(request, items, _response_fields(len(items)), body)
+    raw = call.scores.raw
+    calibration = call.context.scorer.bundle.manifest.calibration
+    return call.reply(
+        RankReply(
+            **call.common(),
+            order=sorted(range(len(raw)), key=lambda place: -raw[place]),
+            scores=raw,
+            win_probabilities=[[calibration.preference(a, b) for b in raw] for a in raw],
+        )
+    )
+
+
+@router.get("/model")
+async def model(request: Request) -> ModelReply:
+    """What is served: identity, precision, execution provider, limits, calibration, evaluation, provenance."""
+    context = context_of(request)
+    manifest, settings = context.scorer.bundle.manifest, context.settings
+    return ModelReply(
+        model=_model_name(context),
+        family=manifest.family,
+        base_model=manifest.base_model,
+        licence=manifest.licence,
+        max_tokens=manifest.max_tokens,
+        precision=manifest.precision,
+        provider=context.runner.session.provider,
+        heads=list(manifest.heads),
+        text_format_sha256=manifest.text_format_sha256,
+        layout_version=manifest.layout_version,
+        calibration=manifest.calibration.model_dump(mode="json"),
+        evaluation=dict(manifest.evaluation),
+        provenance=manifest.provenance.model_dump(mode="json"),
+        limits=LimitsReply(
+            body_bytes=settings.max_body_bytes,
+            items_per_request=settings.max_items,
+            tokens_per_item=manifest.max_tokens,
+            queue_items=settings.queue_items,
+            queue_tokens=settings.queue_tokens,
+        ),
+        server_version=context.version,
+    )
+
+
+class _Call:
+    """One scoring call: its scores, and the parts that every reply has."""
+
+    def __init__(self, context: Context, scores: Scores, began: float) -> None:
+        self.context = context
+        self.scores = scores
+        self._began = began
+
+    @classmethod
+    async def score(
+        cls, request: Request, items: Sequence[Item], fields: Sequence[ItemFields], options: Options,
+        per_item_failures: bool = False,
+    ) -> "_Call":  # fmt: skip
+        """Score the items of a request.
+
+        Raises:
+            ApiError: not ready, or more items than a request may hold.
+            ScoringError: see `service.scoring.errors`.
+            ClientGoneError: the client left.
+        """
+        began = time.monotonic()
+        context = context_of(request)
+        settings = context.settings
+        if context.state not in (State.READY, State.DRAINING):
+            raise ApiError(503, "not_ready", f"the server is {context.state}", retry_after=1.0)
+        if len(items) > settings.max_items:
+            raise ApiError(
+                413, "too_many_items", f"{len(items)} items, more than the {settings.max_items} of one request; "
+                "split them", fields[0].response.partition(".")[0],
+            )  # fmt: skip
+        request.state.item_fields = fields
+        timeout_ms = min(options.timeout_ms or settings.default_timeout_ms, settings.max_timeout_ms)
+        wishes = Wishes(
+            truncate=None if options.truncate is None else Truncation(options.truncate),
+            allow_empty=options.allow_empty,
+            deadline=began + timeout_ms / 1000,
+            model_digest=options.model_digest,
+            per_item_failures=per_item_failures,
+        )
+        return cls(context, await until_gone(request, context.scorer.score(items, wishes)), began)
+
+    def common(self) -> dict[str, Any]:
+        """Model, details, usage and timing."""
+        scores = self.scores
+        return {
+            "model": _model_name(self.context),
+            "details": [
+                Detail(tokens=item.tokens, truncated=item.removed > 0, tokens_removed=item.removed)
+                for item in scores.items
+            ],
+            "usage": Usage(
+                items=len(scores.items),
+                tokens=sum(item.tokens for item in scores.items),
+                computed_tokens=scores.computed_tokens,
+            ),
+            "timing": Timing(
+                total_ms=(time.monotonic() - self._began) * 1000,
+                tokenize_ms=scores.tokenize_seconds * 1000,
+                queue_ms=scores.queue_seconds * 1000,
+                infer_ms=scores.infer_seconds * 1000,
+            ),
+        }
+
+    def shown(self, result: ItemResult, scale: Scale) -> float | ItemFailure:
+        """A score on the caller's scale, or the failure in its place: never null and never a made-up number."""
+        if isinstance(result.score, float):
+            return self.context.scorer.bundle.manifest.calibration.rescale(result.score, scale)
+        return ItemFailure(error=FailureBody(code="nonfinite_score", message=str(result.score)))
+
+    def reply(self, body: BaseModel) -> Response:
+        """The reply; every number in it is finite, since JSON has no other."""
+        began = time.perf_counter()
+        content = body.model_dump_json()
+        self.context.metrics.stage_duration.labels("serialize").observe(time.perf_counter() - began)
+        digest = self.context.scorer.bundle.digest
+        return Response(content, media_type="application/json", headers={"X-Assay-Model-Digest": digest})
+
+
+def _response_fields(count: int) -> list[ItemFields]:
+    return [ItemFields("prompt", f"responses.{place}") for place in range(count)]
+
+
+def _model_name(context: Context) -> ModelName:
+    bundle = context.scorer.bundle
+    return ModelName(name=bundle.manifest.name, digest=bundle.digest)

@@ -1,0 +1,115 @@
+"""Build the application and lead it through its life: start, warm up, serve, drain, stop."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+from fastapi import FastAPI, Request, Response
+from fastapi.middleware import Middleware
+
+from service.api import health, v1
+from service.api.context import ClientGoneError, Context, State
+from service.api.errors import install_error_handlers
+from service.api.middleware import LimitBody, Observe, RequireKey
+from service.bundle.reader import Bundle
+from service.engine.runner import Runner
+from service.engine.session import Session
+from service.engine.warmup import warm_up
+from service.observability.metrics import Metrics
+from service.scoring.scheduler import Limits, Scheduler
+from service.scoring.scorer import Scorer
+from service.settings import Settings
+
+logger = logging.getLogger("assay.server")
+
+_DESCRIPTION = """
+Scores prompt/response pairs with a reward model. Scores are raw by default and come in the order of the items; every
+reply names the model by digest. A failure is always an error, never a number.
+"""
+
+
+def build_app(settings: Settings, bundle: Bundle, session: Session, load_seconds: float = 0.0) -> FastAPI:
+    """The application over a loaded session.
+
+    Args:
+        settings: validated, also against the bundle.
+        bundle: what is served.
+        session: of that bundle.
+        load_seconds: how long loading took, for the metrics.
+    """
+    # One process owns the tokenizer's threads; its own pool would only fight over the same processors.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    version = importlib.metadata.version("assay")
+    manifest = bundle.manifest
+    metrics = Metrics(version)
+    metrics.set_model(
+        manifest.name, bundle.digest, manifest.precision, session.provider, manifest.calibration.centre,
+        manifest.calibration.scale,
+    )  # fmt: skip
+    metrics.model_load.set(load_seconds)
+    runner = Runner(session)
+    executor = ThreadPoolExecutor(settings.tokenizer_threads, thread_name_prefix="assay-text")
+    limits = Limits(settings.queue_items, settings.queue_tokens, settings.max_batch_tokens)
+    scheduler = Scheduler(runner, manifest.family, manifest.block_queries, limits, executor, metrics)
+    scorer = Scorer(bundle, scheduler, executor, metrics)
+    context = Context(settings, metrics, runner, scorer, version)
+
+    @contextlib.asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        runner.start()
+        warming = asyncio.create_task(_warm(context))
+        try:
+            yield
+        finally:
+            warming.cancel()
+            if context.state is not State.FAILED:
+                context.state = State.DRAINING
+            stopped = await asyncio.to_thread(runner.stop, settings.drain_timeout_s)
+            executor.shutdown(wait=False, cancel_futures=True)
+            logger.info("stopped" if stopped else "the runner did not stop in time")
+
+    app = FastAPI(
+        title="Assay",
+        version=version,
+        description=_DESCRIPTION,
+        lifespan=life,
+        middleware=[
+            Middleware(Observe, metrics=metrics),
+            Middleware(RequireKey, keys=[key.get_secret_value() for key in settings.api_keys], metrics=metrics),
+            Middleware(LimitBody, max_bytes=settings.max_body_bytes),
+        ],
+    )
+    app.state.context = context
+    install_error_handlers(app, metrics)
+
+    async def on_client_gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it; the status is for log and metrics
+
+    app.add_exception_handler(ClientGoneError, on_client_gone)
+    app.include_router(v1.router)
+    app.include_router(health.router)
+    return app
+
+
+async def _warm(context: Context) -> None:
+    """Warm up off the loop; the server is ready afterwards, or failed for good."""
+    context.state = State.WARMING
+    began = time.monotonic()
+    try:
+        await asyncio.to_thread(warm_up, context.runner, context.scorer.bundle, context.settings.max_batch_tokens)
+    except Exception:
+        context.state = State.FAILED
+        logger.exception("the warm-up failed; nothing will be served")
+        return
+    context.metrics.warmup.set(time.monotonic() - began)
+    if context.state is State.WARMING:
+        context.state = State.READY
+        bundle = context.scorer.bundle
+        logger.info(
+            "ready: %s (digest %s) on %s", bundle.manifest.name, bundle.digest[:12], context.runner.session.provider
+        )

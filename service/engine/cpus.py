@@ -1,0 +1,30 @@
+"""How many processors this process may really use."""
+
+import os
+from pathlib import Path
+
+_CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+
+
+def usable_cpus() -> int:
+    """Processors by affinity and cgroup quota, at least 1.
+
+    ONNX Runtime's default counts the host's cores, which in a container oversubscribes and stalls
+    (microsoft/onnxruntime#29510).
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota()
+    return max(1, affinity if quota is None else min(affinity, int(quota)))
+
+
+def _quota() -> float | None:
+    """CPUs' worth of time that the cgroup allows, None if it sets no limit."""
+    try:
+        if _CGROUP_V2.is_file():
+            limit, window = _CGROUP_V2.read_text().split()
+            return None if limit == "max" else int(limit) / int(window)
+        quota, period = (int(path.read_text()) for path in _CGROUP_V1)
+        return quota / period if quota > 0 else None
+    except (OSError, ValueError):
+        return None

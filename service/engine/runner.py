@@ -1,0 +1,89 @@
+"""The single thread that runs batches, and its heartbeat."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from service.bundle.layout import Layout
+from service.engine.session import EngineError, Rewards, Session
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Rewards of one batch and what it took.
+
+    Attributes:
+        rewards: (N, heads) float32.
+        started, ended: monotonic seconds.
+    """
+
+    rewards: Rewards
+    started: float
+    ended: float
+
+
+class Runner:
+    """Runs submitted layouts one after the other.
+
+    One thread, because a session has one compute stream and concurrent runs only queue inside it
+    (onnxruntime#12049); and not the event loop, because health must not wait behind a batch.
+
+    Args:
+        session: what runs a batch.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, session: Session, clock: Callable[[], float] = time.monotonic) -> None:
+        self.session = session
+        self._clock = clock
+        self._work: queue.SimpleQueue[tuple[Layout, Future[BatchResult]] | None] = queue.SimpleQueue()
+        self._busy_since: float | None = None
+        self._thread = threading.Thread(target=self._loop, name="assay-runner", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Finish what was submitted and end; false if the thread still runs after `timeout` seconds."""
+        if not self._thread.is_alive():
+            return True
+        self._work.put(None)
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def submit(self, layout: Layout) -> "Future[BatchResult]":
+        """Queue one batch. The future fails with `EngineError` if the batch does.
+
+        A caller must not cancel it: the runner may be using it.
+        """
+        future: Future[BatchResult] = Future()
+        if not self._thread.is_alive():
+            future.set_exception(EngineError("the runner thread is not running"))
+        else:
+            self._work.put((layout, future))
+        return future
+
+    def alive(self, stuck_after: float) -> bool:
+        """The heartbeat: the thread is there, and idle or at most `stuck_after` seconds into a batch."""
+        busy_since = self._busy_since
+        return self._thread.is_alive() and (busy_since is None or self._clock() - busy_since <= stuck_after)
+
+    def _loop(self) -> None:
+        while (work := self._work.get()) is not None:
+            layout, future = work
+            started = self._busy_since = self._clock()
+            try:
+                rewards = self.session.run(layout)
+                result = BatchResult(rewards, started, self._clock())
+            except EngineError as error:
+                future.set_exception(error)
+            except BaseException as error:  # nothing may end this thread but stop()
+                future.set_exception(EngineError(f"a batch failed unexpectedly: {error!r}"))
+            else:
+                future.set_result(result)
+            finally:
+                self._busy_since = None

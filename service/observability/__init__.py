@@ -1,0 +1,1 @@
+"""Metrics and logs. Imports nothing else of the service."""

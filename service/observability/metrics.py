@@ -1,0 +1,135 @@
+"""Every metric of the server, in one place; all of them exist at zero before traffic."""
+
+from collections.abc import Callable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+
+disable_created_metrics()  # a second series for every counter and histogram, which nothing here reads
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_POWERS_OF_TWO = tuple(2**n for n in range(12))
+_TOKENS = tuple(2**n for n in range(18))
+_BODY_BYTES = tuple(1024 * 4**n for n in range(9))
+
+REJECTIONS = (
+    "queue_full", "token_budget", "deadline", "body_too_large", "too_many_items", "too_many_tokens", "invalid",
+    "invalid_json", "empty_text", "unauthorized", "model_mismatch", "not_found", "method", "media_type", "headers",
+    "slow_request", "not_ready",
+)  # fmt: skip
+OUTCOMES = ("ok", "truncated", "invalid", "nonfinite", "expired", "cancelled", "error")
+STAGES = ("parse", "tokenize", "queue", "infer", "serialize")
+ENGINE_ERRORS = ("runtime", "nonfinite", "tokenizer")
+STATES = ("starting", "warming", "ready", "draining", "failed")
+
+
+class Metrics:
+    """The metrics of one server process, on a registry of its own.
+
+    Args:
+        version: of the package.
+        seconds: bucket bounds of every duration, in seconds.
+    """
+
+    def __init__(self, version: str, seconds: Sequence[float] = SECONDS) -> None:
+        self.registry = r = CollectorRegistry()
+        # HTTP
+        self.http_requests = Counter(
+            "assay_http_requests", "Finished requests.", ("route", "method", "status"), registry=r
+        )
+        self.http_duration = Histogram(
+            "assay_http_request_duration_seconds", "From the first byte to the end of the reply.",
+            ("route", "method"), buckets=seconds, registry=r,
+        )  # fmt: skip
+        self.http_in_flight = Gauge("assay_http_requests_in_flight", "Requests being handled.", registry=r)
+        self.request_samples = Histogram(
+            "assay_request_samples", "Items of an accepted request.", buckets=_POWERS_OF_TWO, registry=r
+        )
+        self.request_body_bytes = Histogram(
+            "assay_request_body_bytes", "Size of request bodies.", buckets=_BODY_BYTES, registry=r
+        )
+        self.rejected = Counter("assay_requests_rejected", "Requests refused, by reason.", ("reason",), registry=r)
+        # Work
+        self.samples = Counter("assay_samples", "Items, by what became of them.", ("model", "outcome"), registry=r)
+        self.stage_duration = Histogram(
+            "assay_stage_duration_seconds", "Time that requests spend in each stage.", ("stage",), buckets=seconds,
+            registry=r,
+        )  # fmt: skip
+        self.queue_samples = Gauge("assay_queue_samples", "Items admitted and not yet in a batch.", registry=r)
+        self.queue_tokens = Gauge("assay_queue_tokens", "Tokens admitted and not yet in a batch.", registry=r)
+        self.queue_oldest = Gauge("assay_queue_oldest_age_seconds", "Age of the oldest waiting request.", registry=r)
+        self.queue_limit = Gauge("assay_queue_limit_samples", "Items that may wait.", registry=r)
+        self.inflight_samples = Gauge("assay_inflight_samples", "Items in planned or running batches.", registry=r)
+        self.saturation = Gauge(
+            "assay_saturation_ratio", "How full the queue is, by items or tokens, whichever is fuller.", registry=r
+        )
+        self.batch_samples = Histogram("assay_batch_samples", "Items of a batch.", buckets=_POWERS_OF_TWO, registry=r)
+        self.batch_tokens = Histogram("assay_batch_tokens", "Tokens computed in a batch.", buckets=_TOKENS, registry=r)
+        self.tokens = Counter(
+            "assay_tokens", "Tokens computed (real), spared by sharing prefixes (shared), or wasted (padding).",
+            ("kind",), registry=r,
+        )  # fmt: skip
+        self.input_tokens = Histogram("assay_input_tokens", "Tokens of an item.", buckets=_TOKENS, registry=r)
+        self.nonfinite = Counter("assay_scores_nonfinite", "Scores that were NaN or infinite.", registry=r)
+        self.score: Histogram | None = None
+        # Engine
+        self.engine_progress = Gauge(
+            "assay_engine_last_progress_timestamp_seconds", "Unix time at which a batch last ended.", registry=r
+        )
+        self.engine_batches = Counter("assay_engine_batches", "Batches run.", registry=r)
+        self.engine_errors = Counter("assay_engine_errors", "Failures of the engine.", ("kind",), registry=r)
+        self.engine_state = Gauge("assay_engine_state", "1 for the state the server is in.", ("state",), registry=r)
+        self.model_load = Gauge("assay_model_load_seconds", "Time it took to load the model.", registry=r)
+        self.warmup = Gauge("assay_warmup_seconds", "Time it took to warm up.", registry=r)
+        self.model_info = Info("assay_model", "The model that is served and what it runs on.", registry=r)
+        Info("assay_build", "The server's version.", registry=r).info({"version": version})
+        self._at_zero()
+
+    def _at_zero(self) -> None:
+        """Create every labelled series whose labels are known; alerts and scalers must not meet an empty answer."""
+        for reason in REJECTIONS:
+            self.rejected.labels(reason)
+        for stage in STAGES:
+            self.stage_duration.labels(stage)
+        for kind in ("real", "shared", "padding"):
+            self.tokens.labels(kind)
+        for kind in ENGINE_ERRORS:
+            self.engine_errors.labels(kind)
+        self.set_state("starting")
+
+    def set_state(self, state: str) -> None:
+        """Say which of `STATES` the server is in."""
+        for name in STATES:
+            self.engine_state.labels(name).set(name == state)
+
+    def set_model(self, name: str, sha256: str, precision: str, provider: str, centre: float, spread: float) -> None:
+        """Say which model is served; the score histogram gets bounds around its calibration.
+
+        Args:
+            centre, spread: mean and standard deviation of the raw scores of reference responses.
+        """
+        self.model_info.info(
+            {"model": name, "revision": sha256[:12], "sha256": sha256, "precision": precision, "provider": provider}
+        )
+        for outcome in OUTCOMES:
+            self.samples.labels(name, outcome)
+        if self.score is None:
+            bounds = [centre + spread * step / 2 for step in range(-8, 9)]
+            self.score = Histogram("assay_score", "Raw scores.", buckets=bounds, registry=self.registry)
+
+    def watch_queue(self, read: Callable[[], "tuple[int, int, float, int, float]"], limit: int) -> None:
+        """Read the queue's gauges at scrape time, so that they cannot drift.
+
+        Args:
+            read: gives items, tokens, age of the oldest in seconds, items in flight, saturation.
+            limit: items that may wait.
+        """
+        gauges = (
+            self.queue_samples, self.queue_tokens, self.queue_oldest, self.inflight_samples, self.saturation,
+        )  # fmt: skip
+
+        def reading(place: int) -> Callable[[], float]:
+            return lambda: float(read()[place])
+
+        for place, gauge in enumerate(gauges):
+            gauge.set_function(reading(place))
+        self.queue_limit.set(limit)

@@ -1,0 +1,1 @@
+"""What a reward is: validate, format, tokenize, admit, schedule, collect."""

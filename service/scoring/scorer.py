@@ -1,0 +1,223 @@
+"""The scorer: prompts and responses in, raw scores out. What every route and every dialect calls."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Literal
+
+from service.bundle.reader import Bundle
+from service.bundle.text_format import EncodedItem, FormatError, Formatter, Message, Prompt, TooLongError, Truncation
+from service.observability.metrics import Metrics
+from service.scoring.errors import (
+    DeadlineExceededError,
+    EmptyTextError,
+    EngineFailedError,
+    ModelMismatchError,
+    NonFiniteScoreError,
+    ScoringError,
+    TooManyTokensError,
+    UnrenderablePromptError,
+)
+from service.scoring.scheduler import Scheduler, Scored
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt with one response."""
+
+    prompt: Prompt
+    response: str
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a caller wants its items scored.
+
+    Attributes:
+        truncate: the side that may be cut; None makes an over-long item an error.
+        allow_empty: score empty texts instead of refusing them.
+        deadline: monotonic seconds.
+        model_digest: the only model that will do.
+        per_item_failures: give a failure in place of an item's score instead of failing the request.
+    """
+
+    truncate: Truncation | None = None
+    allow_empty: bool = False
+    deadline: float | None = None
+    model_digest: str | None = None
+    per_item_failures: bool = False
+
+
+@dataclass(frozen=True)
+class ItemResult:
+    """One item's raw score, or why it has none."""
+
+    score: float | ScoringError
+    tokens: int
+    removed: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Results in the caller's order, and what they took. Times in seconds."""
+
+    items: list[ItemResult]
+    computed_tokens: int
+    tokenize_seconds: float
+    queue_seconds: float
+    infer_seconds: float
+
+    @property
+    def raw(self) -> list[float]:
+        """Raw scores, when every item has one (it does unless failures by item were asked for)."""
+        return [item.score for item in self.items if isinstance(item.score, float)]
+
+
+class Scorer:
+    """Scores items with one bundle.
+
+    Args:
+        bundle: what is served.
+        scheduler: over a runner of this bundle.
+        executor: threads for tokenizing.
+        metrics: what to count in.
+        clock: monotonic seconds, the scheduler's.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        scheduler: Scheduler,
+        executor: Executor,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.bundle = bundle
+        self.scheduler = scheduler
+        self._executor = executor
+        self._metrics = metrics
+        self._clock = clock
+
+    async def score(self, items: Sequence[Item], wishes: Wishes) -> Scores:
+        """Score all items, or raise; order and count are the caller's.
+
+        Raises:
+            ScoringError: any of `service.scoring.errors`; `item` says which item is at fault.
+        """
+        try:
+            scores = await self._score(items, wishes)
+        except asyncio.CancelledError:
+            self._count("cancelled", len(items))
+            raise
+        except ScoringError as error:
+            if (outcome := _OUTCOME_OF.get(type(error))) is not None:
+                self._count(outcome, len(items))
+            raise
+        for result in scores.items:
+            failed = isinstance(result.score, ScoringError)
+            self._count("nonfinite" if failed else "truncated" if result.removed else "ok", 1)
+        return scores
+
+    async def _score(self, items: Sequence[Item], wishes: Wishes) -> Scores:
+        if wishes.model_digest is not None and wishes.model_digest != self.bundle.digest:
+            raise ModelMismatchError(f"this server holds {self.bundle.digest}, not {wishes.model_digest}")
+        if not wishes.allow_empty:
+            _refuse_empty(items)
+        reservation = self.scheduler.reserve(len(items))
+        try:
+            began = self._clock()
+            encoded = await asyncio.get_running_loop().run_in_executor(
+                self._executor, _encode, self.bundle.formatter, items, wishes.truncate
+            )
+            tokenized = self._clock()
+            if wishes.deadline is not None and tokenized >= wishes.deadline:
+                raise DeadlineExceededError("the time for this request was up while it was tokenized")
+            scored = await self.scheduler.run([item.ids for item in encoded], reservation, wishes.deadline)
+        finally:
+            reservation.release()
+        self._observe(encoded, tokenized - began, scored)
+        return Scores(
+            items=[
+                ItemResult(self._checked(reward, place, wishes), len(item.ids), item.removed)
+                for place, (item, reward) in enumerate(zip(encoded, scored.rewards, strict=True))
+            ],
+            computed_tokens=scored.computed_tokens,
+            tokenize_seconds=tokenized - began,
+            queue_seconds=scored.queue_seconds,
+            infer_seconds=scored.infer_seconds,
+        )
+
+    def _checked(self, reward: float, place: int, wishes: Wishes) -> float | ScoringError:
+        """The reward, or the error of a reward that is none."""
+        if math.isfinite(reward):
+            if self._metrics.score is not None:
+                self._metrics.score.observe(reward)
+            return reward
+        self._metrics.nonfinite.inc()
+        self._metrics.engine_errors.labels("nonfinite").inc()
+        error = NonFiniteScoreError(f"the model's score for this item is {reward}: there is no reward to give", place)
+        if wishes.per_item_failures:
+            return error
+        raise error
+
+    def _observe(self, encoded: Sequence[EncodedItem], tokenize_seconds: float, scored: Scored) -> None:
+        metrics = self._metrics
+        metrics.request_samples.observe(len(encoded))
+        for item in encoded:
+            metrics.input_tokens.observe(len(item.ids))
+        metrics.stage_duration.labels("tokenize").observe(tokenize_seconds)
+        metrics.stage_duration.labels("queue").observe(scored.queue_seconds)
+        metrics.stage_duration.labels("infer").observe(scored.infer_seconds)
+
+    def _count(self, outcome: str, items: int) -> None:
+        self._metrics.samples.labels(self.bundle.manifest.name, outcome).inc(items)
+
+
+_OUTCOME_OF: dict[type[ScoringError], str] = {
+    DeadlineExceededError: "expired",
+    NonFiniteScoreError: "nonfinite",
+    EngineFailedError: "error",
+    TooManyTokensError: "invalid",
+    EmptyTextError: "invalid",
+    UnrenderablePromptError: "invalid",
+}
+"""Refusals by the queue or by a pinned digest say nothing of the items; the rejection counter has them."""
+
+
+def _refuse_empty(items: Sequence[Item]) -> None:
+    for place, item in enumerate(items):
+        prompt_text = item.prompt if isinstance(item.prompt, str) else "".join(m.content for m in item.prompt)
+        parts: tuple[tuple[Literal["prompt", "response"], str], ...]
+        parts = ("prompt", prompt_text), ("response", item.response)
+        for name, text in parts:
+            if not text:
+                raise EmptyTextError(
+                    f'the {name} is empty; send "allow_empty": true if it is meant to be scored so', place, name
+                )
+
+
+def _encode(formatter: Formatter, items: Sequence[Item], truncate: Truncation | None) -> list[EncodedItem]:
+    """Tokens of every item; each distinct prompt is rendered and tokenized once.
+
+    Raises:
+        TooManyTokensError, UnrenderablePromptError: naming the first item at fault.
+    """
+    by_prompt: dict[str | tuple[Message, ...], list[int]] = {}
+    for place, item in enumerate(items):
+        key = item.prompt if isinstance(item.prompt, str) else tuple(item.prompt)
+        by_prompt.setdefault(key, []).append(place)
+    sides = () if truncate is None else (truncate,)
+    encoded: list[EncodedItem | None] = [None] * len(items)
+    for prompt, places in by_prompt.items():
+        try:
+            results = formatter.encode(prompt, [items[place].response for place in places], sides)
+        except FormatError as error:
+            raise UnrenderablePromptError(str(error), places[0], "prompt") from error
+        for place, result in zip(places, results, strict=True):
+            if isinstance(result, TooLongError):
+                raise TooManyTokensError(str(result), place)
+            encoded[place] = result
+    return [item for item in encoded if item is not None]

@@ -1,0 +1,95 @@
+"""Every setting of the server: its name, its default and its meaning, in one table.
+
+Given as a flag (`--port 9000`), as an environment variable (`ASSAY_PORT=9000`), or left alone.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _comma_separated(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """Serve a reward model over HTTP. Every setting is also an environment variable: --port is ASSAY_PORT."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ASSAY_", frozen=True, extra="ignore", use_attribute_docstrings=True, cli_prog_name="assay-serve",
+        cli_kebab_case=True, cli_implicit_flags=True, cli_avoid_json=True, cli_hide_none_type=True,
+    )  # fmt: skip
+
+    bundle: Path = Path("bundles/default")
+    """Folder of the bundle to serve."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for all."""
+    port: int = Field(8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_separated)] = ()
+    """Keys that callers may send as `Authorization: Bearer KEY`, comma-separated; none means open to all."""
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    """Execution provider of ONNX Runtime. One that is asked for by name and is not there is an error at start."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of one operator. Default: the CPUs that affinity and cgroup allow."""
+    tokenizer_threads: int = Field(2, ge=1, le=64)
+    """Threads that tokenize and plan."""
+    max_batch_tokens: int = Field(4096, ge=1)
+    """Tokens computed in one batch: more is better throughput, less is better latency."""
+    max_items: int = Field(1024, ge=1)
+    """Items (scored texts) of one request."""
+    max_body_bytes: int = Field(16 * 2**20, ge=1024)
+    """Bytes of a request's body."""
+    max_header_bytes: int = Field(32 * 2**10, ge=1024)
+    """Bytes of a request's line and headers."""
+    receive_timeout_s: float = Field(30, gt=0)
+    """Seconds in which a request must have arrived whole."""
+    keep_alive_s: int = Field(75, ge=1)
+    """Seconds that an idle connection stays open; longer than the clients' own limit."""
+    queue_items: int = Field(8192, ge=1)
+    """Items that may wait; a request that does not fit whole is refused whole (429)."""
+    queue_tokens: int = Field(2**21, ge=1)
+    """Tokens that may wait, likewise."""
+    default_timeout_ms: float = Field(120_000, gt=0)
+    """Time for a request that names none."""
+    max_timeout_ms: float = Field(600_000, gt=0)
+    """The longest time that a request may name; more is cut to this."""
+    stuck_after_s: float = Field(120, gt=0)
+    """Seconds in one batch after which /live says that the engine hangs."""
+    drain_notice_s: float = Field(2, ge=0)
+    """Seconds after SIGTERM in which /ready is 503 and requests are still served, for balancers to notice."""
+    drain_timeout_s: float = Field(30, gt=0)
+    """Seconds that requests in flight then have to finish."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged."""
+    log_json: bool = False
+    """Log JSON lines instead of text for a terminal."""
+
+    @model_validator(mode="after")
+    def _queue_holds_a_request(self) -> Self:
+        if self.queue_items < self.max_items:
+            raise ValueError(
+                f"queue_items ({self.queue_items}) is below max_items ({self.max_items}): "
+                "a legal request could never fit"
+            )
+        if self.default_timeout_ms > self.max_timeout_ms:
+            raise ValueError(f"default_timeout_ms is above max_timeout_ms ({self.max_timeout_ms:g})")
+        return self
+
+    def check_against(self, max_tokens: int) -> None:
+        """Refuse a configuration in which one legal input of the model could never fit.
+
+        Args:
+            max_tokens: the most tokens of an item of the bundle.
+
+        Raises:
+            ValueError: naming the setting to raise.
+        """
+        for name, value in (("max_batch_tokens", self.max_batch_tokens), ("queue_tokens", self.queue_tokens)):
+            if value < max_tokens:
+                raise ValueError(
+                    f"{name} is {value}, but one item of this model may have {max_tokens} tokens: it could never be "
+                    f"scored; set {name} to at least {max_tokens}"
+                )

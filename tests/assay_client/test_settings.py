@@ -1,0 +1,60 @@
+"""Arguments win over the environment; wrong ones are refused; the key is never shown."""
+
+from typing import Any
+
+import pytest
+
+from assay_client import AsyncRewardClient, RewardClient
+from assay_client.settings import Settings
+
+
+def resolve(base_url: str | None = None, **given: object) -> Settings:
+    values: dict[str, object] = {
+        "api_key": None,
+        "timeout": 1.0,
+        "max_concurrency": 1,
+        "max_items": None,
+        "model_digest": None,
+        "retries": 0,
+    }
+    return Settings.resolve(base_url, **(values | given))  # type: ignore[arg-type]
+
+
+def test_arguments_then_environment_then_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (resolve().base_url, resolve().api_key) == ("http://127.0.0.1:8000", None)
+    monkeypatch.setenv("ASSAY_URL", "https://scores/assay/")
+    monkeypatch.setenv("ASSAY_API_KEY", "from-file\n")
+    assert (resolve().base_url, resolve().api_key) == ("https://scores/assay", "from-file")
+    settings = resolve("http://other", api_key="mine")
+    assert (settings.base_url, settings.api_key) == ("http://other", "mine")
+
+
+@pytest.mark.parametrize("client", [RewardClient, AsyncRewardClient])
+def test_the_key_is_not_shown(client: type[RewardClient]) -> None:
+    made = client("http://h", api_key="s3cret")
+    assert "http://h" in repr(made)
+    assert "s3cret" not in repr(made) + str(made) + repr(vars(made)) + repr(resolve(api_key="s3cret"))
+    with pytest.raises(ValueError, match="API key") as caught:
+        client("http://h", api_key="s3cret\r\nX-Evil: 1")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://h", "http://", "http://h?x=1"])
+def test_wrong_urls(url: str) -> None:
+    with pytest.raises(ValueError, match="base_url"):
+        resolve(url)
+
+
+def test_a_password_in_the_url_is_refused_unseen() -> None:
+    with pytest.raises(ValueError, match="credentials") as caught:
+        resolve("http://me:hidden@h")
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"timeout": 0}, {"timeout": float("inf")}, {"max_concurrency": 0}, {"max_items": 0}, {"retries": -1}],
+)
+def test_wrong_numbers(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(given))):
+        resolve(**given)

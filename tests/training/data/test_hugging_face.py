@@ -1,0 +1,68 @@
+"""Data sets by name, with the library replaced."""
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from training.data.errors import DataError
+from training.data.readers import read_records
+
+ROWS = [{"prompt": "2+2?", "chosen": "4", "rejected": "5"}, {"prompt": "3+3?", "chosen": "6", "rejected": ""}]
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
+    """What was asked of `datasets.load_dataset`, which knows `us/one` (one split) and `us/two` (two)."""
+    asked: list[tuple[str, str | None]] = []
+
+    def load_dataset(name: str, split: str | None = None) -> Any:
+        asked.append((name, split))
+        splits = {"us/one": {"train": ROWS}, "us/two": {"train": ROWS, "test": ROWS[:1]}}
+        if name not in splits:
+            raise FileNotFoundError(f"{name} does not exist on the Hub")
+        return splits[name] if split is None else splits[name][split]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    return asked
+
+
+def test_a_split_by_name(loads: list[tuple[str, str | None]]) -> None:
+    result = read_records("hf:us/two:test")
+    assert loads == [("us/two", "test")]
+    assert result.format == "trl"
+    assert [(record.id, record.source) for record in result.records] == [
+        ("hf:us/two:test-1", "hf:us/two:test")
+    ]
+
+
+def test_the_only_split_needs_no_name(loads: list[tuple[str, str | None]]) -> None:
+    assert [record.prompt for record in read_records("hf:us/one").records] == ["2+2?", "3+3?"]
+
+
+def test_a_choice_of_splits_must_be_made(loads: list[tuple[str, str | None]]) -> None:
+    with pytest.raises(
+        DataError, match="hf:us/two: has the splits test, train; name one, as in hf:us/two:test"
+    ):
+        read_records("hf:us/two")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("hf:us/none", "cannot be loaded: us/none does not exist"), ("hf:", "given as hf:NAME")],
+)
+def test_a_set_that_is_not_there(loads: list[tuple[str, str | None]], name: str, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        read_records(name)
+
+
+@pytest.mark.parametrize("module", ["datasets", "pyarrow.parquet"])
+def test_a_missing_library_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / "a.parquet").touch()
+    source = "hf:us/one" if module == "datasets" else tmp_path / "a.parquet"
+    with pytest.raises(ImportError, match=r"pip install 'assay\[train\]'"):
+        read_records(source)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import signal
 import socket
 import sys
@@ -9,6 +10,7 @@ import time
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 from pydantic_settings.exceptions import SettingsError
@@ -28,27 +30,35 @@ logger = logging.getLogger("assay.server")
 class Server(uvicorn.Server):
     """uvicorn's server, except that SIGTERM first turns /ready to 503 and only then closes the listener.
 
-    uvicorn alone refuses new connections at once, while balancers still send them (Kludex/uvicorn#2414).
+    uvicorn alone refuses new connections at once, while balancers still send them (Kludex/uvicorn#2414). It also dies
+    of the signal once it has stopped; a server that was told to stop and did so has succeeded, and says so.
     """
 
     def __init__(self, config: uvicorn.Config, context: Context) -> None:
         super().__init__(config)
-        self._context = context
+        self.context = context
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First SIGTERM: drain. SIGINT, or a second signal: at once."""
-        notice = self._context.settings.drain_notice_s
-        if sig == signal.SIGTERM and notice > 0 and self._context.state in (State.READY, State.WARMING):
-            self._context.state = State.DRAINING
-            logger.info("draining: /ready is 503, the listener closes in %g s", notice)
-            asyncio.get_running_loop().call_later(notice, super().handle_exit, sig, None)
-            return
-        self._context.state = State.DRAINING
-        super().handle_exit(sig, frame)
+        """First SIGTERM: drain. SIGINT, or a second signal: stop. One more: without waiting for requests."""
+        # A handler may interrupt whoever holds the lock of a metric or a log, so the work is the event loop's.
+        asyncio.get_running_loop().call_soon_threadsafe(self._on_signal, sig)
 
-    def stop_now(self) -> None:
-        """Stop: the engine cannot serve."""
+    def stop(self) -> None:
+        """Close the listener, finish the requests in flight, end."""
         self.should_exit = True
+
+    def _on_signal(self, sig: int) -> None:
+        context = self.context
+        notice = context.settings.drain_notice_s if sig == signal.SIGTERM else 0.0
+        if notice > 0 and context.state in (State.READY, State.WARMING):
+            context.state = State.DRAINING
+            logger.info("draining: /ready is 503, the listener closes in %g s", notice)
+            asyncio.get_running_loop().call_later(notice, self.stop)
+            return
+        self.force_exit = self.should_exit
+        if context.state is not State.FAILED:
+            context.state = State.DRAINING
+        self.stop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say where."""
@@ -59,7 +69,8 @@ class Server(uvicorn.Server):
 
 
 def _greet(host: str, port: int) -> None:
-    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(
         f"\n  Assay serves at {address}   docs: {address}/docs   metrics: {address}/metrics\n\n"
         f"  curl -s {address}/v1/score -H 'Content-Type: application/json' -d '{{\n"
@@ -72,46 +83,72 @@ def _greet(host: str, port: int) -> None:
 def main() -> int:
     """Serve until a signal; 0 after a clean stop, 1 with one clear line on what cannot be served, 2 on bad settings."""
     try:
-        settings = CliApp.run(Settings, cli_args=sys.argv[1:], cli_cmd_method_name="")
+        return _serve(CliApp.run(Settings, cli_args=sys.argv[1:], cli_cmd_method_name=""))
     except ValidationError as error:
         for problem in error.errors(include_url=False):
             where = ".".join(map(str, problem["loc"]))
-            print(f"assay-serve: {where}{': ' if where else ''}{problem['msg']}", file=sys.stderr)
+            message = problem["msg"].removeprefix("Value error, ")
+            print(f"assay-serve: {where}{': ' if where else ''}{message}", file=sys.stderr)
         return 2
     except SettingsError as error:
         print(f"assay-serve: {error}", file=sys.stderr)
         return 2
-    configure_logging(settings.log_level, settings.log_json)
-    began = time.monotonic()
-    try:
-        bundle = read_bundle(settings.bundle)
-        settings.check_against(bundle.manifest.max_tokens)
-        session = OnnxSession(bundle, settings.provider, settings.threads or usable_cpus())
     except (BundleError, ProviderError, ValueError, OSError) as error:
         print(f"assay-serve: {error}", file=sys.stderr)
         return 1
-    app = build_app(settings, bundle, session, time.monotonic() - began)
+    except KeyboardInterrupt:  # before the server took over the signals
+        return 130
+
+
+def _serve(settings: Settings) -> int:
+    configure_logging(settings.log_level, settings.log_json)
+    with bind(settings.host, settings.port) as listener:  # first: it is quick, and loading may take minutes
+        began = time.monotonic()
+        bundle = read_bundle(settings.bundle)
+        settings.check_against(bundle.manifest.max_tokens)
+        session = OnnxSession(bundle, settings.provider, settings.threads or usable_cpus())
+        server = build_server(build_app(settings, bundle, session, time.monotonic() - began))
+        server.run([listener])
+    return 0 if server.started and server.context.state is not State.FAILED else 1
+
+
+def build_server(app: FastAPI) -> Server:
+    """The HTTP server for the application, with the limits of its settings."""
     context: Context = app.state.context
+    settings = context.settings
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         http=limited_protocol(settings.max_header_bytes, settings.receive_timeout_s, context.count_refusal),
         loop="uvloop",
         ws="none",
         access_log=False,
         log_config=None,
         timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
         server_header=False,
     )
     server = Server(config, context)
-    context.on_failed = server.stop_now
+    context.on_failed = server.stop
+    return server
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, not listening yet.
+
+    Raises:
+        OSError: naming the address and the reason.
+    """
     try:
-        server.run()
-    except KeyboardInterrupt:
-        return 0
-    return 0 if server.started and context.state is not State.FAILED else 1
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"cannot listen on {host} port {port}: {reason}; choose another --host or --port") from error
+    return listener
 
 
 if __name__ == "__main__":

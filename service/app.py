@@ -18,7 +18,7 @@ from service.api.errors import install_error_handlers
 from service.api.middleware import LimitBody, Observe, RequireKey
 from service.bundle.reader import Bundle
 from service.engine.runner import Runner
-from service.engine.session import Session
+from service.engine.session import EngineError, Session
 from service.engine.warmup import warm_up
 from service.observability.metrics import Metrics
 from service.scoring.scheduler import Limits, Scheduler
@@ -26,6 +26,9 @@ from service.scoring.scorer import Scorer
 from service.settings import Settings
 
 logger = logging.getLogger("assay.server")
+
+_STOP_SECONDS = 2
+"""For the batches that still run when all requests have ended: nobody waits for them."""
 
 _DESCRIPTION = """
 Scores prompt/response pairs with a reward model. Scores are raw by default and come in the order of the items; every
@@ -69,15 +72,19 @@ def build_app(settings: Settings, bundle: Bundle, session: Session, load_seconds
             warming.cancel()
             if context.state is not State.FAILED:
                 context.state = State.DRAINING
-            stopped = await asyncio.to_thread(runner.stop, settings.drain_timeout_s)
+            stopped = await asyncio.to_thread(runner.stop, _STOP_SECONDS)
             executor.shutdown(wait=False, cancel_futures=True)
-            logger.info("stopped" if stopped else "the runner did not stop in time")
+            if stopped:
+                logger.info("stopped")
+            else:
+                logger.error("the engine is stuck in a batch; leaving it behind")
 
     app = FastAPI(
         title="Assay",
         version=version,
         description=_DESCRIPTION,
         lifespan=life,
+        redirect_slashes=False,  # a redirect is built from the Host header, which is the caller's
         middleware=[
             Middleware(Observe, metrics=metrics),
             Middleware(RequireKey, keys=[key.get_secret_value() for key in settings.api_keys], metrics=metrics),
@@ -101,10 +108,12 @@ async def _warm(context: Context) -> None:
     context.state = State.WARMING
     began = time.monotonic()
     try:
-        await asyncio.to_thread(warm_up, context.runner, context.scorer.bundle, context.settings.max_batch_tokens)
-    except Exception:
+        await warm_up(context.runner, context.scorer.bundle, context.settings.max_batch_tokens)
+    except Exception as error:
+        logger.error(
+            "the warm-up failed, nothing will be served: %s", error, exc_info=not isinstance(error, EngineError)
+        )
         context.state = State.FAILED
-        logger.exception("the warm-up failed; nothing will be served")
         return
     context.metrics.warmup.set(time.monotonic() - began)
     if context.state is State.WARMING:

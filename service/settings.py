@@ -10,8 +10,16 @@ from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
-def _comma_separated(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+def _keys(given: object) -> object:
+    """The keys of a comma-separated list. One that holds none is a mistake, and would open the server to all."""
+    if not isinstance(given, str):
+        return given
+    keys = [part.strip() for part in given.split(",") if part.strip()]
+    if not keys:
+        raise ValueError("holds no key; give one, or do not set it at all to leave the server open to everybody")
+    if any(" " in key or not (key.isascii() and key.isprintable()) for key in keys):
+        raise ValueError("a key holds a space or a character that is not plain ASCII; no header could carry it")
+    return keys
 
 
 class Settings(BaseSettings):
@@ -28,7 +36,7 @@ class Settings(BaseSettings):
     """Address to listen on; 0.0.0.0 for all."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_separated)] = ()
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)] = ()
     """Keys that callers may send as `Authorization: Bearer KEY`, comma-separated; none means open to all."""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """Execution provider of ONNX Runtime. One that is asked for by name and is not there is an error at start."""

@@ -4,15 +4,10 @@ import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
-from pydantic_settings import TomlConfigSettingsSource
-from pydantic_settings.exceptions import SettingsError
-
-from training.config import TrainingConfig
+_COMMANDS = ("fit", "evaluate", "export", "run", "inspect")
 
 _USAGE = """usage: assay-train COMMAND [--config FILE.toml] [flags]
 
@@ -23,87 +18,12 @@ commands:
   evaluate   score the held-out prompts: accuracy with interval, calibration, length bias
   export     write the bundle: ONNX graph, proof that it matches the weights, report, manifest
   run        fit, evaluate and export
-  inspect    say what a bundle is:  assay-train inspect bundles/default
+  inspect    check a bundle and say what it is:  assay-train inspect bundles/default
 
-Every setting is a flag and a TOML key of the same name; flags win over the file.
+Every setting is a flag, and a TOML key of the same name with _ for -; flags win over the file.
   assay-train run --data.train my.jsonl --run runs/mine --bundle bundles/mine
   assay-train fit --help    lists all settings with their defaults and meanings
 """
-
-
-def load_configuration(command: str, arguments: Sequence[str]) -> TrainingConfig:
-    """The configuration of one command: defaults, then the TOML file, then flags.
-
-    Raises:
-        ValidationError, SettingsError: a setting that is unknown or out of range.
-        OSError, ValueError: the file cannot be read.
-    """
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--config", type=Path)
-    known, rest = first.parse_known_args(list(arguments))
-    if known.config is not None and not known.config.is_file():
-        raise FileNotFoundError(f"--config {known.config}: no such file")
-
-    class Settings(BaseSettings, TrainingConfig):
-        """Settings of one training run. --config FILE.toml reads them from a file; flags win over it."""
-
-        model_config = SettingsConfigDict(
-            extra="forbid", frozen=True, use_attribute_docstrings=True, toml_file=known.config,
-            cli_prog_name=f"assay-train {command}", cli_kebab_case=True, cli_implicit_flags=True,
-            cli_avoid_json=True, cli_hide_none_type=True, nested_model_default_partial_update=True,
-        )
-
-        @classmethod
-        def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: PydanticBaseSettingsSource
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            """Flags over the file, and no environment: a run must be told by its configuration alone."""
-            flags: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(settings_cls, cli_parse_args=rest)
-            return flags, TomlConfigSettingsSource(settings_cls)
-
-    settings = Settings()
-    return TrainingConfig.model_validate(settings.model_dump())
-
-
-def _fit(config: TrainingConfig) -> None:
-    from training.pipeline import run_fit
-
-    run_fit(config)
-
-
-def _evaluate(config: TrainingConfig) -> None:
-    from training.pipeline import run_evaluate
-
-    run_evaluate(config)
-    print((config.run / "summary.md").read_text(encoding="utf-8"))
-
-
-def _export(config: TrainingConfig) -> None:
-    from training.pipeline import run_export
-
-    run_export(config)
-
-
-def _run(config: TrainingConfig) -> None:
-    for step in (_fit, _evaluate, _export):
-        step(config)
-
-
-_COMMANDS: dict[str, Callable[[TrainingConfig], None]] = {
-    "fit": _fit,
-    "evaluate": _evaluate,
-    "export": _export,
-    "run": _run,
-}
-
-
-def _inspect(arguments: Sequence[str]) -> None:
-    from service.bundle.reader import read_bundle
-    from training.inspection import describe
-
-    parser = argparse.ArgumentParser(prog="assay-train inspect", description="Check a bundle and say what it is.")
-    parser.add_argument("bundle", type=Path, help="folder of the bundle")
-    print(describe(read_bundle(parser.parse_args(arguments).bundle)))
 
 
 def main() -> int:
@@ -113,29 +33,59 @@ def main() -> int:
         print(_USAGE)
         return 0 if arguments else 2
     command, rest = arguments[0], arguments[1:]
-    if command not in (*_COMMANDS, "inspect"):
-        print(f"assay-train: unknown command {command!r}; one of {', '.join((*_COMMANDS, 'inspect'))}", file=sys.stderr)
-        return 2
+    if command not in _COMMANDS:
+        return _fail(2, f"unknown command {command!r}; one of {', '.join(_COMMANDS)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        if command == "inspect":
-            _inspect(rest)
-        else:
-            _COMMANDS[command](load_configuration(command, rest))
-    except ValidationError as error:
-        for problem in error.errors(include_url=False):
-            print(f"assay-train: {'.'.join(map(str, problem['loc']))}: {problem['msg']}", file=sys.stderr)
-        return 2
+        return _inspect(rest) if command == "inspect" else _train(command, rest)
     except KeyboardInterrupt:
-        print("assay-train: interrupted; go on with --resume", file=sys.stderr)
-        return 130
-    # What is expected to go wrong (data, checkpoints, bundles, files) is one of these and explains itself.
-    except (SettingsError, ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        print(f"assay-train: {error}", file=sys.stderr)
-        return 1
+        return _fail(130, "interrupted; `fit --resume` goes on from the last checkpoint")
+    # Whatever is expected to go wrong (settings, data, checkpoints, bundles, files, a missing extra, a loss that
+    # is not finite) is one of these and explains itself. Anything else is a defect and keeps its traceback.
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        return _fail(1, str(error))
+
+
+def _inspect(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="assay-train inspect", description="Check a bundle and say what it is.")
+    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    folder = parser.parse_args(arguments).bundle
+
+    from service.bundle.reader import read_bundle
+    from training.inspection import describe
+
+    print(describe(read_bundle(folder)))
     return 0
+
+
+def _train(command: str, arguments: Sequence[str]) -> int:
+    from training.settings import ConfigurationError, load_configuration
+
+    try:
+        config = load_configuration(command, arguments)
+    except ConfigurationError as error:
+        return _fail(2, str(error))
+
+    # Only here, so that --help and a misspelt setting do not wait for torch.
+    from training.pipeline import run_evaluate, run_export, run_fit
+
+    if command in ("fit", "run"):
+        run_fit(config)
+    if command in ("evaluate", "run"):
+        run_evaluate(config)
+        print((config.run / "summary.md").read_text(encoding="utf-8"))
+    if command in ("export", "run"):
+        bundle = run_export(config)
+        print(f"{bundle.folder} {bundle.digest}")
+    return 0
+
+
+def _fail(status: int, message: str) -> int:
+    """One line on standard error, whatever the message."""
+    print(f"assay-train: {' '.join(message.split())}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ class BlockPlan:
     key_valid: torch.Tensor
     unblock_index: torch.Tensor
     causal: bool
-    _bias: dict[tuple[int | None, int, torch.dtype], torch.Tensor] = field(default_factory=dict)
+    _bias: dict[tuple[int | None, int, torch.dtype], torch.Tensor] = field(default_factory=dict, init=False)
 
     @property
     def windows(self) -> set[int | None]:

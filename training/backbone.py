@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
 
@@ -15,7 +16,7 @@ from service.bundle.text_format import TextFormat
 from service.bundle.tokenizer import TextTokenizer
 from training.attention import ATTENTION_NAME, UnsupportedBackboneError
 from training.fidelity import check_fidelity, take_reference
-from training.model import position_offset, refuse_other_layers
+from training.model import position_offset, refuse_other_layers, token_table
 from training.text_format import derive_format
 
 
@@ -85,14 +86,17 @@ def load_backbone(name: str) -> Backbone:
     """Load weights in float32, prove that blocks give the backbone's own numbers, work out the text format.
 
     Raises:
-        FileNotFoundError, OSError: no such backbone.
+        OSError: no such backbone, or one that transformers cannot load.
         UnsupportedBackboneError: it computes what blocks cannot, or its tokenizer is not a `tokenizer.json`.
     """
     source = resolve(name)
     gguf = {} if source.gguf_file is None else {"gguf_file": source.gguf_file}
-    with _quiet_loading():
-        tokenizer = AutoTokenizer.from_pretrained(source.location, **gguf)
-        model = AutoModel.from_pretrained(source.location, dtype=torch.float32, **gguf)
+    try:
+        with _quiet_loading():
+            tokenizer = AutoTokenizer.from_pretrained(source.location, **gguf)
+            model = AutoModel.from_pretrained(source.location, dtype=torch.float32, **gguf)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise OSError(f"model.backbone: {name!r} cannot be loaded: {error}") from error
     if source.gguf_file is not None:
         # The weights are plain float32 now; the note that they were quantised would keep them from being saved.
         model.config.__dict__.pop("quantization_config", None)
@@ -166,7 +170,7 @@ def max_positions(model: PreTrainedModel) -> int:
 
 
 def _refuse_short_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    rows, largest = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values())
+    rows, largest = token_table(model).num_embeddings, max(tokenizer.get_vocab().values())
     if largest >= rows:
         raise UnsupportedBackboneError(
             f"the tokenizer has the token id {largest}, but the backbone has embeddings for {rows} tokens only"
@@ -176,11 +180,12 @@ def _refuse_short_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFa
 @contextmanager
 def _quiet_loading() -> Iterator[None]:
     """Without the loader's report on the heads that a reward model drops on purpose."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         transformers_logging.set_verbosity(level)
-        transformers_logging.enable_progress_bar()
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

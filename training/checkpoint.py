@@ -55,8 +55,9 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     (folder / _DESCRIPTION).unlink(missing_ok=True)
     checkpoint.model.backbone.config.save_pretrained(folder)
     save_model(checkpoint.model, str(folder / _WEIGHTS))
-    (folder / TOKENIZER_NAME).write_text(checkpoint.formatter.tokenizer.definition, encoding="utf-8")
-    (folder / TEMPLATE_NAME).write_text(checkpoint.formatter.template, encoding="utf-8")
+    # As bytes: both are hashed, and a text file may come back with other line ends.
+    (folder / TOKENIZER_NAME).write_bytes(checkpoint.formatter.tokenizer.definition.encode())
+    (folder / TEMPLATE_NAME).write_bytes(checkpoint.formatter.template.encode())
     (folder / _DESCRIPTION).write_text(checkpoint.description.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -68,13 +69,16 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     path = folder / _DESCRIPTION
     if not path.is_file():
-        raise CheckpointError(f"{folder}: no trained model here ({_DESCRIPTION} is missing); run `assay-train fit` first")
+        raise CheckpointError(
+            f"{folder}: no trained model here ({_DESCRIPTION} is missing); run `assay-train fit` first"
+        )
     try:
         description = Description.model_validate_json(path.read_bytes())
-        model = RewardModel(from_configuration(folder), description.family, description.pooling, description.heads)
+        backbone = from_configuration(folder)
+        model = RewardModel(backbone, description.family, description.pooling, description.heads)
         load_model(model, folder / _WEIGHTS)
         tokenizer = TextTokenizer.from_file(folder / TOKENIZER_NAME)
-        template = (folder / TEMPLATE_NAME).read_text(encoding="utf-8")
+        template = (folder / TEMPLATE_NAME).read_bytes().decode()
         formatter = Formatter(description.text_format, template, tokenizer, description.max_tokens)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -3,6 +3,7 @@
 Read from one TOML file, with command-line flags over it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,7 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.bundle.layout import DEFAULT_BLOCK_QUERIES
 
+SAMPLE = "sample"
+"""Name of the preference data that come with the project."""
+
 SAMPLE_DATA = Path(__file__).parent / "data" / "sample"
+"""Where they are."""
 
 
 class _Section(BaseModel):
@@ -22,8 +27,8 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """What to learn from."""
 
-    train: tuple[str, ...] = (str(SAMPLE_DATA),)
-    """Files or folders of preference data, or hf:NAME[:SPLIT] for a Hugging Face data set."""
+    train: tuple[str, ...] = Field((SAMPLE,), min_length=1)
+    """Files or folders of preference data, hf:NAME[:SPLIT] for a Hugging Face data set, or sample (the built-in data)."""
     format: Literal["auto", "records", "trl", "hh", "ranking", "votes"] = "auto"
     """How rows are written; auto looks at the columns."""
     test: tuple[str, ...] = ()
@@ -35,9 +40,9 @@ class DataConfig(_Section):
     on_bad_row: Literal["error", "skip"] = "error"
     """Stop at a row that cannot be read, or count it, report it and go on."""
     merge_prompts: bool = True
-    """Put all judgements of one prompt into one element, so that the prompt is computed once."""
+    """Put all judgements of one prompt into one element, so that it is computed once; votes on a pair add up."""
     deduplicate: bool = True
-    """Drop pairs that occur twice, word for word and with the same verdict; the number is reported."""
+    """Drop a pair that is there twice, word for word and with one verdict, in records that were not merged."""
     on_leakage: Literal["error", "drop", "report"] = "drop"
     """When a training prompt is also in the named test data: stop, drop it from training, or only say so."""
 
@@ -46,7 +51,7 @@ class ModelConfig(_Section):
     """What learns."""
 
     backbone: str = "minilm"
-    """minilm (all-MiniLM-L6-v2, encoder), smollm2 (SmolLM2-135M-Instruct, decoder), a folder, or a Hugging Face name."""
+    """minilm (all-MiniLM-L6-v2, encoder), smollm2 (SmolLM2-135M-Instruct), a folder, or a Hugging Face name."""
     pooling: Literal["last", "first", "mean"] | None = None
     """Where the score is read: last (causal), mean or first (bidirectional). Default: last, or mean."""
     max_tokens: int | None = Field(None, ge=4)
@@ -93,8 +98,8 @@ class OptimiserConfig(_Section):
     """Compute in bfloat16 where it is safe; head and loss stay in float32."""
     evaluations_per_epoch: int = Field(1, ge=1)
     """How often the validation prompts are scored."""
-    patience: int | None = Field(3, ge=1)
-    """Stop after this many evaluations without a lower validation loss; none to go on to the end."""
+    patience: int = Field(3, ge=0)
+    """Stop after this many evaluations without a lower validation loss; 0 to go on to the end."""
     seed: int = 0
     """Of splits, head, order and grouping."""
 
@@ -129,3 +134,18 @@ class TrainingConfig(_Section):
     def portable(self) -> dict[str, Any]:
         """The configuration as plain JSON values, for the record."""
         return self.model_dump(mode="json")
+
+    def differences(self, other: "TrainingConfig", *, of: Sequence[str]) -> list[str]:
+        """Settings set explicitly here that `other` has otherwise, in words; `of` names fields and sections."""
+        found: list[str] = []
+        for name in of:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, _Section):
+                found += [
+                    f"{name}.{part} is {getattr(mine, part)!r}, not {getattr(theirs, part)!r}"
+                    for part in sorted(mine.model_fields_set)
+                    if getattr(mine, part) != getattr(theirs, part)
+                ]
+            elif name in self.model_fields_set and mine != theirs:
+                found.append(f"{name} is {mine!r}, not {theirs!r}")
+        return found

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from service.bundle.layout import Family, IntArray, Pooling, plan_layout
 from training.attention import BlockPlan, UnsupportedBackboneError
-from training.model import RewardModel
+from training.model import RewardModel, token_table
 
 TOLERANCE = 1e-3
 """Largest allowed difference of a hidden state, in root mean squares of the hidden states; rounding gives 1e-5."""
@@ -40,7 +40,7 @@ def take_reference(backbone: PreTrainedModel, max_positions: int, special_ids: C
     Raises:
         UnsupportedBackboneError: the backbone does not take token ids alone.
     """
-    table = backbone.get_input_embeddings()
+    table = token_table(backbone)
     padding = {backbone.config.get_text_config().pad_token_id, table.padding_idx} - {None}
     sequences = _sequences(table.num_embeddings, max_positions, padding.union(special_ids))
     one, other = sequences[0], sequences[0].copy()
@@ -68,7 +68,7 @@ def check_fidelity(backbone: PreTrainedModel, reference: Reference) -> None:
     input_ids, read_index = tensors.pop("input_ids"), tensors.pop("read_index")
     plan = BlockPlan(**tensors, causal=causal)
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             packed = model.hidden_states(input_ids, plan)
     except UnsupportedBackboneError:
         raise
@@ -107,7 +107,7 @@ def _slides(backbone: PreTrainedModel) -> bool:
 
 
 def _alone(backbone: PreTrainedModel, sequence: IntArray) -> torch.Tensor:
-    with torch.inference_mode():
+    with torch.no_grad():
         states: torch.Tensor = backbone(input_ids=torch.from_numpy(sequence)[None]).last_hidden_state
     return states[0]
 

@@ -7,8 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from safetensors import SafetensorError
+from safetensors.torch import load_model
+from torch.utils.tensorboard import SummaryWriter
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from service.bundle.layout import GRAPH_INPUTS
 from training.config import LossConfig, TrainingConfig
@@ -18,6 +30,9 @@ from training.examples import Collator, ElementDataset, Example
 from training.losses import bradley_terry, centring, mean_by_element
 from training.model import RewardModel
 from training.scoring import score_examples
+
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,7 @@ def fit(
 
     Raises:
         ValueError: nothing to train or to validate on.
+            A checkpoint that cannot be read.
         FileNotFoundError: `config.resume` without a checkpoint.
         FloatingPointError: the loss is not finite.
     """
@@ -55,34 +71,97 @@ def fit(
         raise ValueError(f"{len(train)} prompts to train on and {len(validation)} to validate on: both need some")
     set_seed(config.optimiser.seed)
     dataset = ElementDataset(train, config.optimiser.max_responses, config.optimiser.seed)
+    checkpoint = newest_checkpoint(config.run) if config.resume else None
     trainer = RewardTrainer(
         model=model,
         args=training_arguments(config, len(dataset)),
         train_dataset=dataset,
         eval_dataset=dataset,  # not read: `evaluate` scores the validation examples itself
         data_collator=Collator(model.family, config.model.block_queries),
-        callbacks=list(callbacks),
+        callbacks=[EpochGroups(dataset), *_reporting(config), *callbacks],
         optimizers=(_optimiser(model, config), None),
         loss_config=config.loss,
         validation=validation,
         block_queries=config.model.block_queries,
     )
-    if config.optimiser.patience is not None:
+    if config.optimiser.patience:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.optimiser.patience))
-    checkpoint = None
-    if config.resume:
-        folder = checkpoints(config.run)
-        checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        if checkpoint is None:
-            raise FileNotFoundError(f"{folder}: no checkpoint to resume from; leave out --resume to start anew")
-    trainer.train(resume_from_checkpoint=checkpoint)
-    best = trainer.state.best_metric
-    return FitResult(trainer.state.global_step, math.nan if best is None else float(best), trainer.state.log_history)
+    trainer.remove_callback(PrinterCallback)  # prints each row on standard output where there is no bar
+    state = None if checkpoint is None else _state(checkpoint)
+    if state is None or not _finished(state, config.optimiser.patience):
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except SafetensorError as error:
+            raise ValueError(f"{checkpoint}: its weights cannot be read: {error}") from error
+        state = trainer.state
+    return FitResult(
+        updates=state.global_step,
+        best_validation_loss=_load_best(model, config.run, state),
+        history=[{name: value for name, value in row.items() if math.isfinite(value)} for row in state.log_history],
+    )
 
 
-def checkpoints(run: Path) -> Path:
-    """Where a run keeps what it needs to resume."""
-    return run / "checkpoints"
+class EpochGroups(TrainerCallback):
+    """Has the data set draw its groups for the epoch that begins.
+
+    The loop tells its data loader, but that one forwards the epoch to its sampler only when it resumes.
+    """
+
+    def __init__(self, dataset: ElementDataset) -> None:
+        self._dataset = dataset
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
+        """`state.epoch` counts passes, in fractions."""
+        self._dataset.set_epoch(int(state.epoch or 0))
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The checkpoint that a run resumes from: the last one that was written to the end.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folder = run / CHECKPOINTS
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]  # written last
+    if not whole:
+        raise FileNotFoundError(f"{folder}: no checkpoint to resume from; leave out --resume to start anew")
+    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[-1]))
+
+
+def _state(checkpoint: Path) -> TrainerState:
+    path = checkpoint / TRAINER_STATE_NAME
+    try:
+        state: TrainerState = TrainerState.load_from_json(str(path))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from error
+    return state
+
+
+def _finished(state: TrainerState, patience: int) -> bool:
+    """Whether a run had come to its end when it was saved: the loop itself would go on after an early stop."""
+    callbacks: Any = state.stateful_callbacks or {}  # by name, as they were saved
+    stopping = callbacks.get(EarlyStoppingCallback.__name__, {}).get("attributes", {})
+    waited = stopping.get("early_stopping_patience_counter", 0)
+    return state.global_step >= state.max_steps or 0 < patience <= waited
+
+
+def _load_best(model: RewardModel, run: Path, state: TrainerState) -> float:
+    """Put the weights of least validation loss into `model`; returns that loss.
+
+    The Trainer looks for them at a path it noted when it saved them, and only warns where that has moved.
+    """
+    folder = run / CHECKPOINTS / f"checkpoint-{state.best_global_step}"
+    try:
+        load_model(model, folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder}: the weights of least validation loss cannot be read: {error}") from error
+    assert state.best_metric is not None  # there is a best checkpoint
+    return float(state.best_metric)
+
+
+def _reporting(config: TrainingConfig) -> list[TrainerCallback]:
+    writer = SummaryWriter(log_dir=str(config.run / TENSORBOARD))
+    return [TensorBoardCallback(writer)]  # type: ignore[no-untyped-call]
 
 
 def training_arguments(config: TrainingConfig, elements: int) -> TrainingArguments:
@@ -91,7 +170,7 @@ def training_arguments(config: TrainingConfig, elements: int) -> TrainingArgumen
     updates_per_epoch = max(1, math.ceil(elements / optimiser.batch_elements / optimiser.accumulation))
     every = max(1, updates_per_epoch // optimiser.evaluations_per_epoch)
     return TrainingArguments(
-        output_dir=str(checkpoints(config.run)),
+        output_dir=str(config.run / CHECKPOINTS),
         num_train_epochs=optimiser.epochs,
         per_device_train_batch_size=optimiser.batch_elements,
         gradient_accumulation_steps=optimiser.accumulation,
@@ -99,6 +178,7 @@ def training_arguments(config: TrainingConfig, elements: int) -> TrainingArgumen
         warmup_steps=math.ceil(optimiser.warmup * updates_per_epoch * optimiser.epochs),
         max_grad_norm=optimiser.max_gradient_norm,
         bf16=optimiser.bf16,
+        use_cpu=not torch.accelerator.is_available(),  # else bf16 is refused where there is no GPU
         seed=optimiser.seed,
         data_seed=optimiser.seed,
         eval_strategy="steps",
@@ -110,7 +190,8 @@ def training_arguments(config: TrainingConfig, elements: int) -> TrainingArgumen
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         logging_steps=min(10, every),
-        report_to=["tensorboard"],
+        report_to=[],  # see `_reporting`
+        restore_callback_states_from_checkpoint=True,  # the patience that is left
         disable_tqdm=not config.progress,
         remove_unused_columns=False,
         label_names=[],
@@ -135,7 +216,7 @@ class RewardTrainer(Trainer):
         self._block_queries = block_queries
         self.model_accepts_loss_kwargs = False  # the loss is a mean: accumulation averages it
 
-    def compute_loss(
+    def compute_loss(  # type: ignore[override]  # outputs are never asked for
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
     ) -> torch.Tensor:
         """Mean loss of one batch as `training.examples.Collator` makes it.
@@ -153,12 +234,14 @@ class RewardTrainer(Trainer):
         loss = mean_by_element(values, inputs["element"])
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {loss.item()} at update {self.state.global_step}; lower the learning rate or turn off bf16"
+                f"the loss is {loss.item()} at update {self.state.global_step}; "
+                "lower the learning rate or turn off bf16"
             )
         return loss
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Score the validation prompts; logs loss, accuracy, mean margin and spread of the scores."""
+        assert isinstance(self.model, RewardModel)
         scores = score_examples(self.model, self._validation, self._block_queries)
         pairs = judged_pairs(self._validation, scores)
         figures = {

@@ -5,7 +5,7 @@ from service.bundle.reader import Bundle
 
 def describe(bundle: Bundle) -> str:
     """A page about a checked bundle."""
-    m = bundle.manifest
+    m, p = bundle.manifest, bundle.manifest.provenance
     size = sum(entry.bytes for entry in m.files.values())
     e = m.evaluation
     lines = [
@@ -14,8 +14,8 @@ def describe(bundle: Bundle) -> str:
         f"  base model    {m.base_model} ({m.licence}), {m.family}, pooling {m.pooling}",
         f"  size          {size / 1e6:.0f} MB, {m.precision}, heads {', '.join(m.heads)}",
         f"  input         at most {m.max_tokens} tokens, text format {m.text_format_sha256[:16]}",
-        f"  trained on    {m.provenance.records} prompts (data {m.provenance.data_sha256[:16]}), seed {m.provenance.seed},"
-        f" {m.provenance.created}, commit {(m.provenance.commit or 'unknown')[:12]}",
+        f"  trained on    {p.records} prompts (data {p.data_sha256[:16]}), seed {p.seed}, {p.created},"
+        f" commit {(p.commit or 'unknown')[:12]}",
         f"  scores        centre {m.calibration.centre:+.3f}, spread {m.calibration.scale:.3f},"
         f" temperature {m.calibration.temperature:.3f}",
         "  evaluation    " + ", ".join(f"{name} {value:.4g}" for name, value in e.items()),

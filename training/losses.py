@@ -57,4 +57,5 @@ def mean_by_element(values: torch.Tensor, element: torch.Tensor) -> torch.Tensor
     if values.numel() == 0:
         return values.sum()
     _, place, count = torch.unique(element, return_inverse=True, return_counts=True)
-    return (values / count[place]).sum() / len(count)
+    mean: torch.Tensor = (values / count[place]).sum() / len(count)
+    return mean

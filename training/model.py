@@ -64,7 +64,7 @@ class RewardModel(nn.Module):
         """
         super().train(mode)
         if not self.dropout:
-            self.backbone.eval()
+            self.backbone.train(False)
         return self
 
     def forward(
@@ -122,13 +122,26 @@ def refuse_other_layers(backbone: PreTrainedModel) -> None:
     name = type(backbone).__name__
     others = set(getattr(config, "layer_types", None) or ()) - _LAYERS
     if others:
+        kinds = ", ".join(sorted(others))
         raise UnsupportedBackboneError(
-            f"{name} has layers of kind {', '.join(sorted(others))}: a prefix cannot be shared between responses there"
+            f"{name} has layers of kind {kinds}: a prefix cannot be shared between responses there"
         )
     if backbone.config.is_encoder_decoder or getattr(backbone, "_is_stateful", False):
         raise UnsupportedBackboneError(
             f"{name} is recurrent or an encoder with a decoder: a prefix cannot be shared between responses there"
         )
+
+
+def token_table(backbone: PreTrainedModel) -> nn.Embedding:
+    """The embeddings of the token ids.
+
+    Raises:
+        UnsupportedBackboneError: it has none.
+    """
+    table = backbone.get_input_embeddings()
+    if not isinstance(table, nn.Embedding):
+        raise UnsupportedBackboneError(f"{type(backbone).__name__} has no table of token embeddings")
+    return table
 
 
 def position_offset(backbone: PreTrainedModel) -> int:

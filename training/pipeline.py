@@ -4,12 +4,14 @@ import datetime
 import importlib.metadata
 import json
 import logging
+import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from transformers import set_seed
 
 from service.bundle.calibration import Calibration
@@ -24,7 +26,7 @@ from training.evaluation.evaluate import Evaluation, calibrate, evaluate
 from training.evaluation.summary import summary
 from training.examples import encode_records, truncated
 from training.export.bundle import export_bundle
-from training.fit import FitResult, fit
+from training.fit import CHECKPOINTS, TENSORBOARD, FitResult, fit
 from training.model import RewardModel
 from training.prepare import PreparedData, prepare_data
 from training.scoring import score_examples
@@ -32,30 +34,77 @@ from training.scoring import score_examples
 logger = logging.getLogger("assay.training")
 
 MOST_TOKENS_BY_DEFAULT = 1024
+
+# What lies in a run's folder.
+BEGUN = "configuration.json"
+EVALUATION = ("calibration.json", "evaluation.json", "summary.md")
+RESULTS = ("data.json", "training.json", "model", *EVALUATION)
+
 _LIBRARIES = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 def run_fit(config: TrainingConfig) -> FitResult:
-    """Train; leaves `data.json`, `training.json` and `model/` in the run's folder.
+    """Train; leaves `configuration.json`, `data.json`, `training.json` and `model/` in the run's folder.
+
+    What an earlier run left there is replaced, once data and backbone have been read. With `config.resume` all
+    settings are those that the run began with.
 
     Raises:
-        DataError, UnsupportedBackboneError, FileNotFoundError, FloatingPointError: see the message.
+        ValueError: settings that cannot be, or, on resuming, others than the run's (DataError, CheckpointError,
+            UnsupportedBackboneError are of this kind).
+        FileNotFoundError: a backbone that is not there, or nothing to resume.
+        FloatingPointError: the loss is not finite.
     """
-    config.run.mkdir(parents=True, exist_ok=True)
+    if config.resume:
+        config = _as_begun(config)
     data = prepare_data(config.data, config.optimiser.seed)
-    _write(config.run / "data.json", data.account)
     _report_data(data)
     checkpoint = new_checkpoint(config, data)
-    model, formatter = checkpoint.model, checkpoint.formatter
+    formatter = checkpoint.formatter
     train = encode_records(data.splits.train, formatter, config.progress)
     validation = encode_records(data.splits.validation, formatter, config.progress)
     if cut := truncated(train) + truncated(validation):
         logger.warning("%d items were longer than %d tokens and were cut", cut, formatter.max_tokens)
-    result = fit(model, train, validation, config)
+    begun = {"configuration": config.portable(), "data_sha256": data.sha256}
+    if config.resume:
+        if begun["data_sha256"] != _read(config.run / BEGUN)["data_sha256"]:
+            raise CheckpointError(f"{config.run}: the data have changed since the run began; train anew")
+        _remove(config.run, RESULTS)
+    else:
+        _remove(config.run, (*RESULTS, BEGUN, CHECKPOINTS, TENSORBOARD))
+        config.run.mkdir(parents=True, exist_ok=True)
+        _write(config.run / BEGUN, begun)
+    _write(config.run / "data.json", data.account)
+    result = fit(checkpoint.model, train, validation, config)
     save_checkpoint(checkpoint, config.run / "model")
     _write(config.run / "training.json", asdict(result))
     logger.info("trained %d updates, validation loss %.4f", result.updates, result.best_validation_loss)
     return result
+
+
+def _as_begun(config: TrainingConfig) -> TrainingConfig:
+    """The configuration that the run to be resumed began with."""
+    path = config.run / BEGUN
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, so there is no run to resume; leave out --resume")
+    begun = _configuration(path, _read(path).get("configuration"))
+    _refuse_other_settings(config, begun)
+    return begun.model_copy(update={"run": config.run, "resume": True, "progress": config.progress})
+
+
+def _configuration(path: Path, content: Any) -> TrainingConfig:
+    try:
+        return TrainingConfig.model_validate(content)
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: its configuration is not one of this version: {error}") from error
+
+
+def _refuse_other_settings(config: TrainingConfig, trained: TrainingConfig) -> None:
+    """Settings that came with the command and cannot have any effect any more must not be passed over."""
+    if found := config.differences(trained, of=("name", "licence", "data", "model", "loss", "optimiser")):
+        raise ValueError(
+            f"{config.run} was trained with other settings: {'; '.join(found)}. Leave them out, or train anew"
+        )
 
 
 def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
@@ -65,7 +114,9 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
     pooling = Pooling(config.model.pooling or ("last" if family is Family.CAUSAL else "mean"))
     max_tokens = config.model.max_tokens or min(backbone.max_positions, MOST_TOKENS_BY_DEFAULT)
     if max_tokens > backbone.max_positions:
-        raise ValueError(f"model.max_tokens is {max_tokens}, but the backbone has {backbone.max_positions} positions")
+        raise ValueError(
+            f"model.max_tokens is {max_tokens}, but the backbone takes {backbone.max_positions} tokens at most"
+        )
     set_seed(config.optimiser.seed)
     description = Description(
         name=config.name,
@@ -95,20 +146,22 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
 def run_evaluate(config: TrainingConfig) -> Evaluation:
     """Score validation and test prompts; leaves `calibration.json`, `evaluation.json` and `summary.md`.
 
-    The data are those that the model was trained and split with, whatever this configuration says.
+    Data and splits are those that the model was trained with.
 
     Raises:
         CheckpointError: nothing was trained here, or its data have changed since.
-        DataError: the data cannot be read.
+        ValueError: other settings than the model was trained with, or data that give no figures.
     """
     checkpoint = load_checkpoint(config.run / "model")
     provenance = checkpoint.description.provenance
-    trained = TrainingConfig.model_validate(provenance.configuration)
+    trained = _configuration(config.run / "model", provenance.configuration)
+    _refuse_other_settings(config, trained)
+    _remove(config.run, EVALUATION)
     data = prepare_data(trained.data, provenance.seed)
     if data.sha256 != provenance.data_sha256:
         raise CheckpointError(
-            f"{config.run}: the data have changed since the model was trained, so its test prompts are not the ones "
-            "held out then; train again"
+            f"{config.run}: the data have changed since the model was trained, so its test prompts are not the "
+            "ones held out then; train anew"
         )
     parts = []
     for records in (data.splits.validation, data.splits.test):
@@ -126,46 +179,83 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
 
 
 def run_export(config: TrainingConfig) -> Bundle:
-    """Write the bundle of an evaluated model.
+    """Write the bundle of an evaluated model, to `config.bundle` if it was set, else to where `fit` was told.
 
     Raises:
         CheckpointError: nothing was trained or evaluated here.
+        ValueError: other settings than the model was trained with.
         ParityError, BundleError: the result must not be served; nothing is written.
     """
     checkpoint = load_checkpoint(config.run / "model")
-    calibration = Calibration.model_validate(_read(config.run / "calibration.json"))
-    evaluation = TypeAdapter(Evaluation).validate_python(_read(config.run / "evaluation.json"))
-    bundle = export_bundle(checkpoint, calibration, evaluation, config.bundle)
-    logger.info("wrote %s, digest %s", config.bundle, bundle.digest)
+    trained = _configuration(config.run / "model", checkpoint.description.provenance.configuration)
+    _refuse_other_settings(config, trained)
+    calibration = _read_as(Calibration, config.run / "calibration.json")
+    evaluation = _read_as(Evaluation, config.run / "evaluation.json")
+    destination = config.bundle if "bundle" in config.model_fields_set else trained.bundle
+    bundle = export_bundle(checkpoint, calibration, evaluation, destination)
+    logger.info("wrote %s, digest %s", destination, bundle.digest)
     return bundle
+
+
+_Model = TypeVar("_Model")
+
+
+def _read_as(kind: type[_Model], path: Path) -> _Model:
+    try:
+        return TypeAdapter(kind).validate_python(_read(path))
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {error}; run `assay-train evaluate` again") from error
 
 
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; run `assay-train evaluate` first")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
 def _write(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
+
+
+def _remove(run: Path, names: Iterable[str]) -> None:
+    """Take away what an earlier run left, so that nothing of it can be taken for this one's."""
+    for name in names:
+        path = run / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _report_data(data: PreparedData) -> None:
     for name, size in data.account["parts"].items():
         logger.info("%s: %d prompts, %d responses, %d judgements", name, *size.values())
+    for what in ("repeated_judgements_removed", "leaking_prompts_dropped"):
+        if count := data.account[what]:
+            logger.warning("%s: %d", what.replace("_", " "), count)
     for row in data.account["skipped_rows"]:
         logger.warning("skipped %s:%s: %s", row["file"], row["line"], row["reason"])
-    for name, finding in data.account["hygiene"].items():
+    findings = {**data.account["hygiene"], **(data.account["leakage"] or {})}
+    for name, finding in findings.items():
         if isinstance(finding, dict) and finding["count"]:
             logger.warning("%s: %d, such as %s", name.replace("_", " "), finding["count"], finding["examples"][0])
 
 
 def _commit() -> str | None:
-    """Version-control commit of the code that trains, where there is one."""
+    """Version-control commit of the code that trains, where it is under version control."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        result = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        # Installed code may lie inside the repository of something else.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("rev-parse", "HEAD")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return result.stdout.strip() or None

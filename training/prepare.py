@@ -1,14 +1,26 @@
 """From the sources that a configuration names to clean, split preference records, with an account of every row."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.config import DataConfig
-from training.data import BadRow, DataError, PreferenceRecord, Splits, check, check_leakage, deduplicate
-from training.data import merge_by_prompt, read_records, split
+from training.config import SAMPLE, SAMPLE_DATA, DataConfig
+from training.data import (
+    BadRow,
+    DataError,
+    PreferenceRecord,
+    Splits,
+    check,
+    check_leakage,
+    deduplicate,
+    merge_by_prompt,
+    read_records,
+    shuffle_sides,
+    split,
+)
 from training.data.leakage import leaking
 
 
@@ -18,7 +30,7 @@ class PreparedData:
 
     Attributes:
         splits: train, validation, test.
-        sha256: hash of all records, independent of their order.
+        sha256: hash of all records, independent of their order and of the seed.
         account: what was read, skipped, dropped and found, as JSON values for the run's `data.json`.
     """
 
@@ -33,66 +45,99 @@ class PreparedData:
 
 
 def prepare_data(config: DataConfig, seed: int) -> PreparedData:
-    """Read, clean and split.
+    """Read, clean, split, and shuffle the sides.
+
+    Many formats put the chosen response first, so that a model or a calibration could learn the place; the
+    responses of every record come in an order drawn from the seed and the record's id.
 
     Raises:
         DataError: a source or row that cannot be read, a part of the split that is empty, or leakage where the
             configuration refuses it.
     """
     skipped: list[BadRow] = []
-    records = _read(config.train, config, skipped)
-    test = _read(config.test, config, skipped)
-    hygiene = check(records)
-    removed = 0
+    records, test = unique_ids([_read(config.train, config, skipped), _read(config.test, config, skipped)])
+    hygiene = check([*records, *test])  # before merging, which would hide what is there twice
+    if config.merge_prompts:
+        records, test = merge_by_prompt(records), merge_by_prompt(test)
+    repeated = 0
     if config.deduplicate:
         cleaned = deduplicate(records)
-        records, removed = cleaned.records, cleaned.judgements_removed
-    fractions = (config.validation_fraction, 0.0 if test else config.test_fraction)
-    splits = split(records, (1 - sum(fractions), *fractions), seed)
+        records, repeated = cleaned.records, cleaned.judgements_removed
+    test_fraction = 0.0 if test else config.test_fraction
+    fractions = (1 - test_fraction - config.validation_fraction, config.validation_fraction, test_fraction)
+    splits = split(records, fractions, seed)
+    leakage: dict[str, Any] | None = None
     dropped = 0
-    account: dict[str, Any] = {}
     if test:
         known = [*splits.train, *splits.validation]
-        account["leakage"] = asdict(check_leakage(known, test))
+        leakage = asdict(check_leakage(known, test))
         shared = {record.id for record in leaking(test, known, "prompt")}
         if shared and config.on_leakage == "error":
-            raise DataError(f"{len(shared)} training prompts are also in the test data, such as record {min(shared)!r}")
+            raise DataError(f"{len(shared)} training prompts are also in the test data, such as {min(shared)!r}")
         if config.on_leakage == "drop":
             dropped = len(shared)
-            splits = Splits(_without(splits.train, shared), _without(splits.validation, shared), test)
         else:
-            splits = Splits(splits.train, splits.validation, test)
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+            shared = set()
+        splits = Splits(_without(splits.train, shared), _without(splits.validation, shared), test)
+    parts = {name: [shuffle_sides(record, seed) for record in part] for name, part in vars(splits).items()}
     for name, part in parts.items():
         if not part:
-            raise DataError(f"no {name} prompts: {len(records)} records are too few for fractions {fractions}")
+            raise DataError(
+                f"no {name} prompts: {len(records)} prompts in shares of {_shares(fractions)} for training, "
+                "validation and test leave it empty; use more data, other fractions or another seed"
+            )
     return PreparedData(
-        splits=splits,
-        sha256=_hash([*records, *test]),
+        splits=Splits(**parts),
+        sha256=hash_records([*records, *test]),
         account={
             "sources": {"train": config.train, "test": config.test},
-            "parts": {name: _size(part) for name, part in parts.items()},
+            "rows": {"read": hygiene.records, "skipped": len(skipped)},
             "skipped_rows": [asdict(row) for row in skipped],
-            "repeated_judgements_removed": removed,
+            "parts": {name: _size(part) for name, part in parts.items()},
+            "repeated_judgements_removed": repeated,
             "leaking_prompts_dropped": dropped,
             "hygiene": asdict(hygiene),
-            **account,
+            "leakage": leakage,
         },
     )
+
+
+def unique_ids(parts: Sequence[Sequence[PreferenceRecord]]) -> list[list[PreferenceRecord]]:
+    """The same parts with ids that no two records share: the second of a name gets `#2`, and so on.
+
+    Rows without an id are named after their file, and two files may have one name.
+    """
+    taken = {record.id for part in parts for record in part}
+    seen: Counter[str] = Counter()
+
+    def named(record: PreferenceRecord) -> PreferenceRecord:
+        seen[record.id] += 1
+        if seen[record.id] == 1:
+            return record
+        while (name := f"{record.id}#{seen[record.id]}") in taken:
+            seen[record.id] += 1
+        taken.add(name)
+        return record.model_copy(update={"id": name})
+
+    return [[named(record) for record in part] for part in parts]
 
 
 def _read(sources: Sequence[str], config: DataConfig, skipped: list[BadRow]) -> list[PreferenceRecord]:
     records: list[PreferenceRecord] = []
     for source in sources:
-        place = source if source.startswith("hf:") else Path(source)
-        result = read_records(place, format=config.format, on_bad_row=config.on_bad_row)
+        path: str | Path = SAMPLE_DATA if source == SAMPLE else source
+        result = read_records(path, format=config.format, on_bad_row=config.on_bad_row)
         records += result.records
         skipped += result.skipped
-    return merge_by_prompt(records) if config.merge_prompts else records
+    return records
 
 
 def _without(records: Sequence[PreferenceRecord], ids: set[str]) -> list[PreferenceRecord]:
     return [record for record in records if record.id not in ids]
+
+
+def _shares(fractions: Sequence[float]) -> str:
+    return ", ".join(f"{fraction:g}" for fraction in fractions)
 
 
 def _size(records: Sequence[PreferenceRecord]) -> dict[str, int]:
@@ -103,7 +148,8 @@ def _size(records: Sequence[PreferenceRecord]) -> dict[str, int]:
     }
 
 
-def _hash(records: Sequence[PreferenceRecord]) -> str:
+def hash_records(records: Sequence[PreferenceRecord]) -> str:
+    """SHA-256 of the records, whatever their order."""
     digest = hashlib.sha256()
     for line in sorted(record.model_dump_json(exclude_none=True) for record in records):
         digest.update(line.encode() + b"\n")

@@ -30,7 +30,8 @@ def score_examples(
     device = next(model.parameters()).device
     scores: list[npt.NDArray[np.float64]] = []
     bar = tqdm(total=len(examples), desc="scoring", unit=" prompts", disable=not progress, leave=False)
-    with torch.inference_mode(), bar:
+    # Not inference mode: tables that a backbone caches here would not do for training.
+    with torch.no_grad(), bar:
         for batch in _batches(examples, batch_tokens):
             sequences = [sequence for example in batch for sequence in example.sequences]
             tensors = layout_tensors(plan_layout(sequences, model.family, block_queries=block_queries))
@@ -40,7 +41,9 @@ def score_examples(
             for example in batch:
                 part = values[start : start + len(example.items)]
                 if not np.isfinite(part).all():
-                    raise FloatingPointError(f"the model gives a score that is not finite in record {example.record.id!r}")
+                    raise FloatingPointError(
+                        f"the model gives a score that is not finite in record {example.record.id!r}"
+                    )
                 scores.append(part)
                 start += len(part)
             bar.update(len(batch))

@@ -27,16 +27,16 @@ def derive_format(tokenizer: PreTrainedTokenizerFast, family: Family) -> tuple[T
     if family is Family.BIDIRECTIONAL:
         begin, middle, end = _around_pair(tokenizer)
         return _format(begin, middle, end or eos, special), PLAIN_TEMPLATE
-    begin, end = _around(tokenizer)
+    begin, after = _around(tokenizer)
     template = chat_template(tokenizer)
     if template is None:
-        return _format(begin, (), end or eos, special), PLAIN_TEMPLATE
+        return _format(begin, (), after or eos, special), PLAIN_TEMPLATE
     question, answered = _rendered(tokenizer)
     if tokenizer.bos_token is not None and question.startswith(str(tokenizer.bos_token)):
-        begin = ()
-    after = tokenizer.encode(answered.rsplit(_ANSWER, 1)[-1], add_special_tokens=False)
+        begin = []
+    following = tokenizer.encode(answered.rsplit(_ANSWER, 1)[-1], add_special_tokens=False)
     known = tokenizer.added_tokens_decoder
-    turn_end = tuple(token for token in after[:1] if token in known and known[token].special)
+    turn_end = [token for token in following[:1] if token in known and known[token].special]
     return _format(begin, (), turn_end or eos, special), template
 
 

@@ -52,7 +52,8 @@ class Context:
 
     def count_refusal(self, code: str) -> None:
         """Count what the HTTP parser refuses before there is a request."""
-        self.metrics.rejected.labels("headers" if code == "headers_too_large" else "slow_request").inc()
+        reasons = {"headers_too_large": "headers", "request_timeout": "slow_request", "invalid_http": "invalid_http"}
+        self.metrics.rejected.labels(reasons[code]).inc()
 
 
 class ClientGoneError(Exception):

@@ -7,8 +7,9 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
+from starlette.requests import ClientDisconnect
 
-from service.api.context import context_of
+from service.api.context import ClientGoneError, context_of
 from service.api.errors import ApiError
 
 
@@ -39,12 +40,22 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
-            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if request.method == "POST" and kind != "application/json" and not kind.endswith("+json"):
-                raise ApiError(
-                    415, "unsupported_media_type",
-                    f"the content type is {kind or 'missing'}; send Content-Type: application/json",
-                )  # fmt: skip
-            return await handle(StrictRequest(request.scope, request.receive))
+            strict_request = StrictRequest(request.scope, request.receive)
+            if request.method == "POST":
+                _require_json(request)
+                try:
+                    await strict_request.body()
+                except ClientDisconnect:  # FastAPI would call it a bad request
+                    raise ClientGoneError from None
+            return await handle(strict_request)
 
         return strict
+
+
+def _require_json(request: Request) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise ApiError(
+            415, "unsupported_media_type",
+            f"the content type is {kind[:100] or 'missing'}; send Content-Type: application/json",
+        )  # fmt: skip

@@ -109,11 +109,12 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         message = error.detail
+        path = _short(request.scope["path"])  # not request.url, which the Host header bends
         if error.status_code == 404:
-            message = f"there is nothing at {request.url.path}; the routes are listed under /docs"
+            message = f"there is nothing at {path}; the routes are listed under /docs"
         elif error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "another method")
-            message = f"{request.method} is not allowed at {request.url.path}; use {allowed}"
+            message = f"{request.method} is not allowed at {path}; use {allowed}"
         response = reply(error.status_code, _STATUS.get(error.status_code, "invalid"), message)
         response.headers.update(error.headers or {})
         return response
@@ -127,14 +128,18 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
 def _explain(problems: Sequence[Any]) -> tuple[str, str | None]:
     """Message and field of the first problem. The input itself is not echoed: it may be huge, or not encodable."""
     first = problems[0]
-    path = [str(part) for part in first["loc"] if part != "body"]
     # The form of a prompt is a step of the path for pydantic; a caller knows only its own fields.
-    path = [part for part in path if part not in PROMPT_FORMS]
+    path = [_short(str(step)) for step in first["loc"][1:] if step not in PROMPT_FORMS]
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        message = f"unknown field {path[-1]!r}; remove it (the fields are listed under /docs)"
+        message = f"unknown field {_short(str(first['loc'][-1]))!r}; remove it (the fields are listed under /docs)"
     elif first["type"] == "missing":
         message = f"the field {path[-1]!r} is missing" if path else "a JSON object is missing as the body"
     others = len(problems) - 1
     more = f" (and {others} more {'problem' if others == 1 else 'problems'})" if others else ""
     return message + more, ".".join(path) or None
+
+
+def _short(name: str) -> str:
+    """A name that the caller made up, short enough to send back."""
+    return name if len(name) <= 100 else f"{name[:100]}..."

@@ -13,8 +13,7 @@ router = APIRouter(tags=["operations"])
 async def live(request: Request) -> Response:
     """200 while the runner thread is there and not stuck in a batch; idle is alive. 503 means: restart me."""
     context = context_of(request)
-    starting = context.state in (State.STARTING, State.WARMING)
-    alive = context.state is not State.FAILED and (starting or context.runner.alive(context.settings.stuck_after_s))
+    alive = context.state is not State.FAILED and context.runner.alive(context.settings.stuck_after_s)
     return JSONResponse({"live": alive, "state": context.state}, 200 if alive else 503)
 
 

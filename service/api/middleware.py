@@ -3,6 +3,7 @@
 Pure ASGI: wrappers built on Starlette's BaseHTTPMiddleware hide a client's disconnect.
 """
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -60,6 +61,12 @@ class Observe:
         self._metrics.http_in_flight.inc()
         try:
             await self._app(scope, counted_receive, marked_send)
+        except asyncio.CancelledError:
+            # Only the end of the time to drain cancels a request, and the server would call it a fault of its own.
+            self._metrics.rejected.labels("draining").inc()
+            if status == _NO_REPLY:
+                message = "the server is stopping and had no time left for this request; try another one"
+                await error_response(503, "draining", message, retry_after=1.0)(scope, counted_receive, marked_send)
         except Exception:
             # Here, inside the request's context, so that log, reply and metrics share its id.
             logger.exception("unexpected error")

@@ -17,9 +17,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.access_log = False  # uvicorn's has paths in it, and goes by whether a logger has handlers
+        self._arriving = False  # between the first and the last byte of a request
+        self._in_headers = True
         self._header_bytes = 0
         self._header_tail = b""
-        self._in_headers = True
+        self._body_came = False
         self._receive_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -28,46 +31,82 @@ class LimitedProtocol(HttpToolsProtocol):
         self._arm()
 
     def data_received(self, data: bytes) -> None:
-        """Count bytes until the headers are complete; a body's bytes are counted by the application."""
-        if self._in_headers and self._header_bytes_with(data) > self.max_header_bytes:
-            self._refuse(
-                b"431 Request Header Fields Too Large", "headers_too_large",
-                f"the request line and headers exceed {self.max_header_bytes} bytes; send less in headers",
-            )  # fmt: skip
-            return
+        """Count bytes of headers; a body's bytes are counted by the application."""
+        in_body = not self._in_headers
+        if not in_body:
+            self._count_headers(data)
+            if self._too_many_headers():
+                return
+        self._body_came = False
         super().data_received(data)
+        if in_body and not self._in_headers:  # what brings no body is the frame of a chunked one, or headers after it
+            self._header_bytes = 0 if self._body_came else self._header_bytes + len(data)
+            self._too_many_headers()
+        elif self._unattended():
+            self._arm()
 
     def on_message_begin(self) -> None:
         """A request begins to arrive."""
         super().on_message_begin()
+        self._arriving = True
         if self._receive_deadline is None:
             self._arm()
 
     def on_headers_complete(self) -> None:
         """What follows is body."""
-        self._in_headers = False
         super().on_headers_complete()
+        self._in_headers = False
+        self._header_bytes = 0
+        self._header_tail = b""
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._body_came = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is there; the next bytes are another one's headers."""
         super().on_message_complete()
         self._disarm()
-        self._header_bytes = 0
-        self._header_tail = b""
+        self._arriving = False
         self._in_headers = True
+        self._header_bytes = 0
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadline."""
         self._disarm()
         super().connection_lost(exc)
 
-    def _header_bytes_with(self, data: bytes) -> int:
-        """Bytes of headers once `data` has come; what follows the blank line is body and does not count."""
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn does when its parser gives up, in the form of every other error."""
+        self._refuse(b"400 Bad Request", "invalid_http", "this is not valid HTTP/1.1")
+
+    def _count_headers(self, data: bytes) -> None:
+        """Add what of `data` comes before the blank line; what follows it is body, or the next request."""
         window = self._header_tail + data  # the blank line may be cut in two
         end = window.find(b"\r\n\r\n")
         self._header_bytes += len(data) if end < 0 else max(0, end - len(self._header_tail))
         self._header_tail = window[-3:]
-        return self._header_bytes
+
+    def _too_many_headers(self) -> bool:
+        if self._header_bytes <= self.max_header_bytes:
+            return False
+        self._refuse(
+            b"431 Request Header Fields Too Large", "headers_too_large",
+            f"the request line and headers exceed {self.max_header_bytes} bytes; send less in headers",
+        )  # fmt: skip
+        return True
+
+    def _unattended(self) -> bool:
+        """Whether no timer watches the connection: any byte, even none of a request, stops uvicorn's keep-alive."""
+        timers = self._receive_deadline or self.timeout_keep_alive_task
+        busy = self._arriving or (self.cycle is not None and not self.cycle.response_complete)
+        return timers is None and not busy and not self.transport.is_closing()
+
+    def _reply_due(self) -> bool:
+        """Whether an earlier request on this connection still waits for its reply."""
+        earlier = self._in_headers and self.cycle is not None and not self.cycle.response_complete
+        return earlier or bool(self.pipeline)
 
     def _arm(self) -> None:
         self._receive_deadline = self.loop.call_later(self.receive_timeout_s, self._on_deadline)
@@ -79,22 +118,27 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _on_deadline(self) -> None:
         self._receive_deadline = None
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            self.transport.close()
-            return
-        self._refuse(
-            b"408 Request Timeout", "request_timeout", f"the request did not arrive within {self.receive_timeout_s:g} s"
-        )
+        if self._reply_due():
+            self._arm()  # nothing is read meanwhile, so the client is not to blame
+        elif self._arriving:
+            self._refuse(
+                b"408 Request Timeout", "request_timeout",
+                f"the request did not arrive within {self.receive_timeout_s:g} s",
+            )  # fmt: skip
+        else:
+            self.transport.close()  # not a byte of a request: nobody to reply to
 
     def _refuse(self, status: bytes, code: str, message: str) -> None:
-        """Reply without the application, which has not seen the request, and close."""
+        """Reply without the application, which has not seen the whole request, and close."""
         self._disarm()
         if self.transport.is_closing():
             return
         type(self).on_refusal(code)
-        body = json.dumps({"error": {"code": code, "message": message}}).encode()
-        head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(head % (status, len(body)) + body)
+        replied = not self._in_headers and self.cycle.response_started
+        if not replied and not self._reply_due():  # it would be taken for the reply to another request
+            body = json.dumps({"error": {"code": code, "message": message}}).encode()
+            head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            self.transport.write(head % (status, len(body)) + body)
         self.transport.close()
 
 

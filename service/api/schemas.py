@@ -2,7 +2,17 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    Tag,
+    model_validator,
+)
 
 from service.bundle.text_format import Message
 
@@ -168,17 +178,17 @@ class ScoreReply(_Reply):
     """Scores in the order of the items."""
 
     scale: ScaleName
-    scores: list[float | ItemFailure]
+    scores: list[FiniteFloat | ItemFailure]
 
 
 class ComparisonResult(_Closed):
     """How two responses compare."""
 
     preferred: Literal["a", "b", "tie"]
-    probability: float = Field(description="Calibrated probability that a is preferred.")
-    margin: float = Field(description="score_a - score_b")
-    score_a: float
-    score_b: float
+    probability: FiniteFloat = Field(description="Calibrated probability that a is preferred.")
+    margin: FiniteFloat = Field(description="score_a - score_b")
+    score_a: FiniteFloat
+    score_b: FiniteFloat
 
 
 class CompareReply(_Reply):
@@ -191,8 +201,8 @@ class RankReply(_Reply):
     """The responses in order."""
 
     order: list[int] = Field(description="Indices of the responses, best first; equal scores keep their order.")
-    scores: list[float] = Field(description="Raw scores, in the order of the request.")
-    win_probabilities: list[list[float]] = Field(
+    scores: list[FiniteFloat] = Field(description="Raw scores, in the order of the request.")
+    win_probabilities: list[list[FiniteFloat]] = Field(
         description="Row i, column j: calibrated probability that response i is preferred to response j."
     )
 

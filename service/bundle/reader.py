@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, SparseTensorProto, TensorProto, ValueInfoProto
 from pydantic import ValidationError
 
@@ -147,7 +147,7 @@ def _check_graph(folder: Path, manifest: Manifest) -> None:
     # Graphs of old exporters list their weights among the inputs.
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
-    names = sorted(value.name for value in inputs)
+    names = sorted(str(value.name) for value in inputs)  # what is no UTF-8 comes as bytes
     if names != sorted(GRAPH_INPUTS):
         raise BundleError(
             path, f"has the inputs {names}, but layout {manifest.layout_version} has {sorted(GRAPH_INPUTS)}"
@@ -160,7 +160,9 @@ def _check_graph(folder: Path, manifest: Manifest) -> None:
     _check_type(path, model.graph.output[0], "FLOAT")
     shape = [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim]  # 0 where it is free
     if len(shape) != 2 or shape[1] not in (0, len(manifest.heads)):
-        raise BundleError(path, f"{GRAPH_OUTPUT} has the shape {shape}, not (scores, {len(manifest.heads)} heads)")
+        raise BundleError(
+            path, f"{GRAPH_OUTPUT} has the shape {shape}, not (scores, {len(manifest.heads)} heads)"
+        )
     for tensor in _tensors(model):
         for item in tensor.external_data:
             if item.key == "location" and item.value not in manifest.files:

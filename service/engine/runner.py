@@ -40,6 +40,8 @@ class Runner:
         self.session = session
         self._clock = clock
         self._work: queue.SimpleQueue[tuple[Layout, Future[BatchResult]] | None] = queue.SimpleQueue()
+        self._door = threading.Lock()  # nothing may be queued behind the mark that ends the thread
+        self._closed = False
         self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._loop, name="assay-runner", daemon=True)
 
@@ -49,22 +51,22 @@ class Runner:
 
     def stop(self, timeout: float) -> bool:
         """Finish what was submitted and end; false if the thread still runs after `timeout` seconds."""
-        if not self._thread.is_alive():
-            return True
-        self._work.put(None)
-        self._thread.join(timeout)
+        with self._door:
+            if not self._closed:
+                self._closed = True
+                self._work.put(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def submit(self, layout: Layout) -> "Future[BatchResult]":
-        """Queue one batch. The future fails with `EngineError` if the batch does.
-
-        A caller must not cancel it: the runner may be using it.
-        """
+        """Queue one batch. The future fails with `EngineError` if the batch does; cancelled in time, it never runs."""
         future: Future[BatchResult] = Future()
-        if not self._thread.is_alive():
-            future.set_exception(EngineError("the runner thread is not running"))
-        else:
-            self._work.put((layout, future))
+        with self._door:
+            if self._closed or not self._thread.is_alive():
+                future.set_exception(EngineError("the engine is not running"))
+            else:
+                self._work.put((layout, future))
         return future
 
     def alive(self, stuck_after: float) -> bool:
@@ -75,15 +77,21 @@ class Runner:
     def _loop(self) -> None:
         while (work := self._work.get()) is not None:
             layout, future = work
-            started = self._busy_since = self._clock()
-            try:
-                rewards = self.session.run(layout)
-                result = BatchResult(rewards, started, self._clock())
-            except EngineError as error:
-                future.set_exception(error)
-            except BaseException as error:  # nothing may end this thread but stop()
-                future.set_exception(EngineError(f"a batch failed unexpectedly: {error!r}"))
+            if not future.set_running_or_notify_cancel():
+                continue
+            outcome = self._run(layout)
+            if isinstance(outcome, BatchResult):
+                future.set_result(outcome)
             else:
-                future.set_result(result)
-            finally:
-                self._busy_since = None
+                future.set_exception(outcome)
+
+    def _run(self, layout: Layout) -> BatchResult | EngineError:
+        started = self._busy_since = self._clock()
+        try:
+            return BatchResult(self.session.run(layout), started, self._clock())
+        except EngineError as error:
+            return error
+        except BaseException as error:  # nothing may end this thread but stop()
+            return EngineError(f"a batch failed unexpectedly: {error!r}")
+        finally:
+            self._busy_since = None

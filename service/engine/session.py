@@ -55,8 +55,7 @@ class OnnxSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # The arena never shrinks: with ever new shapes it grows to the largest of each (onnxruntime#22297).
-        options.enable_cpu_mem_arena = False
+        # A memory pattern is kept for every shape ever seen: without a bound, since no two batches are alike.
         options.enable_mem_pattern = False
         options.log_severity_level = 3
         try:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 
-disable_created_metrics()  # a second series for every counter and histogram, which nothing here reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter and histogram, which nothing here reads
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _POWERS_OF_TWO = tuple(2**n for n in range(12))
@@ -14,7 +14,7 @@ _BODY_BYTES = tuple(1024 * 4**n for n in range(9))
 REJECTIONS = (
     "queue_full", "token_budget", "deadline", "body_too_large", "too_many_items", "too_many_tokens", "invalid",
     "invalid_json", "empty_text", "unauthorized", "model_mismatch", "not_found", "method", "media_type", "headers",
-    "slow_request", "not_ready",
+    "slow_request", "invalid_http", "not_ready", "draining",
 )  # fmt: skip
 OUTCOMES = ("ok", "truncated", "invalid", "nonfinite", "expired", "cancelled", "error")
 STAGES = ("parse", "tokenize", "queue", "infer", "serialize")

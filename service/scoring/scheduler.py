@@ -139,50 +139,45 @@ class Scheduler:
         return Reservation(self, items)
 
     async def run(self, sequences: Sequence[IntArray], reservation: Reservation, deadline: float | None) -> Scored:
-        """Score the token sequences of one request, whose places were reserved.
+        """Score the token sequences of one request, whose places were reserved. Cancel it to drop what still waits.
 
         Args:
-            sequences: N sequences, each (L,) int64.
+            sequences: N >= 1 sequences, each (L,) int64.
             reservation: released when the request joins the line, in the same step of the event loop.
-            deadline: monotonic seconds.
+            deadline: monotonic seconds after which no more of it goes into a batch.
 
         Raises:
             NeverFitsError, QueueFullError: by tokens; nothing of the request was computed.
-            DeadlineExceededError: time was up before all items were in a batch, or before the results came.
+            DeadlineExceededError: time was up before all items were in a batch.
             EngineFailedError: a batch with an item of this request failed.
         """
         loop = asyncio.get_running_loop()
-        order, added = await loop.run_in_executor(self._executor, _sharing, sequences, self._family)
+        distinct, place_of, order, added = await loop.run_in_executor(
+            self._executor, _sharing, sequences, self._family
+        )
         tokens = sum(added)
         self._admit_tokens(tokens)
         now = self._clock()
-        work = Work(list(sequences), order, added, admitted=now, deadline=deadline)
-        pending = _Pending(work, loop.create_future(), [math.nan] * len(sequences), len(sequences))
-        self._pending[work] = pending
+        work = Work(distinct, order, added, admitted=now, deadline=deadline)
+        pending = _Pending(work, loop.create_future(), [math.nan] * len(distinct), len(distinct))
         reservation.release()
         self._line.join(work)
+        self._pending[work] = pending
         self._pump()
         try:
-            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - now)):
-                await pending.future
-        except TimeoutError:
-            raise DeadlineExceededError("the time for this request was up before its scores were there") from None
+            await pending.future
         finally:
-            self._pending.pop(work, None)
+            del self._pending[work]
             self._line.drop(work)
+        self._metrics.tokens.labels("shared").inc(sum(map(len, sequences)) - sum(map(len, distinct)))
         started = pending.started if pending.started is not None else now
-        return Scored(pending.rewards, started - now, pending.infer_seconds, tokens)
+        return Scored([pending.rewards[place] for place in place_of], started - now, pending.infer_seconds, tokens)
 
     def retry_after(self) -> float:
         """Seconds until what waits now should be done, from the measured rate of tokens."""
         if not self._tokens_per_second:
             return 1.0
         return min(_MOST_RETRY, max(_LEAST_RETRY, self._line.tokens / self._tokens_per_second))
-
-    @property
-    def idle(self) -> bool:
-        """Nothing waits and nothing runs."""
-        return not self._pending and self._batches == 0
 
     def _admit_tokens(self, tokens: int) -> None:
         limit = self.limits.queue_tokens
@@ -211,17 +206,16 @@ class Scheduler:
         try:
             layout = await asyncio.get_running_loop().run_in_executor(self._executor, self._plan, sequences)
             result = await asyncio.wrap_future(self._runner.submit(layout))
-            if len(result.rewards) != len(batch):
-                raise EngineError(f"{len(result.rewards)} rewards for {len(batch)} items")
+            if result.rewards.ndim != 2 or len(result.rewards) != len(batch):
+                raise EngineError(f"rewards of shape {result.rewards.shape} for {len(batch)} items")
+            self._deliver(batch, layout, result)
         except Exception as error:  # whatever it is, it is this batch's alone
             self._metrics.engine_errors.labels("runtime").inc()
             self._fail(batch, error)
-        else:
-            self._deliver(batch, layout, result)
-        finally:
-            self._batches -= 1
-            self._in_flight_items -= len(batch)
-            self._pump()
+        # Not in a `finally`: this task is cancelled only when the loop ends, and then nothing new may begin.
+        self._batches -= 1
+        self._in_flight_items -= len(batch)
+        self._pump()
 
     def _plan(self, sequences: Sequence[IntArray]) -> Layout:
         return plan_layout(sequences, self._family, block_queries=self._block_queries)
@@ -274,9 +268,22 @@ class Scheduler:
         return items, tokens, 0.0 if oldest is None else self._clock() - oldest, self._in_flight_items, saturation
 
 
-def _sharing(sequences: Sequence[IntArray], family: Family) -> tuple[list[int], list[int]]:
-    """Order in which a request's items are taken, and the tokens each adds."""
-    order = depth_first_order(sequences)
+def _sharing(
+    sequences: Sequence[IntArray], family: Family
+) -> tuple[list[IntArray], list[int], list[int], list[int]]:
+    """What of a request is to be computed, and in which order.
+
+    Equal items become one: rounding depends on the place in a batch, and equal texts must tie.
+
+    Returns:
+        The distinct sequences; for each of `sequences` its place among them; the places in depth-first order; and the
+        tokens that each of those adds to the ones before it.
+    """
+    keys = [sequence.tobytes() for sequence in sequences]
+    by_key = dict(zip(keys, sequences, strict=True))
+    places = {key: place for place, key in enumerate(by_key)}
+    distinct, place_of = list(by_key.values()), [places[key] for key in keys]
+    order = depth_first_order(distinct)
     if family is Family.CAUSAL:
-        return order, added_tokens(sequences, order)
-    return order, [len(sequences[place]) for place in order]
+        return distinct, place_of, order, added_tokens(distinct, order)
+    return distinct, place_of, order, [len(distinct[place]) for place in order]

@@ -107,8 +107,13 @@ class Scorer:
         Raises:
             ScoringError: any of `service.scoring.errors`; `item` says which item is at fault.
         """
+        left = None if wishes.deadline is None else max(0.0, wishes.deadline - self._clock())
         try:
-            scores = await self._score(items, wishes)
+            try:
+                async with asyncio.timeout(left):
+                    scores = await self._score(items, wishes)
+            except TimeoutError:
+                raise DeadlineExceededError("the time for this request was up before its scores were there") from None
         except asyncio.CancelledError:
             self._count("cancelled", len(items))
             raise
@@ -133,8 +138,6 @@ class Scorer:
                 self._executor, _encode, self.bundle.formatter, items, wishes.truncate
             )
             tokenized = self._clock()
-            if wishes.deadline is not None and tokenized >= wishes.deadline:
-                raise DeadlineExceededError("the time for this request was up while it was tokenized")
             scored = await self.scheduler.run([item.ids for item in encoded], reservation, wishes.deadline)
         finally:
             reservation.release()

@@ -1,6 +1,6 @@
 """The waiting line, without threads, clocks or event loop: requests in, batches of items out."""
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -47,7 +47,7 @@ class WaitingLine:
         self.max_batch_tokens = max_batch_tokens
         self.items = 0
         self.tokens = 0
-        self._line: deque[Work] = deque()
+        self._line: OrderedDict[Work, None] = OrderedDict()  # leaves quickly from anywhere
 
     def __len__(self) -> int:
         return len(self._line)
@@ -55,11 +55,17 @@ class WaitingLine:
     @property
     def oldest(self) -> float | None:
         """When the first request in line was admitted."""
-        return self._line[0].admitted if self._line else None
+        return next(iter(self._line)).admitted if self._line else None
 
     def join(self, work: Work) -> None:
-        """Put a request at the end of the line."""
-        self._line.append(work)
+        """Put a request at the end of the line.
+
+        Raises:
+            ValueError: it has no items; it would never leave the line.
+        """
+        if not work.order:
+            raise ValueError("a request needs at least one item")
+        self._line[work] = None
         self.items += len(work.order)
         self.tokens += sum(work.added)
 
@@ -76,7 +82,7 @@ class WaitingLine:
         batch: list[BatchItem] = []
         room = self.max_batch_tokens
         while self._line:
-            work = self._line[0]
+            work = next(iter(self._line))
             if work.deadline is not None and work.deadline <= now:
                 self.drop(work)
                 on_expired(work)
@@ -94,14 +100,14 @@ class WaitingLine:
             self._take(work, stop)
             if stop < len(work.order):
                 break
-            self._line.popleft()
+            del self._line[work]
         return batch
 
     def drop(self, work: Work) -> None:
         """Take a request that nobody waits for any more out of the line; nothing if it is not in it."""
-        if work.taken < len(work.order):
+        if work in self._line:
             self._take(work, len(work.order))
-            self._line.remove(work)
+            del self._line[work]
 
     def _take(self, work: Work, stop: int) -> None:
         """Take the items of a request up to `stop` out of the counts."""

@@ -7,16 +7,9 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from service.bundle.text_format import Message
+
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Message(BaseModel):
-    """One turn of a conversation; `role` is user, assistant, system or another that the template knows."""
-
-    model_config = _STRICT
-
-    role: str = Field(min_length=1)
-    content: str
 
 
 class Judgement(BaseModel):

@@ -49,7 +49,8 @@ class Evaluation:
         length_rule: accuracy of "the longer one wins" (characters).
         matched_pairs: decided pairs within 25 % of each other's length.
         length_matched, length_rule_matched: accuracy of model and rule on those; none without such pairs.
-        spearman_length: rank correlation of score with length within a prompt (responses centred by prompt).
+        spearman_length: rank correlation of score with length within a prompt (responses centred by prompt);
+            none where one of them does not vary.
         truncated: share of items that were cut to fit.
         by_category: accuracy of each category, where the data name categories.
     """
@@ -67,7 +68,7 @@ class Evaluation:
     matched_pairs: int
     length_matched: Interval | None
     length_rule_matched: Interval | None
-    spearman_length: float
+    spearman_length: float | None
     truncated: float
     by_category: dict[str, Interval]
 
@@ -165,7 +166,7 @@ def calibrate(examples: Sequence[Example], scores: Sequence[FloatArray]) -> Cali
     )
 
 
-def _within_prompt_spearman(examples: Sequence[Example], scores: Sequence[FloatArray]) -> float:
+def _within_prompt_spearman(examples: Sequence[Example], scores: Sequence[FloatArray]) -> float | None:
     lengths = [np.array([len(text) for text in example.record.responses], dtype=np.float64) for example in examples]
     return metrics.spearman(
         np.concatenate([values - values.mean() for values in scores]),

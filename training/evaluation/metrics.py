@@ -110,8 +110,8 @@ def length_matched(length_i: IntArray, length_j: IntArray, tolerance: float = 0.
     return np.minimum(length_i, length_j) >= (1 - tolerance) * longer
 
 
-def spearman(a: FloatArray, b: FloatArray) -> float:
-    """Rank correlation of two (R,) arrays; NaN where one of them is constant."""
+def spearman(a: FloatArray, b: FloatArray) -> float | None:
+    """Rank correlation of two (R,) arrays; None where one of them is constant."""
     if len(a) < 2 or (a == a[0]).all() or (b == b[0]).all():
-        return float("nan")
+        return None
     return float(spearmanr(a, b).statistic)

@@ -16,7 +16,10 @@ def summary(name: str, evaluation: Evaluation) -> str:
         ("Brier score (a coin: 0.250)", f"{e.brier:.3f}"),
         ("calibration error, before and after temperature", f"{e.ece_before:.3f}, {e.ece_after:.3f}"),
         ("temperature (fitted on validation)", f"{e.temperature:.3f}"),
-        ("rank correlation of score and length within a prompt", f"{e.spearman_length:+.2f}"),
+        (
+            "rank correlation of score and length within a prompt",
+            "none" if e.spearman_length is None else f"{e.spearman_length:+.2f}",
+        ),
         ("items cut to fit", f"{100 * e.truncated:.1f} %"),
     ]
     lines = [

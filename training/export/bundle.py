@@ -34,12 +34,15 @@ def export_bundle(
     """Write the bundle; an existing one at `destination` is replaced only by one that passed the gate.
 
     Raises:
+        ExportError: the backbone cannot be written as a graph; nothing is written.
         ParityError: graph and module differ; nothing is written.
         BundleError: the result is not a valid bundle; nothing is written.
     """
     description, model = checkpoint.description, checkpoint.model.eval()
     destination.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    staging = scratch / "bundle"
+    staging.mkdir()  # the scratch folder is for its owner's eyes only; the bundle need not be
     try:
         export_graph(model, staging / MODEL_NAME, description.block_queries)
         session = onnxruntime.InferenceSession(staging / MODEL_NAME, providers=["CPUExecutionProvider"])
@@ -57,8 +60,8 @@ def export_bundle(
         report.mkdir()
         _write_json(report / "evaluation.json", evaluation.as_json())
         (report / "summary.md").write_text(summary(description.name, evaluation), encoding="utf-8")
-        (staging / TOKENIZER_NAME).write_text(checkpoint.formatter.tokenizer.definition, encoding="utf-8")
-        (staging / TEMPLATE_NAME).write_text(checkpoint.formatter.template, encoding="utf-8")
+        (staging / TOKENIZER_NAME).write_bytes(checkpoint.formatter.tokenizer.definition.encode())
+        (staging / TEMPLATE_NAME).write_bytes(checkpoint.formatter.template.encode())
         manifest = Manifest(
             name=description.name,
             base_model=description.base_model,
@@ -78,8 +81,8 @@ def export_bundle(
         )
         return write_bundle(staging, manifest, destination)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -18,14 +18,18 @@ from training.model import RewardModel
 OPSET = 20
 
 
+class ExportError(ValueError):
+    """The backbone has an operation that the exporter does not know; nothing is written."""
+
+
 def export_graph(model: RewardModel, path: Path, block_queries: int) -> None:
     """Write `model` to `path` with its weights in `path`.data, all seven layout inputs of free shape.
 
     Raises:
-        RuntimeError: torch cannot trace or translate the model.
+        ExportError: torch cannot trace or translate the model.
     """
-    size = Dim("tokens", min=1), Dim("blocks", min=1), Dim("queries", min=1), Dim("keys", min=1), Dim("scores", min=1)
-    tokens, blocks, queries, keys, scores = size
+    names = ("tokens", "blocks", "queries", "keys", "scores")
+    tokens, blocks, queries, keys, scores = (Dim(name, min=1) for name in names)
     shapes = {
         "input_ids": {0: tokens},
         "position_ids": {0: tokens},
@@ -35,24 +39,46 @@ def export_graph(model: RewardModel, path: Path, block_queries: int) -> None:
         "unblock_index": {0: tokens},
         "read_index": {0: scores},
     }
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            model.eval(),
-            (),
-            kwargs=layout_tensors(plan_layout(_sample(), model.family, block_queries=block_queries)),
-            dynamo=True,
-            dynamic_shapes=shapes,
-            input_names=list(shapes),
-            output_names=[GRAPH_OUTPUT],
-            opset_version=OPSET,
-            optimize=True,
-        )
+    with _quiet(), _exportable_experts(model), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                model.eval(),
+                (),
+                kwargs=layout_tensors(plan_layout(_sample(), model.family, block_queries=block_queries)),
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=list(shapes),
+                output_names=[GRAPH_OUTPUT],
+                opset_version=OPSET,
+                optimize=True,
+            )
+        except Exception as error:  # torch raises many kinds, and pages of advice on itself
+            cause = error.__cause__ or error
+            raise ExportError(
+                f"{type(model.backbone).__name__} cannot be written as an ONNX graph: {str(cause)[:400]}"
+            ) from error
+        assert program is not None  # only without dynamo is nothing returned
         program.save(str(path), external_data=True)
 
 
 def _sample() -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """Sequences to trace with: no dimension of size 0 or 1, which torch.export would take for fixed."""
     return [np.arange(1, 1 + length, dtype=np.int64) % 7 for length in (150, 90, 70)]
+
+
+@contextlib.contextmanager
+def _exportable_experts(model: RewardModel) -> Iterator[None]:
+    """Mixtures of experts gather the weights of each token's experts: grouping tokens has no operator in ONNX."""
+    config = model.backbone.config
+    if not model.backbone._can_set_experts_implementation():
+        yield
+        return
+    usual = config._experts_implementation
+    model.backbone.set_experts_implementation("batched_mm")
+    try:
+        yield
+    finally:
+        model.backbone.set_experts_implementation(usual)
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import spearmanr
 
 from service.bundle.layout import Family, IntArray, plan_layout
+from training.evaluation.metrics import spearman
 from training.examples import layout_tensors
 from training.model import RewardModel
 
@@ -21,7 +21,7 @@ TOLERANCE = {"fp32": 1e-4}
 """Largest allowed |graph - module| for each precision, on scores of spread around 1."""
 
 
-class ParityError(RuntimeError):
+class ParityError(ValueError):
     """The graph does not compute what was trained; no bundle is written."""
 
 
@@ -33,7 +33,7 @@ class Parity:
         cases, scores: how many batches and scores were compared.
         max_error, mean_error: |graph - module|, both over one layout.
         max_company_error: |graph in a batch - module alone|: what sharing and company change.
-        spearman: rank correlation of graph and module.
+        spearman: rank correlation of graph and module; none where all scores are equal.
         pairs, flips: pairs of scores of a batch that differ by more than the tolerance, and those ordered otherwise.
         tolerance: what `max_error` and `max_company_error` must not exceed.
         by_case: largest error of each case.
@@ -44,7 +44,7 @@ class Parity:
     max_error: float
     mean_error: float
     max_company_error: float
-    spearman: float
+    spearman: float | None
     pairs: int
     flips: int
     tolerance: float
@@ -57,10 +57,9 @@ class Parity:
     @property
     def failure(self) -> str | None:
         """Why the gate is shut, or None."""
-        if not max(self.max_error, self.max_company_error) <= self.tolerance:
-            worst = max(self.by_case, key=lambda case: self.by_case[case])
-            error = max(self.max_error, self.max_company_error)
-            return f"largest error {error:.2e} is above {self.tolerance:.0e} (worst case: {worst})"
+        for case, error in self.by_case.items():
+            if not error <= self.tolerance:  # true of NaN as well
+                return f"the error {error:.2e} in the case {case!r} is above {self.tolerance:.0e}"
         if self.flips:
             return f"{self.flips} of {self.pairs} pairs are ordered differently"
         return None
@@ -110,9 +109,11 @@ def measure_parity(
         graph = run(layout.arrays()).astype(np.float64)
         module = _module(model, sequences, block_queries)
         alone = np.concatenate([_module(model, [sequence], block_queries) for sequence in sequences[:16]])
-        case_company = float(np.abs(graph[:16] - alone).max())
-        by_case[name] = max(float(np.abs(graph - module).max()), case_company)
-        company = max(company, case_company)
+        if graph.shape != module.shape:
+            raise ParityError(f"the graph gives scores of shape {graph.shape}, the module of {module.shape}")
+        case_company = np.abs(graph[:16] - alone).max()
+        by_case[name] = float(np.maximum(np.abs(graph - module).max(), case_company))  # keeps NaN
+        company = float(np.maximum(company, case_company))
         graph_scores.append(graph.ravel())
         module_scores.append(module.ravel())
         for a, b in combinations(range(len(sequences)), 2):
@@ -128,7 +129,7 @@ def measure_parity(
         max_error=float(errors.max()),
         mean_error=float(errors.mean()),
         max_company_error=company,
-        spearman=float(spearmanr(graph_all, module_all).statistic),
+        spearman=spearman(graph_all, module_all),
         pairs=pairs,
         flips=flips,
         tolerance=tolerance,
@@ -139,4 +140,5 @@ def measure_parity(
 def _module(model: RewardModel, sequences: Sequence[IntArray], block_queries: int) -> npt.NDArray[np.float64]:
     layout = plan_layout(sequences, Family(model.family), block_queries=block_queries)
     with torch.inference_mode():
-        return model(**layout_tensors(layout)).double().numpy()  # type: ignore[no-any-return]
+        rewards: torch.Tensor = model(**layout_tensors(layout))
+    return rewards.double().numpy()

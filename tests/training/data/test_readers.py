@@ -10,10 +10,11 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 import pytest
 
+from service.bundle.text_format import Message
 from training.data.errors import DataError
 from training.data.readers import read_records
 from training.data.readers.formats import detect
-from training.data.record import Judgement, Message
+from training.data.record import Judgement
 from training.data.writer import write_records
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from training.data.record import Judgement, Message, PreferenceRecord
+from service.bundle.text_format import Message
+from training.data.record import Judgement, PreferenceRecord
 
 PAIR = {"i": 0, "j": 1, "i_wins": 1, "j_wins": 0}
 

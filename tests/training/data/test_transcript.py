@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from service.bundle.text_format import Message
 from training.data.readers import read_records
 from training.data.readers.transcript import split_transcripts
-from training.data.record import Message
 
 
 def test_marks_inside_a_line_are_text() -> None:

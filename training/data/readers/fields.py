@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from service.bundle.text_format import Message
 from training.data.errors import DataError
-from training.data.record import Message, PreferenceRecord
+from training.data.record import PreferenceRecord
 
 Row = Mapping[str, Any]
 

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any, Literal
 
+from service.bundle.text_format import Message
 from training.data.errors import DataError
 from training.data.readers import fields
 from training.data.readers.fields import Row
 from training.data.readers.prefix import common_messages, common_text
 from training.data.readers.transcript import split_transcripts
-from training.data.record import Message, PreferenceRecord
+from training.data.record import PreferenceRecord
 
 Format = Literal["records", "trl", "hh", "ranking", "votes"]
 RowReader = Callable[[Row, str, str], PreferenceRecord]

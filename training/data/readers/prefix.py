@@ -1,7 +1,7 @@
 """The prompt that chosen and rejected share without saying so."""
 
+from service.bundle.text_format import Message
 from training.data.errors import DataError
-from training.data.record import Message
 
 
 def common_text(chosen: str, rejected: str) -> tuple[str, str, str]:

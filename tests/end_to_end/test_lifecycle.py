@@ -1,0 +1,112 @@
+"""A server that is told to stop, or whose engine hangs."""
+
+import json
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.end_to_end.process import server_process
+
+HELD = "tests.end_to_end.held_server"
+SCORE = {"prompt": "p", "responses": ["a", "b"]}
+REJECTED_DRAINING = 'assay_requests_rejected_total{reason="draining"}'
+
+
+@pytest.fixture
+def callers():
+    with ThreadPoolExecutor(4) as executor:
+        yield executor
+
+
+def test_sigterm_drains_without_loss(pocket_bundle, tmp_path, callers):
+    with server_process(pocket_bundle, tmp_path, "--drain-notice-s", "0.7", module=HELD) as server:
+        alone = server.request("POST", "/v1/score", SCORE)[1]["scores"]
+        server.hold()
+        before = callers.submit(server.request, "POST", "/v1/score", SCORE)
+        server.until_metric("assay_inflight_samples", 2)
+        server.signal(signal.SIGTERM)
+        server.until("/ready", 503)
+        assert server.request("GET", "/ready")[1] == {"ready": False, "state": "draining"}
+        assert server.request("GET", "/live")[0] == 200
+        during = callers.submit(server.request, "POST", "/v1/score", SCORE)  # balancers still send: served
+        server.until_metric("assay_inflight_samples", 4)
+        server.until_closed()
+        assert not before.done()
+        server.let_go()
+        for reply in before, during:
+            status, body = reply.result(30)
+            assert (status, body["scores"]) == (200, alone)
+        assert server.ended() == 0
+        assert "Traceback" not in server.log
+
+
+def test_a_drain_ends_with_typed_errors_when_its_time_is_up(pocket_bundle, tmp_path, callers):
+    flags = ("--drain-notice-s", "0", "--drain-timeout-s", "1")
+    with server_process(pocket_bundle, tmp_path, *flags, module=HELD) as server:
+        server.hold()
+        stuck = callers.submit(server.request, "POST", "/v1/score", SCORE)
+        server.until_metric("assay_inflight_samples", 2)
+        with socket.create_connection((server.host, server.port)) as half:  # must not hold up the end either
+            head = b"POST /v1/score HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
+            half.sendall(head + b"{")
+            server.until_metric("assay_http_requests_in_flight", 3)
+            began = time.monotonic()
+            server.signal(signal.SIGTERM)
+            status, body = stuck.result(30)
+            assert (status, body["error"]["code"]) == (503, "draining")
+            assert server.ended() == 0
+        assert time.monotonic() - began < 10  # 1 s for requests, 2 s for the engine, and some for a slow machine
+        assert "the engine is stuck" in server.log
+        assert "Traceback" not in server.log
+
+
+def test_a_second_sigterm_cuts_the_notice_short(pocket_bundle, tmp_path):
+    with server_process(pocket_bundle, tmp_path, "--drain-notice-s", "600") as server:
+        server.signal(signal.SIGTERM)
+        server.until("/ready", 503)
+        assert server.request("POST", "/v1/score", SCORE)[0] == 200
+        server.signal(signal.SIGTERM)
+        assert server.ended() == 0
+
+
+def test_sigint_stops_at_once(pocket_bundle, tmp_path):
+    with server_process(pocket_bundle, tmp_path, "--drain-notice-s", "600") as server:
+        idle = socket.create_connection((server.host, server.port))
+        began = time.monotonic()
+        server.signal(signal.SIGINT)
+        assert server.ended() == 0
+        assert time.monotonic() - began < 5
+        idle.close()
+        assert "Traceback" not in server.log
+
+
+def test_probes_tell_the_truth_about_a_hung_engine(pocket_bundle, tmp_path, callers):
+    with server_process(pocket_bundle, tmp_path, "--stuck-after-s", "0.3", "--log-json", module=HELD) as server:
+        server.hold()
+        stuck = callers.submit(server.request, "POST", "/v1/score", SCORE)
+        server.until("/live", 503)
+        began = time.monotonic()
+        assert server.request("GET", "/live")[1] == {"live": False, "state": "ready"}
+        assert server.request("GET", "/ready")[0] == 503
+        assert time.monotonic() - began < 2  # neither waits for the batch
+        server.let_go()
+        assert stuck.result(30)[0] == 200
+        assert server.request("GET", "/live")[0] == server.request("GET", "/ready")[0] == 200
+        lines = [json.loads(line) for line in server.log.splitlines()]
+        assert any(line.get("route") == "/v1/score" and line["request_id"] for line in lines)
+
+
+def test_a_warm_up_that_hangs_is_not_live_and_does_not_keep_the_process(pocket_bundle, tmp_path):
+    (tmp_path / "gate").touch()
+    flags = ("--stuck-after-s", "0.3", "--drain-notice-s", "0")
+    with server_process(pocket_bundle, tmp_path, *flags, module=HELD, wait=False) as server:
+        server.until("/live", 503)
+        assert server.request("GET", "/ready")[1] == {"ready": False, "state": "warming"}
+        status, body = server.request("POST", "/v1/score", SCORE)
+        assert (status, body["error"]["code"]) == (503, "not_ready")
+        server.signal(signal.SIGTERM)
+        assert server.ended() == 0
+        assert "the engine is stuck" in server.log

@@ -1,0 +1,163 @@
+"""Probes and metrics: they tell the truth, at once, and all of it from the start."""
+
+import time
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.observability.metrics import ENGINE_ERRORS, OUTCOMES, REJECTIONS, STAGES, STATES
+from tests.service.doubles import ScriptedSession
+from tests.service.serving import serving
+
+SERIES = {
+    "assay_http_requests": "counter",
+    "assay_http_request_duration_seconds": "histogram",
+    "assay_http_requests_in_flight": "gauge",
+    "assay_request_samples": "histogram",
+    "assay_request_body_bytes": "histogram",
+    "assay_requests_rejected": "counter",
+    "assay_samples": "counter",
+    "assay_stage_duration_seconds": "histogram",
+    "assay_queue_samples": "gauge",
+    "assay_queue_tokens": "gauge",
+    "assay_queue_oldest_age_seconds": "gauge",
+    "assay_queue_limit_samples": "gauge",
+    "assay_inflight_samples": "gauge",
+    "assay_saturation_ratio": "gauge",
+    "assay_batch_samples": "histogram",
+    "assay_batch_tokens": "histogram",
+    "assay_tokens": "counter",
+    "assay_input_tokens": "histogram",
+    "assay_scores_nonfinite": "counter",
+    "assay_score": "histogram",
+    "assay_engine_last_progress_timestamp_seconds": "gauge",
+    "assay_engine_batches": "counter",
+    "assay_engine_errors": "counter",
+    "assay_engine_state": "gauge",
+    "assay_model_load_seconds": "gauge",
+    "assay_warmup_seconds": "gauge",
+    "assay_model_info": "gauge",
+    "assay_build_info": "gauge",
+}
+"""The golden list: dashboards and alerts go by these names."""
+
+
+@pytest.fixture
+def session():
+    return ScriptedSession()
+
+
+@pytest.fixture
+def served(pocket_bundle, session):
+    with serving(pocket_bundle, session, stuck_after_s=0.2, queue_items=100, max_items=100) as served:
+        for _ in range(3):
+            session.wait_for_batch()
+        yield served
+        session.let_go()
+
+
+def families(served):
+    text = served.get("/metrics").content.decode()
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+def values(family, label: str) -> dict[str, float]:
+    return {sample.labels[label]: sample.value for sample in family.samples}
+
+
+def test_every_metric_is_there_before_traffic(served, pocket_bundle):
+    found = families(served)
+    assert {name: family.type for name, family in found.items()} == SERIES
+    assert values(found["assay_requests_rejected"], "reason") == dict.fromkeys(REJECTIONS, 0)
+    assert values(found["assay_samples"], "outcome") == dict.fromkeys(OUTCOMES, 0)
+    assert values(found["assay_engine_errors"], "kind") == dict.fromkeys(ENGINE_ERRORS, 0)
+    assert values(found["assay_engine_state"], "state") == dict.fromkeys(STATES, 0) | {"ready": 1}
+    assert {sample.labels["stage"] for sample in found["assay_stage_duration_seconds"].samples} == set(STAGES)
+    assert set(values(found["assay_tokens"], "kind")) == {"real", "shared", "padding"}
+    for name in "queue_samples", "queue_tokens", "inflight_samples", "saturation_ratio", "scores_nonfinite":
+        (sample,) = found[f"assay_{name}"].samples
+        assert sample.value == 0, name
+    (model,) = found["assay_model_info"].samples
+    assert model.labels == {
+        "model": "pocket",
+        "revision": pocket_bundle.digest[:12],
+        "sha256": pocket_bundle.digest,
+        "precision": "fp32",
+        "provider": "ScriptedProvider",
+    }
+    assert [sample.value for sample in found["assay_warmup_seconds"].samples] > [0]
+
+
+def test_labels_hold_nothing_that_a_caller_makes_up(served):
+    for path in "/a", "/b/%ff", "/v1/score/x":
+        served.get(path)
+    served.request("BREW", "/v1/score")
+    served.request("PROPFIND", "/v1/model")
+    requests = families(served)["assay_http_requests"].samples
+    assert {(sample.labels["route"], sample.labels["method"], sample.labels["status"]) for sample in requests} == {
+        ("unmatched", "GET", "404"),
+        ("/v1/model", "other", "405"),
+    }
+
+
+def test_what_a_request_adds(served):
+    assert served.score("a", "b", "cc").status == 200
+    assert served.score("a", scale="nothing").status == 422
+    found = families(served)
+
+    def sample(name: str, **labels: str) -> float:
+        (value,) = (
+            sample.value
+            for family in found.values()
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+        return value
+
+    assert sample("assay_http_requests_total", route="/v1/score", method="POST", status="200") == 1
+    assert sample("assay_http_requests_total", route="/v1/score", method="POST", status="422") == 1
+    assert sample("assay_http_request_duration_seconds_count", route="/v1/score", method="POST") == 2
+    assert sample("assay_request_body_bytes_count") == 2
+    assert sample("assay_request_samples_sum") == 3
+    assert sample("assay_samples_total", outcome="ok") == 3
+    assert sample("assay_score_count") == 3
+    assert sample("assay_input_tokens_sum") == 6 + 6 + 7
+    assert sample("assay_requests_rejected_total", reason="invalid") == 1
+    for stage in STAGES:
+        assert sample("assay_stage_duration_seconds_count", stage=stage) >= 1
+    assert sample("assay_http_requests_in_flight") == 1  # this very scrape
+
+
+def test_probes_of_a_healthy_server(served):
+    live, ready = served.get("/live"), served.get("/ready")
+    assert (live.status, live.json) == (200, {"live": True, "state": "ready"})
+    assert (ready.status, ready.json) == (200, {"ready": True, "state": "ready"})
+
+
+def test_a_hung_engine_is_neither_live_nor_ready_and_that_is_told_at_once(served, session):
+    session.hold()
+    import threading
+
+    caller = threading.Thread(target=served.score, args=("a",))
+    caller.start()
+    session.wait_for_batch()
+    assert served.get("/live").status == 200  # a batch may take its time
+    deadline = time.monotonic() + 10
+    while served.get("/live").status == 200:
+        assert time.monotonic() < deadline
+    began = time.monotonic()
+    assert served.get("/live").json == {"live": False, "state": "ready"}
+    ready = served.get("/ready")
+    assert (ready.status, ready.headers["retry-after"]) == (503, "1")
+    assert served.get("/metrics").status == 200
+    assert time.monotonic() - began < 2
+    session.let_go()
+    caller.join(10)
+    assert (served.get("/live").status, served.get("/ready").status) == (200, 200)
+
+
+def test_a_dead_runner_is_not_live(served):
+    assert served.context.runner.stop(10)
+    assert (served.get("/live").status, served.get("/ready").status) == (503, 503)
+    reply = served.score("a")
+    assert (reply.status, reply.error["code"]) == (503, "engine_failed")

@@ -1,0 +1,144 @@
+"""The runner: one batch after the other, whatever happens in one, and a heartbeat that does not lie."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from service.bundle.layout import Family, plan_layout
+from service.engine.runner import Runner
+from service.engine.session import EngineError
+from tests.service.doubles import PATIENCE, Clock, ScriptedSession, fails
+
+LAYOUT = plan_layout([np.array([97, 98]), np.array([99])], Family.CAUSAL, block_queries=8)
+
+
+@pytest.fixture
+def session():
+    return ScriptedSession()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def runner(session, clock):
+    runner = Runner(session, clock)
+    runner.start()
+    yield runner
+    session.let_go()
+    assert runner.stop(PATIENCE)
+
+
+def test_it_runs_one_batch_after_the_other(runner, session, clock):
+    session.hold()
+    first, second = runner.submit(LAYOUT), runner.submit(LAYOUT)
+    session.wait_for_batch()
+    clock.now += 3
+    assert len(session.layouts) == 1
+    session.release()
+    assert (first.result(PATIENCE).started, first.result().ended) == (1000, 1003)
+    session.let_go()
+    assert second.result(PATIENCE).rewards.shape == (2, 1)
+
+
+@pytest.mark.parametrize("error", [EngineError("x"), ValueError("x"), MemoryError(), SystemExit(1), KeyboardInterrupt()])
+def test_nothing_but_stop_ends_it(runner, session, error):
+    session.then(fails(error))
+    with pytest.raises(EngineError):
+        runner.submit(LAYOUT).result(PATIENCE)
+    assert len(runner.submit(LAYOUT).result(PATIENCE).rewards) == 2
+    assert runner.alive(1.0)
+
+
+def test_the_heartbeat(runner, session, clock):
+    clock.now += 10_000
+    assert runner.alive(5.0)  # idle is alive
+    session.hold()
+    batch = runner.submit(LAYOUT)
+    session.wait_for_batch()
+    assert runner.alive(5.0)
+    clock.now += 5
+    assert runner.alive(5.0)
+    clock.now += 0.1
+    assert not runner.alive(5.0)
+    session.let_go()
+    batch.result(PATIENCE)
+    assert runner.alive(5.0)
+
+
+def test_each_batch_has_its_own_time(runner, session, clock):
+    session.hold()
+    batches = [runner.submit(LAYOUT) for _ in range(3)]
+    for batch in batches:
+        session.wait_for_batch()
+        clock.now += 4
+        assert runner.alive(5.0)
+        session.release()
+        batch.result(PATIENCE)
+
+
+def test_it_is_not_alive_before_and_after(session):
+    runner = Runner(session)
+    assert not runner.alive(1.0)
+    with pytest.raises(EngineError, match="not running"):
+        runner.submit(LAYOUT).result(PATIENCE)
+    runner.start()
+    assert runner.alive(1.0)
+    assert runner.stop(PATIENCE)
+    assert not runner.alive(1.0)
+    with pytest.raises(EngineError, match="not running"):
+        runner.submit(LAYOUT).result(PATIENCE)
+    assert runner.stop(PATIENCE)  # a second time does nothing
+
+
+def test_stopping_one_that_never_started(session):
+    assert Runner(session).stop(PATIENCE)
+
+
+def test_stopping_finishes_what_was_submitted(runner, session):
+    batches = [runner.submit(LAYOUT) for _ in range(5)]
+    assert runner.stop(PATIENCE)
+    assert all(batch.done() and batch.exception() is None for batch in batches)
+
+
+def test_stopping_a_stuck_one_is_bounded(runner, session):
+    session.hold()
+    runner.submit(LAYOUT)
+    session.wait_for_batch()
+    assert not runner.stop(0.01)
+
+
+def test_whatever_is_submitted_while_it_stops_gets_an_answer(session):
+    for _ in range(50):
+        runner = Runner(session)
+        runner.start()
+        futures = []
+        submitting = threading.Thread(target=lambda: futures.extend(runner.submit(LAYOUT) for _ in range(20)))
+        submitting.start()
+        assert runner.stop(PATIENCE)
+        submitting.join()
+        for future in futures:
+            assert future.exception(PATIENCE) is None or isinstance(future.exception(), EngineError)
+
+
+def test_a_caller_who_cancels_does_not_end_it(runner, session):
+    """An event loop that ends cancels what it waits for, also what the runner is about to fulfil."""
+
+    async def abandon() -> None:
+        running = asyncio.wrap_future(runner.submit(LAYOUT))
+        waiting = asyncio.wrap_future(runner.submit(LAYOUT))
+        await session.batch()
+        for future in running, waiting:
+            future.cancel()
+        await asyncio.sleep(0)  # the cancellation reaches the runner's own futures
+
+    session.hold()
+    asyncio.run(abandon())
+    session.let_go()
+    assert len(runner.submit(LAYOUT).result(PATIENCE).rewards) == 2
+    assert runner.alive(1.0)
+    assert len(session.layouts) == 2  # what was cancelled in time did not run

@@ -1,0 +1,137 @@
+"""Figures of hand-made examples: ties, length, categories, and the page made of them."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from service.bundle.text_format import EncodedItem
+from training.data import Judgement, PreferenceRecord
+from training.evaluation.evaluate import Evaluation, calibrate, evaluate, judged_pairs
+from training.evaluation.metrics import FloatArray
+from training.evaluation.summary import summary
+from training.examples import Example
+
+
+def example(
+    lengths: list[int], judgements: list[tuple[int, int, int, int, int]], category: str | None = None, removed: int = 0
+) -> Example:
+    """Responses of the lengths, and judgements (i, j, i_wins, j_wins, ties)."""
+    record = PreferenceRecord(
+        id=f"{lengths}{judgements}",
+        prompt="p",
+        responses=["x" * length for length in lengths],
+        judgements=[
+            Judgement(i=i, j=j, i_wins=wins, j_wins=losses, ties=ties) for i, j, wins, losses, ties in judgements
+        ],
+        source="s",
+        category=category,
+    )
+    items = tuple(EncodedItem(np.array([1, 2]), removed) for _ in lengths)
+    return Example(record, items)
+
+
+def array(*values: float) -> FloatArray:
+    return np.array(values, dtype=np.float64)
+
+
+EXAMPLES = [
+    example([10, 100], [(0, 1, 1, 0, 0)], "short is better"),  # right, and the length rule wrong
+    example([10, 100], [(0, 1, 0, 1, 0)], "long is better"),  # wrong, and the rule right
+    example([90, 100, 99], [(0, 1, 2, 1, 0), (1, 2, 0, 0, 1), (0, 2, 0, 3, 0)]),  # right, a tie, right
+]
+SCORES = [array(2, 1), array(1, 0), array(1, 0, 4)]
+
+
+def test_judgements_are_lined_up_with_their_scores() -> None:
+    pairs = judged_pairs(EXAMPLES, SCORES)
+    assert pairs.score_i.tolist() == [2, 1, 1, 0, 1]
+    assert pairs.score_j.tolist() == [1, 0, 0, 4, 4]
+    assert pairs.preference.tolist() == pytest.approx([1, 0, 2 / 3, 0.5, 0])
+    assert pairs.length_i.tolist() == [10, 10, 90, 100, 90]
+    assert pairs.length_j.tolist() == [100, 100, 100, 99, 99]
+    assert pairs.cluster.tolist() == [0, 1, 2, 2, 2]
+
+
+def test_figures() -> None:
+    figures = evaluate(EXAMPLES, SCORES, temperature=2.0)
+    assert (figures.prompts, figures.pairs, figures.ties) == (3, 5, 1)
+    assert figures.accuracy.value == pytest.approx(3 / 4)
+    assert figures.length_rule.value == pytest.approx(2 / 4)  # it is right on "long is better" and on (0, 2)
+    assert figures.matched_pairs == 2
+    assert figures.length_matched is not None
+    assert figures.length_rule_matched is not None
+    assert figures.length_matched.value == 1
+    assert figures.length_rule_matched.value == 0.5
+    assert {name: interval.value for name, interval in figures.by_category.items()} == {
+        "long is better": 0, "short is better": 1,
+    }
+    assert figures.temperature == 2.0
+    assert figures.truncated == 0
+    assert figures.spearman_length is not None
+
+
+def test_swapping_sides_changes_no_figure() -> None:
+    """Position check: responses and judgements in another order are the same evidence."""
+    turned = []
+    for item in EXAMPLES:
+        last = len(item.record.responses) - 1
+        judgements = [
+            judgement.model_copy(update={"i": last - judgement.i, "j": last - judgement.j}).flipped()
+            for judgement in item.record.judgements
+        ]
+        record = item.record.model_copy(update={"responses": item.record.responses[::-1], "judgements": judgements})
+        turned.append(Example(record, item.items[::-1]))
+    one = asdict(evaluate(EXAMPLES, SCORES, 2.0))
+    other = asdict(evaluate(turned, [scores[::-1] for scores in SCORES], 2.0))
+    assert json.loads(json.dumps(other), parse_float=lambda text: round(float(text), 9)) == json.loads(
+        json.dumps(one), parse_float=lambda text: round(float(text), 9)
+    )
+
+
+def test_no_pair_of_similar_length_and_no_category() -> None:
+    figures = evaluate(EXAMPLES[:1], SCORES[:1], 1.0)
+    assert figures.length_matched is None
+    assert figures.length_rule_matched is None
+    page = summary("mine", evaluate([example([10, 100], [(0, 1, 1, 0, 0)])], SCORES[:1], 1.0))
+    assert "| accuracy on 0 pairs of similar length | none |" in page
+    assert "category" not in page
+
+
+def test_constant_lengths_have_no_correlation_and_still_make_json_and_a_page() -> None:
+    figures = evaluate([example([10, 10], [(0, 1, 1, 0, 0)])], [array(1, 0)], 1.0)
+    assert figures.spearman_length is None
+    text = json.dumps(figures.as_json(), allow_nan=False)
+    assert TypeAdapter(Evaluation).validate_python(json.loads(text)) == figures
+    assert "rank correlation of score and length within a prompt | none |" in summary("mine", figures)
+
+
+def test_only_ties() -> None:
+    with pytest.raises(ValueError, match="no judged pair has a majority"):
+        evaluate([example([1, 2], [(0, 1, 0, 0, 2)])], [array(1, 0)], 1.0)
+
+
+def test_cut_items_are_counted() -> None:
+    items = [example([10, 11], [(0, 1, 1, 0, 0)], removed=3), example([10, 11], [(0, 1, 1, 0, 0)])]
+    figures = evaluate(items, [array(1, 0), array(1, 0)], 1.0)
+    assert figures.truncated == 0.5
+    assert "items cut to fit | 50.0 % |" in summary("mine", figures)
+
+
+def test_verdict() -> None:
+    good = evaluate([example([10, 100], [(0, 1, 1, 0, 0)])] * 40, [array(1, 0)] * 40, 1.0)
+    assert "lies above the length rule" in summary("mine", good)
+    assert "not clearly above the length rule" in summary("mine", evaluate(EXAMPLES, SCORES, 1.0))
+
+
+def test_calibration() -> None:
+    figures = calibrate(EXAMPLES, SCORES)
+    everything = np.concatenate(SCORES)
+    assert figures.centre == pytest.approx(everything.mean())
+    assert figures.scale == pytest.approx(everything.std())
+    assert figures.quantiles["0.5"] == pytest.approx(np.median(everything))
+    assert list(figures.quantiles.values()) == sorted(figures.quantiles.values())
+    with pytest.raises(ValueError, match="the same score: the model has learned nothing"):
+        calibrate(EXAMPLES[:1], [array(1, 1)])

@@ -1,0 +1,53 @@
+"""Graphs of other architectures than those of the bundles, and what happens where there is none."""
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+
+from service.bundle.layout import Family, Pooling
+from tests.training.tiny import tiny_backbone, tiny_checkpoint
+from training.backbone import prepare
+from training.export.graph import ExportError, export_graph
+from training.export.parity import measure_parity, parity_cases
+from training.model import RewardModel
+
+ARCHITECTURES: dict[str, tuple[Pooling, dict[str, Any]]] = {
+    "mixtral": (Pooling.LAST, {"sliding_window": 7}),
+    "gemma3_text": (Pooling.LAST, {"head_dim": 8, "sliding_window": 7}),
+    "modernbert": (Pooling.FIRST, {"local_attention": 8}),
+    "roberta": (Pooling.MEAN, {"pad_token_id": 1}),
+}
+
+
+@pytest.mark.parametrize(
+    "model_type", ["mixtral", *(pytest.param(name, marks=pytest.mark.slow) for name in [*ARCHITECTURES][1:])]
+)
+def test_graph_equals_module(tmp_path: Path, model_type: str) -> None:
+    pooling, settings = ARCHITECTURES[model_type]
+    backbone = tiny_backbone(model_type, **settings)
+    prepare(backbone)
+    family = Family.CAUSAL if pooling is Pooling.LAST else Family.BIDIRECTIONAL
+    model = RewardModel(backbone, family, pooling).eval()
+    experts = backbone.config._experts_implementation
+    export_graph(model, tmp_path / "model.onnx", 16)
+    assert backbone.config._experts_implementation == experts
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    cases = parity_cases(300, 200, seed=0)
+    parity = measure_parity(model, lambda arrays: session.run(None, dict(arrays))[0], cases, 16, "fp32")
+    assert parity.failure is None
+    assert parity.max_error < 1e-5
+
+
+def test_what_cannot_be_exported_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_checkpoint(Family.CAUSAL).model
+
+    def no_such_operator(hidden: torch.Tensor, *_: Any) -> torch.Tensor:
+        return hidden + torch.linalg.svdvals(hidden).sum()
+
+    monkeypatch.setattr(model, "_pool", no_such_operator)
+    with pytest.raises(ExportError, match="LlamaModel cannot be written as an ONNX graph"):
+        export_graph(model, tmp_path / "model.onnx", 16)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,155 @@
+"""From records to batches: groups that lose no response, and judgements that point at the right scores."""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.bundle.layout import GRAPH_INPUTS, Family, plan_layout
+from tests.pocket import pocket_formatter, pocket_reward
+from tests.training.tiny import toy_records
+from training.data import Judgement, PreferenceRecord
+from training.examples import Collator, ElementDataset, compared_groups, encode_records, truncated
+
+
+@st.composite
+def comparisons(draw: st.DrawFn) -> tuple[int, list[Judgement]]:
+    count = draw(st.integers(2, 12))
+    index = st.integers(0, count - 1)
+    pairs = draw(st.lists(st.tuples(index, index).filter(lambda pair: pair[0] != pair[1]), min_size=1, max_size=20))
+    return count, [Judgement(i=i, j=j, i_wins=1, j_wins=0) for i, j in pairs]
+
+
+@given(comparisons(), st.integers(2, 6), st.integers())
+def test_groups_partition_the_responses(given_: tuple[int, list[Judgement]], size: int, seed: int) -> None:
+    count, judgements = given_
+    groups = compared_groups(count, judgements, size, random.Random(seed))
+    assert sorted(index for group in groups for index in group) == list(range(count))
+    assert len(groups) == -(-count // size)
+    assert max(map(len, groups)) <= size
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1
+    assert groups == compared_groups(count, judgements, size, random.Random(seed))
+
+
+def test_sparse_comparisons_are_kept_together() -> None:
+    """Pairs that are compared with nothing else would mostly be torn apart by chance."""
+    judgements = [Judgement(i=2 * n, j=2 * n + 1, i_wins=1, j_wins=0) for n in range(8)]
+    for seed in range(20):
+        groups = compared_groups(16, judgements, 4, random.Random(seed))
+        place = {index: number for number, group in enumerate(groups) for index in group}
+        assert all(place[judgement.i] == place[judgement.j] for judgement in judgements)
+
+
+def records(responses: int, count: int = 3) -> list[PreferenceRecord]:
+    return toy_records(count, seed=4, responses=responses)
+
+
+def test_small_prompts_are_one_element() -> None:
+    examples = encode_records(records(4), pocket_formatter(), progress=False)
+    dataset = ElementDataset(examples, max_responses=8, seed=0)
+    assert len(dataset) == 3
+    assert [len(element.sequences) for element in map(dataset.__getitem__, range(3))] == [4] * 3
+    assert [len(element.judgements) for element in map(dataset.__getitem__, range(3))] == [6] * 3
+
+
+def test_large_prompts_are_grouped_anew_each_epoch_until_all_pairs_were_seen() -> None:
+    examples = encode_records(records(5, count=1), pocket_formatter(), progress=False)
+    text = {item.ids.tobytes(): number for number, item in enumerate(examples[0].items)}
+    dataset = ElementDataset(examples, max_responses=2, seed=0)
+    seen: set[tuple[int, int]] = set()
+    for epoch in range(40):
+        dataset.set_epoch(epoch)
+        elements = [dataset[slot] for slot in range(len(dataset))]
+        counted = Counter(text[ids.tobytes()] for element in elements for ids in element.sequences)
+        assert counted == Counter(range(5))
+        for element in elements:
+            for judgement in element.judgements:
+                i, j = (text[element.sequences[side].tobytes()] for side in (judgement.i, judgement.j))
+                original = [
+                    known if (known.i, known.j) == (i, j) else known.flipped()
+                    for known in examples[0].record.judgements
+                    if {known.i, known.j} == {i, j}
+                ]
+                assert judgement.soft_label == original[0].soft_label
+                seen.add((min(i, j), max(i, j)))
+    assert len(seen) == 10
+
+
+def test_groups_depend_on_seed_epoch_and_record_alone() -> None:
+    examples = encode_records(records(7), pocket_formatter(), progress=False)
+
+    def drawn(seed: int, epoch: int, order: list[int]) -> list[bytes]:
+        dataset = ElementDataset(examples, max_responses=3, seed=seed)
+        dataset.set_epoch(epoch)
+        elements = {slot: dataset[slot] for slot in order}
+        return [ids.tobytes() for slot in sorted(order) for ids in elements[slot].sequences]
+
+    slots = list(range(9))
+    assert drawn(0, 1, slots) == drawn(0, 1, slots[::-1])
+    assert drawn(0, 1, slots) != drawn(0, 2, slots)
+    assert drawn(0, 1, slots) != drawn(1, 1, slots)
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_collated_judgements_point_at_their_responses(family: Family) -> None:
+    """Scores by hand for each sequence: the collated indices must pick the two that were judged."""
+    examples = encode_records(records(3), pocket_formatter(family), progress=False)
+    elements = [ElementDataset(examples, 8, 0)[slot] for slot in range(3)]
+    batch = Collator(family, block_queries=8)(elements)
+    assert set(batch) == {*GRAPH_INPUTS, "first", "second", "element", "preference", "margin"}
+    sequences = [ids for element in elements for ids in element.sequences]
+    layout = plan_layout(sequences, family, block_queries=8)
+    for name, expected in layout.arrays().items():
+        assert np.array_equal(batch[name].numpy(), expected)
+    rewards = [pocket_reward(ids, family) for ids in sequences]
+    row = 0
+    for number, example in enumerate(examples):
+        for judgement in example.record.judgements:
+            assert int(batch["element"][row]) == number
+            assert float(batch["preference"][row]) == judgement.soft_label
+            for side, index in (("first", judgement.i), ("second", judgement.j)):
+                assert rewards[int(batch[side][row])] == pocket_reward(example.items[index].ids, family)
+            row += 1
+    assert row == len(batch["first"])
+    assert batch["preference"].dtype == batch["margin"].dtype == torch.float32
+
+
+def test_margins_and_their_absence() -> None:
+    record = records(2, count=1)[0]
+    judgement = record.judgements[0]
+    with_margin = record.model_copy(update={"judgements": [judgement.model_copy(update={"margin": -1.5}), judgement]})
+    examples = encode_records([with_margin], pocket_formatter(), progress=False)
+    batch = Collator(Family.CAUSAL, 8)([ElementDataset(examples, 8, 0)[0]])
+    assert batch["margin"].tolist() == [-1.5, 0.0]
+
+
+def test_an_element_without_judgements_is_collated() -> None:
+    examples = encode_records(records(3, count=1), pocket_formatter(), progress=False)
+    dataset = ElementDataset(examples, 2, 0)
+    alone = next(element for element in map(dataset.__getitem__, range(2)) if len(element.sequences) == 1)
+    batch = Collator(Family.CAUSAL, 8)([alone])
+    assert batch["first"].shape == (0,)
+    assert batch["first"].dtype == torch.int64
+
+
+def test_over_long_items_are_cut_and_counted() -> None:
+    formatter = pocket_formatter(max_tokens=16)
+    record = records(2, count=1)[0].model_copy(update={"prompt": "a long prompt " * 20})
+    examples = encode_records([record, *records(2)], formatter, progress=False)
+    assert [len(item.ids) for item in examples[0].items] == [16, 16]
+    assert all(item.ids[-1] == formatter.text_format.end[-1] for example in examples for item in example.items)
+    assert truncated(examples) == 2 + sum(item.removed > 0 for example in examples[1:] for item in example.items)
+
+
+def test_what_no_cut_makes_fit_is_named() -> None:
+    formatter = pocket_formatter(Family.BIDIRECTIONAL, max_tokens=4)
+    record = records(2, count=1)[0]
+    examples = encode_records([record], formatter, progress=False)
+    assert [len(item.ids) for item in examples[0].items] == [4, 4]
+    formatter = pocket_formatter(Family.BIDIRECTIONAL, max_tokens=3)
+    with pytest.raises(ValueError, match=f"record '{record.id}', response 0: .* cutting prompt_left and"):
+        encode_records([record], formatter, progress=False)

@@ -1,0 +1,141 @@
+"""From sources to parts: every row accounted for, no place that tells the winner, no shared id, no leakage."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.tiny import toy_records
+from training.config import DataConfig
+from training.data import DataError, PreferenceRecord, write_records
+from training.prepare import PreparedData, prepare_data, unique_ids
+
+
+def write_pairs(path: Path, count: int, prefix: str = "prompt", **columns: Any) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"prompt": f"{prefix} {number}", "chosen": f"good {number}", "rejected": f"bad {number}", **columns}
+        for number in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def everything(data: PreparedData) -> list[PreferenceRecord]:
+    return [*data.splits.train, *data.splits.validation, *data.splits.test]
+
+
+def config(*train: str, **settings: Any) -> DataConfig:
+    return DataConfig(**{"train": train, "validation_fraction": 0.2, "test_fraction": 0.2, **settings})
+
+
+def test_the_place_of_the_winner_says_nothing(tmp_path: Path) -> None:
+    data = prepare_data(config(write_pairs(tmp_path / "pairs.jsonl", 200)), seed=0)
+    first_wins = 0
+    for record in everything(data):
+        (judgement,) = record.judgements
+        assert (judgement.i, judgement.j) == (0, 1)
+        winner = record.responses[0 if judgement.soft_label == 1 else 1]
+        assert winner.startswith("good")
+        first_wins += judgement.soft_label == 1
+    assert 70 < first_wins < 130
+
+
+def test_preparation_repeats_itself_and_the_hash_knows_neither_order_nor_seed(tmp_path: Path) -> None:
+    path = tmp_path / "toy.jsonl"
+    records = toy_records(60, responses=3)
+    write_records(path, records)
+    one, again, other = (prepare_data(config(str(path)), seed) for seed in (0, 0, 1))
+    assert one == again
+    assert one.splits != other.splits
+    assert one.sha256 == other.sha256
+    write_records(path, records[::-1])
+    assert prepare_data(config(str(path)), 0).sha256 == one.sha256
+    write_records(path, records[:-1])
+    assert prepare_data(config(str(path)), 0).sha256 != one.sha256
+
+
+def test_ids_are_unique_across_sources(tmp_path: Path) -> None:
+    """Rows without an id are named after their file, and here both files are called pairs.jsonl."""
+    sources = [write_pairs(tmp_path / name / "pairs.jsonl", 30, prefix=name) for name in ("a", "b")]
+    test = write_pairs(tmp_path / "c" / "pairs.jsonl", 5, prefix="c")
+    data = prepare_data(config(*sources, test=(test,)), seed=0)
+    ids = [record.id for record in everything(data)]
+    assert len(ids) == len(set(ids)) == 65
+    assert {"pairs-1", "pairs-1#2", "pairs-1#3"} <= set(ids)
+
+
+def test_made_up_ids_do_not_collide_with_given_ones() -> None:
+    names = ["a", "a#2", "a", "a"]
+    records = [record.model_copy(update={"id": name}) for record, name in zip(toy_records(4), names, strict=True)]
+    assert [[record.id for record in part] for part in unique_ids([records[:3], records[3:]])] == [
+        ["a", "a#2", "a#3"], ["a#4"],
+    ]
+
+
+def test_skipped_rows_and_findings_are_in_the_account(tmp_path: Path) -> None:
+    path = Path(write_pairs(tmp_path / "pairs.jsonl", 40))
+    repeated = {"prompt": "prompt 0", "chosen": "good 0", "rejected": "bad 0"}
+    contradiction = {"prompt": "prompt 1", "chosen": "bad 1", "rejected": "good 1"}
+    with path.open("a") as file:
+        file.write('{"prompt": 3}\nnot json\n')
+        file.write(json.dumps(repeated) + "\n" + json.dumps(contradiction) + "\n")
+    with pytest.raises(DataError, match=r"pairs.jsonl:41: "):
+        prepare_data(config(str(path)), seed=0)
+    account = prepare_data(config(str(path), on_bad_row="skip"), seed=0).account
+    assert account["rows"] == {"read": 42, "skipped": 2}
+    assert [row["line"] for row in account["skipped_rows"]] == [41, 42]
+    assert account["hygiene"]["exact_duplicates"]["count"] == 1
+    assert account["hygiene"]["contradictions"]["count"] == 1
+    assert sum(part["prompts"] for part in account["parts"].values()) == 40
+    json.dumps(account, allow_nan=False)
+
+
+def test_votes_on_a_pair_add_up(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"p{n % 30}", "chosen": "x", "rejected": "y"} for n in range(60)]
+    rows += [{"prompt": "p0", "chosen": "y", "rejected": "x"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = prepare_data(config(str(path)), seed=0)
+    (record,) = (record for record in everything(data) if record.prompt == "p0")
+    (judgement,) = record.judgements
+    share = judgement.soft_label if record.responses[judgement.i] == "x" else 1 - judgement.soft_label
+    assert share == pytest.approx(2 / 3)
+    assert data.records == 30
+    apart = prepare_data(config(str(path), merge_prompts=False), seed=0)
+    assert apart.account["repeated_judgements_removed"] == 30
+    assert apart.records == 31
+
+
+@pytest.mark.parametrize("what", ["drop", "report", "error"])
+def test_prompts_that_are_also_in_the_test_data(tmp_path: Path, what: str) -> None:
+    train = write_pairs(tmp_path / "train.jsonl", 40)
+    test = tmp_path / "test.jsonl"
+    write_pairs(test, 10)
+    test.write_text(test.read_text().replace("prompt", "PROMPT").replace('"PROMPT"', '"prompt"'))
+    asked = config(train, test=(str(test),), on_leakage=what)
+    if what == "error":
+        with pytest.raises(DataError, match="10 training prompts are also in the test data, such as 'train-1'"):
+            prepare_data(asked, seed=0)
+        return
+    data = prepare_data(asked, seed=0)
+    parts = Counter({name: part["prompts"] for name, part in data.account["parts"].items()})
+    assert parts["test"] == 10
+    assert parts["train"] + parts["validation"] == (30 if what == "drop" else 40)
+    assert data.account["leaking_prompts_dropped"] == (10 if what == "drop" else 0)
+    assert data.account["leakage"]["prompt"]["count"] == 10
+
+
+def test_an_empty_part_is_an_error_that_helps(tmp_path: Path) -> None:
+    train = write_pairs(tmp_path / "train.jsonl", 1)
+    with pytest.raises(DataError, match="use more data, other fractions or another seed"):
+        prepare_data(config(train), seed=0)
+
+
+def test_the_built_in_data_have_a_name() -> None:
+    assert DataConfig().train == ("sample",)
+    data = prepare_data(DataConfig(), seed=0)
+    assert data.records >= 400
+    assert data.account["sources"]["train"] == ("sample",)

@@ -1,0 +1,97 @@
+"""One table of settings: defaults, a file over them, flags over the file; nothing unknown, nothing forgotten."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from training.config import DataConfig, ModelConfig, OptimiserConfig, TrainingConfig
+from training.settings import ConfigurationError, load_configuration
+
+FILE = """
+name = "from-file"
+[data]
+train = ["a.jsonl", "b.jsonl"]
+test_fraction = 0.3
+[optimiser]
+epochs = 9
+patience = 0
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(FILE)
+    return path
+
+
+def test_defaults() -> None:
+    assert load_configuration("fit", []) == TrainingConfig()
+
+
+def test_flags_over_the_file_over_defaults(file: Path) -> None:
+    config = load_configuration(
+        "fit", ["--optimiser.epochs", "2", "--config", str(file), "--data.test_fraction=0.2", "--resume"]
+    )
+    assert config.optimiser == OptimiserConfig(epochs=2, patience=0)
+    assert config.data == DataConfig(train=("a.jsonl", "b.jsonl"), test_fraction=0.2)
+    assert (config.name, config.resume, config.run) == ("from-file", True, Path("runs/default"))
+
+
+@pytest.mark.parametrize("flag", ["--data.validation-fraction", "--data.validation_fraction"])
+def test_a_flag_may_be_spelt_as_in_the_file(flag: str) -> None:
+    assert load_configuration("fit", [flag, "0.3"]).data.validation_fraction == 0.3
+
+
+def test_lists_booleans_and_none() -> None:
+    config = load_configuration(
+        "fit", ["--data.train", "a b.jsonl", "--data.train", "c_d.jsonl", "--no-data.deduplicate",
+                "--model.max-tokens", "none"]
+    )
+    assert config.data.train == ("a b.jsonl", "c_d.jsonl")
+    assert config.data.deduplicate is False
+    assert config.model == ModelConfig()
+
+
+def test_the_environment_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUN", "elsewhere")
+    monkeypatch.setenv("NAME", "other")
+    assert load_configuration("fit", []) == TrainingConfig()
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--optimiser.epochs", "0"], "optimiser.epochs: Input should be greater than 0"),
+        (["--name", "a b"], "name: String should match pattern"),
+        (["--model.pooling", "max"], "model.pooling"),
+        (["--data.test_fraction", "0.5", "--data.validation_fraction", "0.5"], "nothing is left to train on"),
+        (["--loss.label_smoothing", "nan"], "loss.label_smoothing"),
+    ],
+)
+def test_out_of_range(flags: list[str], reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        load_configuration("fit", flags)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_are_finite(value: float) -> None:
+    for section, name in ((OptimiserConfig, "learning_rate"), (OptimiserConfig, "epochs"), (DataConfig, "test_fraction")):
+        with pytest.raises(ValidationError):
+            section.model_validate({name: value})
+
+
+def test_every_setting_is_documented() -> None:
+    for model in (TrainingConfig, DataConfig, ModelConfig, OptimiserConfig):
+        for name, field in model.model_fields.items():
+            if name not in ("data", "model", "loss", "optimiser"):
+                assert field.description, name
+
+
+def test_what_was_set_is_known(file: Path) -> None:
+    config = load_configuration("fit", ["--config", str(file), "--run", "x"])
+    assert config.model_fields_set == {"name", "run", "data", "optimiser"}
+    assert config.optimiser.model_fields_set == {"epochs", "patience"}
+    trained = TrainingConfig(name="from-file", optimiser=OptimiserConfig(epochs=2, learning_rate=1.0, patience=0))
+    assert config.differences(trained, of=("name", "optimiser")) == ["optimiser.epochs is 9.0, not 2.0"]

@@ -1,0 +1,107 @@
+"""The configuration of one command: defaults, then one TOML file, then flags."""
+
+import argparse
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings.exceptions import SettingsError
+
+from training.config import TrainingConfig
+
+
+class ConfigurationError(ValueError):
+    """A setting that is unknown, of the wrong type or out of range; the message names it."""
+
+
+def load_configuration(command: str, arguments: Sequence[str]) -> TrainingConfig:
+    """Read the flags of `command`, and the file that --config names.
+
+    Only what was set explicitly counts as set in the result (`model_fields_set`).
+
+    Raises:
+        ConfigurationError: a setting that is unknown or out of range, or a file that is not TOML.
+        FileNotFoundError: no such file.
+        SystemExit: --help, or an unknown flag.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    known, rest = first.parse_known_args(list(arguments))
+    flags = [_spelling(argument) for argument in rest]
+    parser = argparse.ArgumentParser(
+        prog=f"assay-train {command}",
+        usage=f"assay-train {command} [--config FILE.toml] [flags]",
+        description="Every setting is a flag, and a TOML key of the same name with _ for -. Flags win over the file.",
+        allow_abbrev=False,
+    )
+    from_file = {} if known.config is None else _read(known.config)
+
+    class Settings(BaseSettings, TrainingConfig):
+        """The configuration, read from flags and file."""
+
+        model_config = SettingsConfigDict(
+            extra="forbid",
+            frozen=True,
+            use_attribute_docstrings=True,
+            cli_kebab_case=True,
+            cli_implicit_flags=True,
+            cli_avoid_json=True,
+            cli_hide_none_type=True,
+            cli_parse_none_str="none",
+        )
+
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            """Flags over the file, and no environment: a run is told by its configuration alone."""
+            given: CliSettingsSource[Any] = CliSettingsSource(settings_cls, cli_parse_args=flags, root_parser=parser)
+            return given, InitSettingsSource(settings_cls, init_kwargs=from_file)
+
+    try:
+        settings = Settings()
+    except (ValidationError, SettingsError) as error:
+        raise ConfigurationError(_explain(error, known.config)) from error
+    return TrainingConfig.model_validate(settings.model_dump(exclude_unset=True))
+
+
+def _spelling(argument: str) -> str:
+    """A flag as the parser knows it: --data.test_fraction is --data.test-fraction."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"--config {path}: no such file")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise ConfigurationError(f"{path}: not TOML: {error}") from error
+
+
+def _explain(error: ValidationError | SettingsError, config: Path | None) -> str:
+    if isinstance(error, SettingsError):
+        return str(error)
+    complaints = []
+    for problem in error.errors(include_url=False):
+        name = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            # Flags of unknown settings were refused before.
+            complaints.append(f"{config}: {name}: there is no such setting; --help lists them")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            given = "" if problem["type"] == "value_error" else f" (given: {problem['input']!r})"
+            complaints.append(f"{name}: {message}{given}" if name else message)
+    return "; ".join(complaints)

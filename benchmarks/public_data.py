@@ -144,8 +144,8 @@ def responses(folder: Path, quick: bool) -> tuple[list[Target], dict[str, Any]]:
 PARTS = {"convarg": convarg, "responses": responses}
 
 
-def run(quick: bool, only: Sequence[str] = tuple(PARTS)) -> Result:
-    """Train and test on each part.
+def run(part: str, quick: bool) -> Result:
+    """Train and test on one of `PARTS`.
 
     Raises:
         FileNotFoundError: the public data are not there.
@@ -153,25 +153,19 @@ def run(quick: bool, only: Sequence[str] = tuple(PARTS)) -> Result:
     folder = public_sets.data_folder()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: the public preference data are not there; set ASSAY_DATA to their folder")
-    targets: list[Target] = []
-    figures: dict[str, Any] = {}
-    for name in only:
-        found, figures[name] = PARTS[name](folder, quick)
-        targets += found
-    return Result("public_data", quick, SEED, targets, figures)
+    targets, figures = PARTS[part](folder, quick)
+    return Result(f"public_data_{part}", quick, SEED, targets, figures)
 
 
 def main() -> None:
-    """Run and write the result."""
+    """Run and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer epochs and an eighth of the responses")
-    parser.add_argument("--only", choices=PARTS, action="append", help="one part alone, printed and not written")
+    parser.add_argument("--only", choices=PARTS, help="one part alone")
     arguments = parser.parse_args()
-    result = run(arguments.quick, arguments.only or tuple(PARTS))
-    result.report()
-    if arguments.only:
-        print(result.figures)
-    else:
+    for part in [arguments.only] if arguments.only else PARTS:
+        result = run(part, arguments.quick)
+        result.report()
         print(result.write().relative_to(RESULTS.parent.parent))
 
 

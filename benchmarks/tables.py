@@ -1,12 +1,11 @@
 """Write the README's tables from the committed results, between their markers.
 
-    python -m benchmarks.tables [--check]
+python -m benchmarks.tables [--check]
 """
 
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from benchmarks.result import RESULTS
 
@@ -28,7 +27,10 @@ def table() -> str:
             held = "yes" if target["held"] else "**no**"
             cells = (target["name"], target["target"], target["figure"], held, f"`{result['command']}`")
             lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", f"Measured on {'; '.join(sorted(machines))}. Seeds, versions, commits and spreads are in `benchmarks/results/`."]
+    lines += [
+        "",
+        f"Measured on {'; '.join(sorted(machines))}. Seeds, versions, commits and spreads are in `benchmarks/results/`.",
+    ]
     return "\n".join(lines)
 
 

@@ -35,8 +35,9 @@ def main() -> int:
     command, rest = arguments[0], arguments[1:]
     if command not in _COMMANDS:
         return _fail(2, f"unknown command {command!r}; one of {', '.join(_COMMANDS)}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Our own progress, and of the libraries only what is wrong.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("assay").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         return _inspect(rest) if command == "inspect" else _train(command, rest)

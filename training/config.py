@@ -33,7 +33,7 @@ class DataConfig(_Section):
     """How rows are written; auto looks at the columns."""
     test: tuple[str, ...] = ()
     """Data to test on; without it a part of the training prompts is held out."""
-    test_fraction: float = Field(0.1, ge=0, lt=1)
+    test_fraction: float = Field(0.15, ge=0, lt=1)
     """Share of prompts held out for the test, when no test data are named."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of prompts held out for early stopping and calibration."""
@@ -80,7 +80,7 @@ class OptimiserConfig(_Section):
     """Peak learning rate of the backbone."""
     head_learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of the new head."""
-    epochs: float = Field(4, gt=0)
+    epochs: float = Field(3, gt=0)
     """Passes over the training prompts."""
     batch_elements: int = Field(8, ge=1)
     """Elements (prompts) in one step."""

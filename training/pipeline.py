@@ -217,9 +217,7 @@ def _read(path: Path) -> Any:
 
 
 def _write(path: Path, content: object) -> None:
-    path.write_text(
-        json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _remove(run: Path, names: Iterable[str]) -> None:

@@ -62,9 +62,7 @@ def _rendered(tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
     return str(asked), str(answered)
 
 
-def _format(
-    begin: Sequence[int], middle: Sequence[int], end: Sequence[int], special: dict[str, str]
-) -> TextFormat:
+def _format(begin: Sequence[int], middle: Sequence[int], end: Sequence[int], special: dict[str, str]) -> TextFormat:
     if not end:
         raise UnsupportedBackboneError("the tokenizer has neither an end-of-turn nor an EOS token to read a score at")
     return TextFormat(begin=tuple(begin), middle=tuple(middle), end=tuple(end), special_tokens=special)

@@ -2,9 +2,8 @@
 
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -37,6 +36,11 @@ _REJECTION = {
 _SERVER_FAULTS = {"nonfinite_score", "engine_failed", "internal"}
 
 
+Part = Literal["prompt", "response"]
+FieldName = Callable[[int, Part], str]
+"""Where in a request's body the text of an item is."""
+
+
 class ApiError(HTTPException):
     """A refusal that the API layer itself decides on."""
 
@@ -60,20 +64,10 @@ def error_response(
     return JSONResponse(body.model_dump(exclude_none=True), status, headers)
 
 
-@dataclass(frozen=True)
-class ItemFields:
-    """Where in a request's body the two texts of one item are."""
-
-    prompt: str
-    response: str
-
-
 def _item_field(request: Request, error: scoring.ScoringError) -> str | None:
-    """Where the text at fault is; routes leave the places in `request.state`."""
-    fields: Sequence[ItemFields] | None = getattr(request.state, "item_fields", None)
-    if error.item is None or fields is None:
-        return None
-    return fields[error.item].prompt if error.part == "prompt" else fields[error.item].response
+    """Where the text at fault is; routes leave in `request.state` how to name it."""
+    name: FieldName | None = getattr(request.state, "field_name", None)
+    return None if error.item is None or name is None else name(error.item, error.part)
 
 
 def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:

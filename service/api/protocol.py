@@ -82,10 +82,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._refuse(b"400 Bad Request", "invalid_http", "this is not valid HTTP/1.1")
 
     def _count_headers(self, data: bytes) -> None:
-        """Add what of `data` comes before the blank line; what follows it is body, or the next request."""
+        """Add what of `data` comes up to the blank line; what follows it is body, or the next request."""
         window = self._header_tail + data  # the blank line may be cut in two
         end = window.find(b"\r\n\r\n")
-        self._header_bytes += len(data) if end < 0 else max(0, end - len(self._header_tail))
+        self._header_bytes += len(data) if end < 0 else end + 4 - len(self._header_tail)
         self._header_tail = window[-3:]
 
     def _too_many_headers(self) -> bool:

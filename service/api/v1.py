@@ -1,20 +1,21 @@
 """The native API: score, compare, rank, model."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from service.api.context import Context, State, context_of, until_gone
 from service.api.decoding import StrictRoute
-from service.api.errors import ApiError, ItemFields
+from service.api.errors import ApiError, FieldName, Part
 from service.api.schemas import (
     CompareReply,
     CompareRequest,
     ComparisonResult,
-    Detail,
     ErrorReply,
     FailureBody,
     ItemFailure,
@@ -56,13 +57,12 @@ async def score(request: Request, body: ScoreRequest) -> Response:
     """Score prompt/response pairs, or many responses to one prompt; scores come back in the same order."""
     if body.pairs is not None:
         items = [Item(pair.prompt, pair.response) for pair in body.pairs]
-        fields = [ItemFields(f"pairs.{place}.prompt", f"pairs.{place}.response") for place in range(len(items))]
+        call = await _Call.score(request, items, _pair_field, body, body.on_error == "item")
     else:
         assert body.prompt is not None  # the schema saw to it
         assert body.responses is not None
         items = [Item(body.prompt, response) for response in body.responses]
-        fields = _response_fields(len(items))
-    call = await _Call.score(request, items, fields, body, per_item_failures=body.on_error == "item")
+        call = await _Call.score(request, items, _response_field, body, body.on_error == "item")
     scale = Scale(body.scale)
     shown = [call.shown(result, scale) for result in call.scores.items]
     return call.reply(ScoreReply(**call.common(), scale=body.scale, scores=shown))
@@ -71,12 +71,8 @@ async def score(request: Request, body: ScoreRequest) -> Response:
 @router.post("/compare", response_model=CompareReply)
 async def compare(request: Request, body: CompareRequest) -> Response:
     """Which of two responses is preferred, with a calibrated probability."""
-    items, fields = [], []
-    for place, comparison in enumerate(body.comparisons):
-        for name, response in (("response_a", comparison.response_a), ("response_b", comparison.response_b)):
-            items.append(Item(comparison.prompt, response))
-            fields.append(ItemFields(f"comparisons.{place}.prompt", f"comparisons.{place}.{name}"))
-    call = await _Call.score(request, items, fields, body)
+    items = [Item(row.prompt, text) for row in body.comparisons for text in (row.response_a, row.response_b)]
+    call = await _Call.score(request, items, _comparison_field, body)
     raw = call.scores.raw
     calibration = call.context.scorer.bundle.manifest.calibration
     results = [
@@ -96,17 +92,21 @@ async def compare(request: Request, body: CompareRequest) -> Response:
 async def rank(request: Request, body: RankRequest) -> Response:
     """Put the responses to one prompt in order, with all pairwise probabilities."""
     items = [Item(body.prompt, response) for response in body.responses]
-    call = await _Call.score(request, items, _response_fields(len(items)), body)
+    call = await _Call.score(request, items, _response_field, body)
     raw = call.scores.raw
-    calibration = call.context.scorer.bundle.manifest.calibration
-    return call.reply(
-        RankReply(
-            **call.common(),
-            order=sorted(range(len(raw)), key=lambda place: -raw[place]),
-            scores=raw,
-            win_probabilities=[[calibration.preference(a, b) for b in raw] for a in raw],
+    temperature = call.context.scorer.bundle.manifest.calibration.temperature
+
+    def reply() -> Response:
+        return call.reply(
+            RankReply(
+                **call.common(),
+                order=sorted(range(len(raw)), key=lambda place: -raw[place]),
+                scores=raw,
+                win_probabilities=_preferences(raw, temperature),
+            )
         )
-    )
+
+    return await asyncio.to_thread(reply)  # a thousand responses make a million probabilities
 
 
 @router.get("/model")
@@ -149,7 +149,7 @@ class _Call:
 
     @classmethod
     async def score(
-        cls, request: Request, items: Sequence[Item], fields: Sequence[ItemFields], options: Options,
+        cls, request: Request, items: Sequence[Item], field_name: FieldName, options: Options,
         per_item_failures: bool = False,
     ) -> "_Call":  # fmt: skip
         """Score the items of a request.
@@ -167,9 +167,9 @@ class _Call:
         if len(items) > settings.max_items:
             raise ApiError(
                 413, "too_many_items", f"{len(items)} items, more than the {settings.max_items} of one request; "
-                "split them", fields[0].response.partition(".")[0],
+                "split them", field_name(0, "response").partition(".")[0],
             )  # fmt: skip
-        request.state.item_fields = fields
+        request.state.field_name = field_name
         timeout_ms = min(options.timeout_ms or settings.default_timeout_ms, settings.max_timeout_ms)
         wishes = Wishes(
             truncate=None if options.truncate is None else Truncation(options.truncate),
@@ -186,7 +186,7 @@ class _Call:
         return {
             "model": _model_name(self.context),
             "details": [
-                Detail(tokens=item.tokens, truncated=item.removed > 0, tokens_removed=item.removed)
+                {"tokens": item.tokens, "truncated": item.removed > 0, "tokens_removed": item.removed}
                 for item in scores.items
             ],
             "usage": Usage(
@@ -217,8 +217,25 @@ class _Call:
         return Response(content, media_type="application/json", headers={"X-Assay-Model-Digest": digest})
 
 
-def _response_fields(count: int) -> list[ItemFields]:
-    return [ItemFields("prompt", f"responses.{place}") for place in range(count)]
+def _response_field(place: int, part: Part) -> str:
+    return "prompt" if part == "prompt" else f"responses.{place}"
+
+
+def _pair_field(place: int, part: Part) -> str:
+    return f"pairs.{place}.{part}"
+
+
+def _comparison_field(place: int, part: Part) -> str:
+    name = "prompt" if part == "prompt" else ("response_a", "response_b")[place % 2]
+    return f"comparisons.{place // 2}.{name}"
+
+
+def _preferences(raw: Sequence[float], temperature: float) -> list[list[float]]:
+    """Probability that each is preferred to each: `Calibration.preference` for all pairs at once."""
+    scores = np.array(raw)
+    with np.errstate(over="ignore"):  # to 1 / (1 + inf), which is the 0 that it should be
+        preferences: list[list[float]] = (1 / (1 + np.exp((scores - scores[:, None]) / temperature))).tolist()
+    return preferences
 
 
 def _model_name(context: Context) -> ModelName:

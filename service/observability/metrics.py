@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 
+from service.observability.bulk_histogram import BulkHistogram
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter and histogram, which nothing here reads
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -68,9 +70,9 @@ class Metrics:
             "assay_tokens", "Tokens computed (real), spared by sharing prefixes (shared), or wasted (padding).",
             ("kind",), registry=r,
         )  # fmt: skip
-        self.input_tokens = Histogram("assay_input_tokens", "Tokens of an item.", buckets=_TOKENS, registry=r)
+        self.input_tokens = BulkHistogram("assay_input_tokens", "Tokens of an item.", _TOKENS, r)
         self.nonfinite = Counter("assay_scores_nonfinite", "Scores that were NaN or infinite.", registry=r)
-        self.score: Histogram | None = None
+        self.score: BulkHistogram | None = None
         # Engine
         self.engine_progress = Gauge(
             "assay_engine_last_progress_timestamp_seconds", "Unix time at which a batch last ended.", registry=r
@@ -114,7 +116,7 @@ class Metrics:
             self.samples.labels(name, outcome)
         if self.score is None:
             bounds = [centre + spread * step / 2 for step in range(-8, 9)]
-            self.score = Histogram("assay_score", "Raw scores.", buckets=bounds, registry=self.registry)
+            self.score = BulkHistogram("assay_score", "Raw scores.", bounds, self.registry)
 
     def watch_queue(self, read: Callable[[], "tuple[int, int, float, int, float]"], limit: int) -> None:
         """Read the queue's gauges at scrape time, so that they cannot drift.

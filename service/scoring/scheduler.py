@@ -152,9 +152,7 @@ class Scheduler:
             EngineFailedError: a batch with an item of this request failed.
         """
         loop = asyncio.get_running_loop()
-        distinct, place_of, order, added = await loop.run_in_executor(
-            self._executor, _sharing, sequences, self._family
-        )
+        distinct, place_of, order, added = await loop.run_in_executor(self._executor, _sharing, sequences, self._family)
         tokens = sum(added)
         self._admit_tokens(tokens)
         now = self._clock()
@@ -268,9 +266,7 @@ class Scheduler:
         return items, tokens, 0.0 if oldest is None else self._clock() - oldest, self._in_flight_items, saturation
 
 
-def _sharing(
-    sequences: Sequence[IntArray], family: Family
-) -> tuple[list[IntArray], list[int], list[int], list[int]]:
+def _sharing(sequences: Sequence[IntArray], family: Family) -> tuple[list[IntArray], list[int], list[int], list[int]]:
     """What of a request is to be computed, and in which order.
 
     Equal items become one: rounding depends on the place in a batch, and equal texts must tie.

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -121,9 +122,8 @@ class Scorer:
             if (outcome := _OUTCOME_OF.get(type(error))) is not None:
                 self._count(outcome, len(items))
             raise
-        for result in scores.items:
-            failed = isinstance(result.score, ScoringError)
-            self._count("nonfinite" if failed else "truncated" if result.removed else "ok", 1)
+        for outcome, count in Counter(map(_outcome, scores.items)).items():
+            self._count(outcome, count)
         return scores
 
     async def _score(self, items: Sequence[Item], wishes: Wishes) -> Scores:
@@ -142,9 +142,12 @@ class Scorer:
         finally:
             reservation.release()
         self._observe(encoded, tokenized - began, scored)
+        failures = self._failures(scored.rewards)
+        if failures and not wishes.per_item_failures:
+            raise next(iter(failures.values()))
         return Scores(
             items=[
-                ItemResult(self._checked(reward, place, wishes), len(item.ids), item.removed)
+                ItemResult(failures.get(place, reward), len(item.ids), item.removed)
                 for place, (item, reward) in enumerate(zip(encoded, scored.rewards, strict=True))
             ],
             computed_tokens=scored.computed_tokens,
@@ -153,24 +156,25 @@ class Scorer:
             infer_seconds=scored.infer_seconds,
         )
 
-    def _checked(self, reward: float, place: int, wishes: Wishes) -> float | ScoringError:
-        """The reward, or the error of a reward that is none."""
-        if math.isfinite(reward):
-            if self._metrics.score is not None:
-                self._metrics.score.observe(reward)
-            return reward
-        self._metrics.nonfinite.inc()
-        self._metrics.engine_errors.labels("nonfinite").inc()
-        error = NonFiniteScoreError(f"the model's score for this item is {reward}: there is no reward to give", place)
-        if wishes.per_item_failures:
-            return error
-        raise error
+    def _failures(self, rewards: Sequence[float]) -> dict[int, ScoringError]:
+        """The errors of the rewards that are none, by place."""
+        failures: dict[int, ScoringError] = {
+            place: NonFiniteScoreError(
+                f"the model's score for this item is {reward}: there is no reward to give", place
+            )
+            for place, reward in enumerate(rewards)
+            if not math.isfinite(reward)
+        }
+        self._metrics.nonfinite.inc(len(failures))
+        self._metrics.engine_errors.labels("nonfinite").inc(len(failures))
+        return failures
 
     def _observe(self, encoded: Sequence[EncodedItem], tokenize_seconds: float, scored: Scored) -> None:
         metrics = self._metrics
         metrics.request_samples.observe(len(encoded))
-        for item in encoded:
-            metrics.input_tokens.observe(len(item.ids))
+        metrics.input_tokens.observe([len(item.ids) for item in encoded])
+        if metrics.score is not None:
+            metrics.score.observe([reward for reward in scored.rewards if math.isfinite(reward)])
         metrics.stage_duration.labels("tokenize").observe(tokenize_seconds)
         metrics.stage_duration.labels("queue").observe(scored.queue_seconds)
         metrics.stage_duration.labels("infer").observe(scored.infer_seconds)
@@ -190,16 +194,20 @@ _OUTCOME_OF: dict[type[ScoringError], str] = {
 """Refusals by the queue or by a pinned digest say nothing of the items; the rejection counter has them."""
 
 
+def _outcome(result: ItemResult) -> str:
+    if isinstance(result.score, ScoringError):
+        return "nonfinite"
+    return "truncated" if result.removed else "ok"
+
+
 def _refuse_empty(items: Sequence[Item]) -> None:
     for place, item in enumerate(items):
-        prompt_text = item.prompt if isinstance(item.prompt, str) else "".join(m.content for m in item.prompt)
-        parts: tuple[tuple[Literal["prompt", "response"], str], ...]
-        parts = ("prompt", prompt_text), ("response", item.response)
-        for name, text in parts:
-            if not text:
-                raise EmptyTextError(
-                    f'the {name} is empty; send "allow_empty": true if it is meant to be scored so', place, name
-                )
+        prompt_is_empty = not (item.prompt if isinstance(item.prompt, str) else any(m.content for m in item.prompt))
+        if prompt_is_empty or not item.response:
+            part: Literal["prompt", "response"] = "prompt" if prompt_is_empty else "response"
+            raise EmptyTextError(
+                f'the {part} is empty; send "allow_empty": true if it is meant to be scored so', place, part
+            )
 
 
 def _encode(formatter: Formatter, items: Sequence[Item], truncate: Truncation | None) -> list[EncodedItem]:

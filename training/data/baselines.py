@@ -72,9 +72,7 @@ def bag_of_words(records: Iterable[PreferenceRecord], folds: int = 5, min_texts:
     pairs = decided(records)
     groups = [pair.record.split_key for pair in pairs]
     if len(set(groups)) < folds:
-        raise ValueError(
-            f"{len(set(groups))} groups of decided pairs for {folds} folds; lower folds or add data"
-        )
+        raise ValueError(f"{len(set(groups))} groups of decided pairs for {folds} folds; lower folds or add data")
     margins = np.zeros(len(pairs))
     for train, test in GroupKFold(n_splits=folds).split(pairs, groups=groups):
         margins[test] = _fold_margins([pairs[k] for k in train], [pairs[k] for k in test], min_texts)

@@ -85,9 +85,7 @@ class Deduplicated:
     records_removed: int
 
 
-def deduplicate(
-    records: Iterable[PreferenceRecord], *, repeats: Literal["drop", "merge"] = "drop"
-) -> Deduplicated:
+def deduplicate(records: Iterable[PreferenceRecord], *, repeats: Literal["drop", "merge"] = "drop") -> Deduplicated:
     """Keep the first of the judgements with the same prompt, the same two texts and the same winner.
 
     `drop` forgets the votes of the repeats (copied rows); `merge` adds them to the first (independent

@@ -18,9 +18,7 @@ class Pair:
     @property
     def direction(self) -> int:
         """1 where `i` has more votes than `j`, -1 where it has fewer, 0 where neither won."""
-        return (self.judgement.i_wins > self.judgement.j_wins) - (
-            self.judgement.i_wins < self.judgement.j_wins
-        )
+        return (self.judgement.i_wins > self.judgement.j_wins) - (self.judgement.i_wins < self.judgement.j_wins)
 
 
 def pairs_of(records: Iterable[PreferenceRecord]) -> Iterator[Pair]:

@@ -52,8 +52,7 @@ def hh_harmless(path: Path) -> list[PreferenceRecord]:
     """HH-RLHF harmless-base (Bai et al. 2022); `group` is the opening turn, which dialogues may share."""
     records = _each(path, lambda row, line: hh_row(row, f"hh-harmless-{line}", "hh-harmless"))
     return [
-        shuffle_sides(record.model_copy(update={"group": f"hh:{record.messages[0].content}"}))
-        for record in records
+        shuffle_sides(record.model_copy(update={"group": f"hh:{record.messages[0].content}"})) for record in records
     ]
 
 
@@ -86,12 +85,8 @@ def ethics(path: Path) -> list[PreferenceRecord]:
     at most 16 rows in the training file, but over half of the test file, which is not to be divided.
     """
     name = path.name.split(".")[0]
-    records = [
-        shuffle_sides(record) for record in _each(path, lambda row, line: _ethics_row(row, f"{name}-{line}"))
-    ]
-    links = [
-        sorted({sentence for text in record.responses for sentence in sentences(text)}) for record in records
-    ]
+    records = [shuffle_sides(record) for record in _each(path, lambda row, line: _ethics_row(row, f"{name}-{line}"))]
+    links = [sorted({sentence for text in record.responses for sentence in sentences(text)}) for record in records]
     labels = components(links)
     least: dict[int, str] = {}
     for label, own in zip(labels, links, strict=True):
@@ -194,8 +189,7 @@ def _qa_feedback_row(row: Row, line: int) -> PreferenceRecord:
         prompt=fields.text(row, "question"),
         responses=fields.texts(row, "answers"),
         judgements=[
-            {"i": one["i"], "j": one["j"], **winners[_one_of(one, "preferred", tuple(winners))]}
-            for one in comparisons
+            {"i": one["i"], "j": one["j"], **winners[_one_of(one, "preferred", tuple(winners))]} for one in comparisons
         ],
         source="qa-feedback",
     )
@@ -221,9 +215,7 @@ def _autoj_row(row: Row, line: int) -> PreferenceRecord:
         id=f"autoj-{line}",
         prompt=fields.text(row, "prompt"),
         responses=[fields.text(row, "response 1"), fields.text(row, "response 2")],
-        judgements=[
-            {"i": 0, "j": 1, "i_wins": int(label == 0), "j_wins": int(label == 1), "ties": int(label == 2)}
-        ],
+        judgements=[{"i": 0, "j": 1, "i_wins": int(label == 0), "j_wins": int(label == 1), "ties": int(label == 2)}],
         source="autoj",
         category=fields.text(row, "scenario"),
     )

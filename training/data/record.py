@@ -49,9 +49,7 @@ class Judgement(BaseModel):
     def flipped(self) -> "Judgement":
         """The same judgement with `i` and `j` exchanged."""
         margin = None if self.margin is None else -self.margin
-        return Judgement(
-            i=self.j, j=self.i, i_wins=self.j_wins, j_wins=self.i_wins, ties=self.ties, margin=margin
-        )
+        return Judgement(i=self.j, j=self.i, i_wins=self.j_wins, j_wins=self.i_wins, ties=self.ties, margin=margin)
 
 
 class PreferenceRecord(BaseModel):

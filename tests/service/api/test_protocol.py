@@ -55,7 +55,7 @@ def served(pocket_bundle):
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000, 10**6])
 def test_headers_of_just_the_limit_pass(served, chunk):
-    data = padded(LIMIT + 4) + BODY  # the blank line is no header
+    data = padded(LIMIT) + BODY
     with served.connect() as connection:
         for start in range(0, len(data), chunk):
             connection.sendall(data[start : start + chunk])
@@ -66,7 +66,7 @@ def test_headers_of_just_the_limit_pass(served, chunk):
 @pytest.mark.parametrize("chunk", [500, 10**6])
 def test_larger_headers_are_refused(served, chunk):
     before = served.rejected().get("headers", 0)
-    data = padded(LIMIT + 5) + BODY
+    data = padded(LIMIT + 1) + BODY
     with served.connect() as connection:
         with contextlib.suppress(ConnectionError):  # it may close while we still send
             for start in range(0, len(data), chunk):
@@ -119,7 +119,7 @@ def test_the_limit_holds_for_a_later_request_too(served):
         connection.sendall(head() + BODY)
         replies(connection, 1)
         with contextlib.suppress(ConnectionError):
-            connection.sendall(padded(LIMIT + 5))
+            connection.sendall(padded(LIMIT + 1))
         assert parse(read_raw(connection)).status == 431
 
 

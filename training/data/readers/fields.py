@@ -16,9 +16,7 @@ Row = Mapping[str, Any]
 def required(row: Row, column: str) -> Any:
     """The value of a column that must be there and not be null."""
     if row.get(column) is None:
-        raise DataError(
-            f"column {column!r} is missing" if column not in row else f"column {column!r} is null"
-        )
+        raise DataError(f"column {column!r} is missing" if column not in row else f"column {column!r} is null")
     return row[column]
 
 
@@ -81,9 +79,7 @@ def messages(row: Row, column: str) -> list[Message]:
         if not isinstance(turn, dict):
             raise DataError(f"{column}[{place}] must be a message with role and content, not {_kind(turn)}")
         try:
-            turns.append(
-                Message.model_validate({name: part for name, part in turn.items() if part is not None})
-            )
+            turns.append(Message.model_validate({name: part for name, part in turn.items() if part is not None}))
         except ValidationError as error:
             raise DataError(f"{column}[{place}]: {explain(error)}") from error
     return turns

@@ -50,9 +50,7 @@ def ranking_row(row: Row, row_id: str, source: str) -> PreferenceRecord:
     responses = fields.texts(row, "responses")
     ranks, scores = row.get("ranks") is not None, row.get("scores") is not None
     if ranks == scores:
-        raise DataError(
-            f"{'both' if ranks else 'neither'} of the columns 'ranks' and 'scores'; give one of them"
-        )
+        raise DataError(f"{'both' if ranks else 'neither'} of the columns 'ranks' and 'scores'; give one of them")
     worth = (
         fields.numbers(row, "scores", len(responses))
         if scores
@@ -88,9 +86,7 @@ def trl_row(row: Row, row_id: str, source: str) -> PreferenceRecord:
             return _choice(row, row_id, source, *common_text(chosen, rejected))
         return _choice(row, row_id, source, given, chosen, rejected)
     if isinstance(chosen, str) or isinstance(rejected, str):
-        raise DataError(
-            "one of chosen and rejected is text and the other a list of messages; make them alike"
-        )
+        raise DataError("one of chosen and rejected is text and the other a list of messages; make them alike")
     if given is None:
         return _choice(row, row_id, source, *common_messages(chosen, rejected))
     history = [Message(role="user", content=given)] if isinstance(given, str) else given

@@ -13,9 +13,7 @@ def common_text(chosen: str, rejected: str) -> tuple[str, str, str]:
     the prompt ends.
     """
     if chosen == rejected:
-        raise DataError(
-            "chosen and rejected are the same text and no prompt is given; where it ends is unknown"
-        )
+        raise DataError("chosen and rejected are the same text and no prompt is given; where it ends is unknown")
     limit = min(len(chosen), len(rejected))
     longest = next((place for place in range(limit) if chosen[place] != rejected[place]), limit)
     for ends in (_sentence_ends, _word_ends):

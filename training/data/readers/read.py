@@ -65,11 +65,7 @@ def read_records(
         places[record.id] = f"{row.file}:{row.line}"
         records.append(record)
     if known is None:
-        lost = (
-            f"none of its {len(skipped)} rows can be read; the first: {skipped[0].reason}"
-            if skipped
-            else "no rows"
-        )
+        lost = f"none of its {len(skipped)} rows can be read; the first: {skipped[0].reason}" if skipped else "no rows"
         raise DataError(lost, file=str(path_or_name))
     if not records and not skipped:
         raise DataError("no rows", file=str(path_or_name))

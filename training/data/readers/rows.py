@@ -101,9 +101,7 @@ def _decoded_json(raw: bytes | str) -> Any:
     except UnicodeDecodeError as error:
         return DataError(f"not UTF-8: {error.reason} at byte {error.start}")
     except json.JSONDecodeError as error:
-        return DataError(
-            f"invalid JSON: {error.msg} (line {error.lineno}, column {error.colno} of the value)"
-        )
+        return DataError(f"invalid JSON: {error.msg} (line {error.lineno}, column {error.colno} of the value)")
     except RecursionError:
         return DataError("invalid JSON: nested too deeply")
 
@@ -133,9 +131,7 @@ def _csv(stream: IO[bytes], file: str) -> Iterator[RawRow]:
             if cells:
                 yield RawRow(file, line, _csv_columns(header, cells))
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"not UTF-8: {error.reason} (at or after line {rows.line_num + 1})", file=file
-        ) from error
+        raise DataError(f"not UTF-8: {error.reason} (at or after line {rows.line_num + 1})", file=file) from error
 
 
 def _csv_columns(header: list[str], cells: list[str]) -> dict[str, Any] | DataError:
@@ -189,9 +185,7 @@ def _hugging_face(name: str) -> Iterator[RawRow]:
     if not part:
         splits = sorted(loaded)
         if len(splits) != 1:
-            raise DataError(
-                f"has the splits {', '.join(splits)}; name one, as in {name}:{splits[0]}", file=name
-            )
+            raise DataError(f"has the splits {', '.join(splits)}; name one, as in {name}:{splits[0]}", file=name)
         loaded = loaded[splits[0]]
     yield from _numbered(name, loaded)
 

@@ -24,9 +24,7 @@ def split_transcripts(chosen: str, rejected: str) -> tuple[list[Message], str, s
         shared += 1
     for column, side in zip(("chosen", "rejected"), turns, strict=True):
         if side[shared][0] != "assistant":
-            raise DataError(
-                f"{column} parts from the other side in a human turn (turn {shared + 1}), not in a reply"
-            )
+            raise DataError(f"{column} parts from the other side in a human turn (turn {shared + 1}), not in a reply")
     if not shared:
         raise DataError("the two sides share no turn; there is no prompt")
     history = [Message(role=role, content=content) for role, content, _ in turns[0][:shared]]
@@ -42,6 +40,5 @@ def _turns(text: str, column: str) -> list[tuple[str, str, int]]:
         raise DataError(f"{column} has text before its first turn: {text[: marks[0].start()].strip()[:40]!r}")
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     return [
-        (_ROLES[mark[1]], text[mark.end() : end].strip(), mark.end())
-        for mark, end in zip(marks, ends, strict=True)
+        (_ROLES[mark[1]], text[mark.end() : end].strip(), mark.end()) for mark, end in zip(marks, ends, strict=True)
     ]

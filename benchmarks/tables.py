@@ -29,7 +29,8 @@ def table() -> str:
             lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"Measured on {'; '.join(sorted(machines))}. Seeds, versions, commits and spreads are in `benchmarks/results/`.",
+        f"Measured on {'; '.join(sorted(machines))}. "
+        "Seeds, versions, commits and spreads are in `benchmarks/results/`.",
     ]
     return "\n".join(lines)
 

@@ -74,8 +74,9 @@ def _greet(host: str, port: int) -> None:
     print(
         f"\n  Assay serves at {address}   docs: {address}/docs   metrics: {address}/metrics\n\n"
         f"  curl -s {address}/v1/score -H 'Content-Type: application/json' -d '{{\n"
-        '    "prompt": "How do I keep basil alive on a windowsill?",\n'
-        '    "responses": ["Give it sun and water it when the top of the soil is dry.", "Plants are green."]}\'\n',
+        '    "prompt": "How do I boil an egg?",\n'
+        '    "responses": ["Lower it into boiling water: 7 minutes for a soft yolk, 10 for a hard one.",\n'
+        '                  "Eggs come from hens, which were first kept in Asia."]}\'\n',
         flush=True,
     )
 

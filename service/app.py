@@ -14,6 +14,7 @@ from fastapi.middleware import Middleware
 
 from service.api import health, v1
 from service.api.context import ClientGoneError, Context, State
+from service.api.docs import install_docs
 from service.api.errors import install_error_handlers
 from service.api.middleware import LimitBody, Observe, RequireKey
 from service.bundle.reader import Bundle
@@ -84,6 +85,8 @@ def build_app(settings: Settings, bundle: Bundle, session: Session, load_seconds
         version=version,
         description=_DESCRIPTION,
         lifespan=life,
+        docs_url=None,  # see service.api.docs
+        redoc_url=None,
         redirect_slashes=False,  # a redirect is built from the Host header, which is the caller's
         middleware=[
             Middleware(Observe, metrics=metrics),
@@ -100,6 +103,7 @@ def build_app(settings: Settings, bundle: Bundle, session: Session, load_seconds
     app.add_exception_handler(ClientGoneError, on_client_gone)
     app.include_router(v1.router)
     app.include_router(health.router)
+    install_docs(app)
     return app
 
 

@@ -6,7 +6,7 @@ Given as a flag (`--port 9000`), as an environment variable (`ASSAY_PORT=9000`),
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     """Bytes of a request's body."""
     max_header_bytes: int = Field(32 * 2**10, ge=1024)
     """Bytes of a request's line and headers."""
-    receive_timeout_s: float = Field(30, gt=0)
+    receive_timeout_s: FiniteFloat = Field(30, gt=0)
     """Seconds in which a request must have arrived whole."""
     keep_alive_s: int = Field(75, ge=1)
     """Seconds that an idle connection stays open; longer than the clients' own limit."""
@@ -60,15 +60,15 @@ class Settings(BaseSettings):
     """Items that may wait; a request that does not fit whole is refused whole (429)."""
     queue_tokens: int = Field(2**21, ge=1)
     """Tokens that may wait, likewise."""
-    default_timeout_ms: float = Field(120_000, gt=0)
+    default_timeout_ms: FiniteFloat = Field(120_000, gt=0)
     """Time for a request that names none."""
-    max_timeout_ms: float = Field(600_000, gt=0)
+    max_timeout_ms: FiniteFloat = Field(600_000, gt=0)
     """The longest time that a request may name; more is cut to this."""
-    stuck_after_s: float = Field(120, gt=0)
+    stuck_after_s: FiniteFloat = Field(120, gt=0)
     """Seconds in one batch after which /live says that the engine hangs."""
-    drain_notice_s: float = Field(2, ge=0)
+    drain_notice_s: FiniteFloat = Field(2, ge=0)
     """Seconds after SIGTERM in which /ready is 503 and requests are still served, for balancers to notice."""
-    drain_timeout_s: float = Field(30, gt=0)
+    drain_timeout_s: FiniteFloat = Field(30, gt=0)
     """Seconds that requests in flight then have to finish."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""

@@ -28,7 +28,7 @@ class DataConfig(_Section):
     """What to learn from."""
 
     train: tuple[str, ...] = Field((SAMPLE,), min_length=1)
-    """Files or folders of preference data, hf:NAME[:SPLIT] for a Hugging Face data set, or sample (the built-in data)."""
+    """Files or folders of preference data, hf:NAME[:SPLIT] for a Hugging Face data set, or sample (built in)."""
     format: Literal["auto", "records", "trl", "hh", "ranking", "votes"] = "auto"
     """How rows are written; auto looks at the columns."""
     test: tuple[str, ...] = ()

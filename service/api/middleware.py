@@ -20,7 +20,7 @@ from service.observability.metrics import Metrics
 
 logger = logging.getLogger("assay.access")
 
-_SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_SAFE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 _OPEN_PATHS = frozenset({"/live", "/ready", "/metrics"})
 _NO_REPLY = 499  # the client left before there was one
 _QUIET_PATHS = frozenset({"/live", "/ready", "/metrics"})

@@ -21,7 +21,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._arriving = False  # between the first and the last byte of a request
         self._in_headers = True
         self._header_bytes = 0
-        self._header_tail = b""
+        self._tail = b""  # of what came so far
         self._body_came = False
         self._receive_deadline: asyncio.TimerHandle | None = None
 
@@ -35,8 +35,9 @@ class LimitedProtocol(HttpToolsProtocol):
         in_body = not self._in_headers
         if not in_body:
             self._count_headers(data)
-            if self._too_many_headers():
-                return
+        self._tail = (self._tail + data[-3:])[-3:]
+        if not in_body and self._too_many_headers():
+            return
         self._body_came = False
         super().data_received(data)
         if in_body and not self._in_headers:  # what brings no body is the frame of a chunked one, or headers after it
@@ -57,7 +58,6 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._in_headers = False
         self._header_bytes = 0
-        self._header_tail = b""
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
@@ -83,10 +83,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _count_headers(self, data: bytes) -> None:
         """Add what of `data` comes up to the blank line; what follows it is body, or the next request."""
-        window = self._header_tail + data  # the blank line may be cut in two
-        end = window.find(b"\r\n\r\n")
-        self._header_bytes += len(data) if end < 0 else end + 4 - len(self._header_tail)
-        self._header_tail = window[-3:]
+        end = (self._tail + data).find(b"\r\n\r\n")  # the blank line may be cut in two
+        self._header_bytes += len(data) if end < 0 else end + 4 - len(self._tail)
 
     def _too_many_headers(self) -> bool:
         if self._header_bytes <= self.max_header_bytes:

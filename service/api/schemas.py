@@ -82,8 +82,11 @@ class Options(_Closed):
 
 
 _SCORE_EXAMPLE: dict[str, JsonValue] = {
-    "prompt": "How do I keep basil alive on a windowsill?",
-    "responses": ["Give it six hours of sun and water it when the top of the soil is dry.", "Plants are green."],
+    "prompt": "How do I boil an egg?",
+    "responses": [
+        "Lower it into boiling water: 7 minutes for a soft yolk, 10 for a hard one.",
+        "Eggs come from hens, which were first kept in Asia.",
+    ],
 }
 
 

@@ -70,9 +70,7 @@ class Manifest(_Closed):
     layout_version: Literal[1] = LAYOUT_VERSION
     block_queries: int = Field(default=DEFAULT_BLOCK_QUERIES, ge=1, description="Q of the layout.")
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
-    heads: tuple[str, ...] = Field(
-        min_length=1, description="Names of the graph's scores; the first is the reward."
-    )
+    heads: tuple[str, ...] = Field(min_length=1, description="Names of the graph's scores; the first is the reward.")
     calibration: Calibration
     evaluation: dict[str, FiniteFloat | int] = Field(description="The figures of the report in brief.")
     provenance: Provenance

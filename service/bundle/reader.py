@@ -160,9 +160,7 @@ def _check_graph(folder: Path, manifest: Manifest) -> None:
     _check_type(path, model.graph.output[0], "FLOAT")
     shape = [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim]  # 0 where it is free
     if len(shape) != 2 or shape[1] not in (0, len(manifest.heads)):
-        raise BundleError(
-            path, f"{GRAPH_OUTPUT} has the shape {shape}, not (scores, {len(manifest.heads)} heads)"
-        )
+        raise BundleError(path, f"{GRAPH_OUTPUT} has the shape {shape}, not (scores, {len(manifest.heads)} heads)")
     for tensor in _tensors(model):
         for item in tensor.external_data:
             if item.key == "location" and item.value not in manifest.files:

@@ -108,9 +108,7 @@ class Formatter:
         FormatError: the template does not parse.
     """
 
-    def __init__(
-        self, text_format: TextFormat, template: str, tokenizer: TextTokenizer, max_tokens: int
-    ) -> None:
+    def __init__(self, text_format: TextFormat, template: str, tokenizer: TextTokenizer, max_tokens: int) -> None:
         self.text_format = text_format
         self.template = template
         self.tokenizer = tokenizer

@@ -6,11 +6,12 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import numpy as np
 
 from service.bundle.layout import Family, Layout
-from service.engine.runner import Runner
+from service.engine.runner import BatchResult, Runner
 from service.engine.session import Rewards
 from tests.pocket import pocket_reward
 
@@ -88,7 +89,7 @@ class WatchedRunner(Runner):
         super().__init__(session, clock)
         self.submitted: queue.SimpleQueue[Layout] = queue.SimpleQueue()
 
-    def submit(self, layout: Layout):  # noqa: ANN201
+    def submit(self, layout: Layout) -> "Future[BatchResult]":
         future = super().submit(layout)
         self.submitted.put(layout)
         return future
@@ -96,6 +97,15 @@ class WatchedRunner(Runner):
     async def submission(self) -> Layout:
         """The next batch that was handed over."""
         return await asyncio.to_thread(self.submitted.get, timeout=PATIENCE)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop run until the condition holds."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.001)
 
 
 def rewards_of(layout: Layout, family: Family) -> Rewards:

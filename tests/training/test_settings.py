@@ -77,7 +77,8 @@ def test_out_of_range(flags: list[str], reason: str) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_are_finite(value: float) -> None:
-    for section, name in ((OptimiserConfig, "learning_rate"), (OptimiserConfig, "epochs"), (DataConfig, "test_fraction")):
+    fields = ((OptimiserConfig, "learning_rate"), (OptimiserConfig, "epochs"), (DataConfig, "test_fraction"))
+    for section, name in fields:
         with pytest.raises(ValidationError):
             section.model_validate({name: value})
 

@@ -41,27 +41,6 @@ def length_rule(records: Iterable[PreferenceRecord], length: Callable[[str], int
     return accuracy(pairs, [length(pair.text_i) for pair in pairs], [length(pair.text_j) for pair in pairs])
 
 
-def length_matched(pairs: Iterable[Pair], within: float = 0.25) -> list[Pair]:
-    """The pairs whose longer text has at most 1 + `within` times the characters of the shorter."""
-    return [
-        pair
-        for pair in pairs
-        if max(len(pair.text_i), len(pair.text_j)) <= (1 + within) * min(len(pair.text_i), len(pair.text_j))
-    ]
-
-
-def length_matched_accuracy(
-    records: Iterable[PreferenceRecord], score: Callable[[PreferenceRecord, str], float], within: float = 0.25
-) -> Accuracy:
-    """The accuracy of `score(record, response)` on the `length_matched` of the decided pairs."""
-    pairs = length_matched(decided(records), within)
-    return accuracy(
-        pairs,
-        [score(pair.record, pair.text_i) for pair in pairs],
-        [score(pair.record, pair.text_j) for pair in pairs],
-    )
-
-
 def bag_of_words(records: Iterable[PreferenceRecord], folds: int = 5, min_texts: int = 2) -> Accuracy:
     """The cross-validated accuracy of a logistic regression on the words that one response alone has.
 

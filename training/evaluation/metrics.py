@@ -36,7 +36,7 @@ def correct(margin: FloatArray, preference: FloatArray) -> FloatArray:
 
 
 def accuracy(margin: FloatArray, preference: FloatArray) -> float:
-    """Share of pairs with a majority that the scores order as it does; equal scores count half. NaN if there is none."""
+    """Share of pairs with a majority that the scores order as it does; equal scores count half. NaN without any."""
     decided = preference != 0.5
     return float(correct(margin[decided], preference[decided]).mean()) if decided.any() else float("nan")
 
@@ -44,9 +44,10 @@ def accuracy(margin: FloatArray, preference: FloatArray) -> float:
 def clustered_interval(
     values: FloatArray, cluster: IntArray, *, seed: int = 0, draws: int = 2000, level: float = 0.95
 ) -> Interval:
-    """Mean of `values` with a percentile bootstrap over clusters (Cameron, Gelbach & Miller 2008, pairs cluster bootstrap).
+    """Mean of `values` with a percentile bootstrap over clusters.
 
-    Pairs of one prompt share its responses and are not independent, so whole prompts are drawn.
+    The pairs cluster bootstrap of Cameron, Gelbach & Miller (2008): pairs of one prompt share its responses and
+    are not independent, so whole prompts are drawn.
 
     Raises:
         ValueError: no value.
@@ -75,10 +76,11 @@ def brier(margin: FloatArray, preference: FloatArray, temperature: float = 1.0) 
 
 
 def calibration_error(margin: FloatArray, preference: FloatArray, temperature: float = 1.0, bins: int = 10) -> float:
-    """Expected calibration error (Naeini et al. 2015; Guo et al. 2017, eq. 3) of the preferred side, `bins` of equal width on [1/2, 1].
+    """Expected calibration error of the preferred side, over `bins` of equal width on [1/2, 1].
 
-    The confidence in a pair is the larger of the two probabilities, so the figure does not depend on which
-    response is called i. The observed share is the votes' share for that side.
+    Naeini et al. (2015); Guo et al. (2017), eq. 3. The confidence in a pair is the larger of the two
+    probabilities, so the figure does not depend on which response is called i. The observed
+    share is the votes' share for that side.
     """
     probability = expit(margin / temperature)
     first = probability >= 0.5

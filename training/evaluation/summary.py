@@ -25,8 +25,8 @@ def summary(name: str, evaluation: Evaluation) -> str:
     lines = [
         f"# Evaluation of {name}",
         "",
-        f"{e.pairs} judged pairs of {e.prompts} held-out prompts, {e.ties} of them ties. Accuracies are over pairs with "
-        "a majority; intervals are 95 %, bootstrapped over prompts.",
+        f"{e.pairs} judged pairs of {e.prompts} held-out prompts, {e.ties} of them ties. Accuracies are over pairs "
+        "with a majority; intervals are 95 %, bootstrapped over prompts.",
         "",
         "| figure | value |",
         "|---|---|",

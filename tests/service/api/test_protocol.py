@@ -99,6 +99,20 @@ def test_a_blank_line_cut_in_two_with_a_large_body_behind(served, cut):
         assert (reply.status, reply.error["code"]) == (413, "too_many_items")  # it was read whole
 
 
+@pytest.mark.parametrize("cut", range(1, 5))
+def test_the_same_behind_another_request(served, cut):
+    body = json.dumps({"prompt": "p", "responses": ["a"] * 20_000}).encode()
+    data = head(length=len(body))
+    with served.connect() as connection:
+        connection.sendall(head()[:-2])
+        served.until("assay_http_requests_in_flight", 0)
+        connection.sendall(b"\r\n" + BODY + data[:-cut])  # begins in headers, ends in other headers
+        (first,) = replies(connection, 1)
+        connection.sendall(data[-cut:] + body)
+        (second,) = replies(connection, 1)
+        assert (first.status, second.status) == (200, 413)
+
+
 def test_a_connection_is_used_again_and_again(served):
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
     for _ in range(20):  # their headers together are more than the limit
@@ -124,7 +138,9 @@ def test_the_limit_holds_for_a_later_request_too(served):
 
 
 def test_headers_after_a_chunked_body_are_limited_too(served):
-    chunked = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked = (
+        b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     with served.connect() as connection:
         connection.sendall(chunked + b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY))
         sent = 0
@@ -154,8 +170,8 @@ def test_continue_is_sent_when_the_body_is_wanted(served):
 
 @pytest.mark.parametrize(
     "data",
-    [b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET  HTTP/1.1\r\n\r\n",
-     b"GET / HTTP/1.1\r\nX: \x00\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+    [b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+     b"GET  HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nX: \x00\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
      b"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
      b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"],
 )  # fmt: skip

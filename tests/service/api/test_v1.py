@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from service.bundle.calibration import Scale
+from service.api.v1 import _preferences
+from service.bundle.calibration import Calibration, Scale
 from tests.pocket import NAN_TEXT, pocket_reward
 from tests.service.serving import serving
 
@@ -95,9 +96,7 @@ def test_rank(served, right):
 
 
 def test_what_was_cut_is_reported(served):
-    reply = served.post(
-        "/v1/score", {"prompt": "p" * 60, "responses": ["a", "r" * 20], "truncate": "prompt_left"}
-    ).json
+    reply = served.post("/v1/score", {"prompt": "p" * 60, "responses": ["a", "r" * 20], "truncate": "prompt_left"}).json
     assert reply["details"] == [
         {"tokens": 64, "truncated": True, "tokens_removed": 1},
         {"tokens": 64, "truncated": True, "tokens_removed": 20},
@@ -170,3 +169,18 @@ def test_the_example_of_the_documentation_works(served):
     reply = served.post("/v1/score", json.dumps(example | {"truncate": "prompt_left"}))
     assert reply.status in (200, 422)  # its texts are longer than the pocket model takes
     assert reply.status == 200 or reply.error["code"] == "too_many_tokens"
+
+
+@pytest.mark.parametrize("raw", [[0.0], [1.5, -2.0, 1.5], [-3e4, 3e4, 0.0], [1e-9, 0.0]])
+@pytest.mark.parametrize("temperature", [0.01, 0.8, 50.0])
+def test_all_pairs_at_once_are_each_pair(raw, temperature):
+    calibration = Calibration(centre=0, scale=1, temperature=temperature, quantiles={})
+    expected = [[calibration.preference(a, b) for b in raw] for a in raw]
+    for row, right in zip(_preferences(raw, temperature), expected, strict=True):
+        assert row == pytest.approx(right, rel=1e-12, abs=1e-300)
+
+
+def test_ranking_as_many_as_a_request_may_hold(pocket_bundle):
+    with serving(pocket_bundle) as served:
+        reply = served.post("/v1/rank", {"prompt": "p", "responses": [f"{n}" for n in range(1024)]}).json
+        assert len(reply["win_probabilities"]) == len(reply["win_probabilities"][0]) == 1024

@@ -1,7 +1,7 @@
 """The runner: one batch after the other, whatever happens in one, and a heartbeat that does not lie."""
 
 import asyncio
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -45,7 +45,9 @@ def test_it_runs_one_batch_after_the_other(runner, session, clock):
     assert second.result(PATIENCE).rewards.shape == (2, 1)
 
 
-@pytest.mark.parametrize("error", [EngineError("x"), ValueError("x"), MemoryError(), SystemExit(1), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [EngineError("x"), ValueError("x"), MemoryError(), SystemExit(1), KeyboardInterrupt()]
+)
 def test_nothing_but_stop_ends_it(runner, session, error):
     session.then(fails(error))
     with pytest.raises(EngineError):
@@ -113,16 +115,15 @@ def test_stopping_a_stuck_one_is_bounded(runner, session):
 
 
 def test_whatever_is_submitted_while_it_stops_gets_an_answer(session):
-    for _ in range(50):
-        runner = Runner(session)
-        runner.start()
-        futures = []
-        submitting = threading.Thread(target=lambda: futures.extend(runner.submit(LAYOUT) for _ in range(20)))
-        submitting.start()
-        assert runner.stop(PATIENCE)
-        submitting.join()
-        for future in futures:
-            assert future.exception(PATIENCE) is None or isinstance(future.exception(), EngineError)
+    with ThreadPoolExecutor(1) as caller:
+        for _ in range(50):
+            runner = Runner(session)
+            runner.start()
+            futures = [caller.submit(runner.submit, LAYOUT) for _ in range(20)]
+            assert runner.stop(PATIENCE)
+            for future in futures:
+                batch = future.result(PATIENCE)
+                assert batch.exception(PATIENCE) is None or isinstance(batch.exception(), EngineError)
 
 
 def test_a_caller_who_cancels_does_not_end_it(runner, session):

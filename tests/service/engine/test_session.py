@@ -32,7 +32,7 @@ def test_it_scores(pocket_bundle, provider):
 
 
 def test_a_provider_that_is_not_built_in(pocket_bundle):
-    with pytest.raises(ProviderError, match="CUDAExecutionProvider is not in this build .*CPUExecutionProvider"):
+    with pytest.raises(ProviderError, match=r"CUDAExecutionProvider is not in this build .*CPUExecutionProvider"):
         OnnxSession(pocket_bundle, "cuda", 1)
 
 

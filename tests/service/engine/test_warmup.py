@@ -10,7 +10,7 @@ from service.engine.runner import Runner
 from service.engine.session import EngineError
 from service.engine.warmup import warm_up
 from tests.pocket import write_pocket_bundle
-from tests.service.doubles import PATIENCE, ScriptedSession, fails, spoils
+from tests.service.doubles import PATIENCE, ScriptedSession, fails, spoils, until
 
 
 @pytest.fixture
@@ -89,9 +89,7 @@ async def test_stopping_meanwhile_ends_it(runner, session, pocket_bundle):
     warming = asyncio.ensure_future(warm_up(runner, pocket_bundle, 640))
     await session.batch()
     stopping = asyncio.ensure_future(asyncio.to_thread(runner.stop, PATIENCE))
-    async with asyncio.timeout(PATIENCE):
-        while not runner._closed:
-            await asyncio.sleep(0.001)
+    await until(lambda: runner._closed)
     session.let_go()
     with pytest.raises(EngineError, match="not running"):
         await warming

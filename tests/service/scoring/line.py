@@ -13,7 +13,7 @@ from service.observability.metrics import Metrics
 from service.scoring.scheduler import Limits, Scheduler
 from service.scoring.scorer import Item, Scorer, Scores, Wishes
 from tests.pocket import pocket_reward
-from tests.service.doubles import Clock, ScriptedSession, WatchedRunner
+from tests.service.doubles import Clock, ScriptedSession, WatchedRunner, until
 
 ROOMY = Limits(queue_items=100_000, queue_tokens=10_000_000, batch_tokens=4096)
 
@@ -52,9 +52,7 @@ class Line:
 
     async def queued(self, items: int) -> None:
         """Wait until so many items are in the queue."""
-        async with asyncio.timeout(10):
-            while self.metric("assay_queue_samples") != items or self.scheduler.reserved_items:
-                await asyncio.sleep(0.001)
+        await until(lambda: self.metric("assay_queue_samples") == items and not self.scheduler.reserved_items)
 
 
 @contextlib.asynccontextmanager
@@ -72,9 +70,7 @@ async def line_over(bundle: Bundle, limits: Limits = ROOMY, session=None) -> Asy
         line = Line(bundle, session, runner, scheduler, scorer, metrics, executor, clock)
         try:
             yield line
-            async with asyncio.timeout(10):
-                while line.metric("assay_inflight_samples"):
-                    await asyncio.sleep(0.001)
+            await until(lambda: not line.metric("assay_inflight_samples"))
             assert line.metric("assay_queue_samples") == line.metric("assay_queue_tokens") == 0
             assert scheduler.reserved_items == 0
         finally:

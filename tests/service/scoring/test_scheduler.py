@@ -16,7 +16,7 @@ from service.scoring.errors import (
 )
 from service.scoring.scheduler import Limits
 from service.scoring.scorer import Item
-from tests.service.doubles import fails
+from tests.service.doubles import fails, until
 from tests.service.scoring.line import line_over
 
 
@@ -333,9 +333,7 @@ async def test_stopping_finishes_what_was_handed_over_and_fails_the_rest_loudly(
         waiting = line.submit(items(2, "c"))
         await line.queued(2)
         stopping = asyncio.ensure_future(asyncio.to_thread(line.runner.stop, 10))
-        async with asyncio.timeout(10):
-            while not line.runner._closed:
-                await asyncio.sleep(0.001)
+        await until(lambda: line.runner._closed)
         line.session.let_go()
         for name, request in zip("ab", handed, strict=True):
             assert (await request).raw == pytest.approx(line.right(items(2, name)), abs=1e-5)

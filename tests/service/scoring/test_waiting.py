@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_a_batch_is_as_full_as_the_order_allows(requests, bound):
     for sequences in requests:
         line.join(work_of(sequences))
     batches = take_all(line)
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in pairwise(batches):
         assert cost([*batch, following[0]]) > bound
 
 

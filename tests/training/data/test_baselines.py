@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from training.data.baselines import bag_of_words, length_matched_accuracy, length_rule
+from training.data.baselines import bag_of_words, length_rule
 from training.data.record import Judgement, PreferenceRecord
 
 
@@ -32,12 +32,6 @@ def test_length_rule_of_nothing_is_not_a_number() -> None:
     rule = length_rule([])
     assert math.isnan(rule.value)
     assert rule.pairs == 0
-
-
-def test_length_matched_accuracy_leaves_unlike_lengths_out() -> None:
-    rows = [pair("1", "a" * 5, "b" * 4), pair("2", "a" * 51, "b" * 40), pair("3", "b" * 4, "a" * 5)]
-    matched = length_matched_accuracy(rows, lambda record, text: len(text) + (record.id == "x"))
-    assert (matched.value, matched.pairs) == (0.5, 2)
 
 
 def _sentences(seed: int, good: str, bad: str) -> list[PreferenceRecord]:

@@ -1,0 +1,75 @@
+"""Settings: one table, each documented, and none that cannot work."""
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch):
+    import os
+
+    for name in [name for name in os.environ if name.startswith("ASSAY_")]:
+        monkeypatch.delenv(name)
+
+
+def keys(settings: Settings) -> list[str]:
+    return [key.get_secret_value() for key in settings.api_keys]
+
+
+def test_every_setting_is_explained():
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+
+
+def test_the_environment(monkeypatch):
+    monkeypatch.setenv("ASSAY_PORT", "9000")
+    monkeypatch.setenv("ASSAY_API_KEYS", "sesame, two ,")
+    settings = Settings()
+    assert settings.port == 9000
+    assert keys(settings) == ["sesame", "two"]
+    assert "sesame" not in repr(settings)
+
+
+@pytest.mark.parametrize("given", ["", " ", ",", " , "])
+def test_an_empty_list_of_keys_does_not_open_the_server(monkeypatch, given):
+    monkeypatch.setenv("ASSAY_API_KEYS", given)
+    with pytest.raises(ValidationError, match="holds no key"):
+        Settings()
+    monkeypatch.delenv("ASSAY_API_KEYS")
+    assert Settings().api_keys == ()
+
+
+@pytest.mark.parametrize("given", ["a b", "ключ", "a\tb", "a\x7f"])
+def test_keys_that_no_header_could_carry(given):
+    with pytest.raises(ValidationError, match="no header could carry it") as refused:
+        Settings(api_keys=given)
+    assert "a key holds" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"queue_items": 10, "max_items": 11}, "queue_items"),
+        ({"default_timeout_ms": 2.0, "max_timeout_ms": 1.0}, "default_timeout_ms"),
+        ({"port": -1}, "port"),
+        ({"threads": 0}, "threads"),
+        ({"max_body_bytes": 10}, "max_body_bytes"),
+        ({"drain_timeout_s": 0}, "drain_timeout_s"),
+        ({"receive_timeout_s": float("nan")}, "receive_timeout_s"),
+        ({"drain_notice_s": float("inf")}, "drain_notice_s"),
+        ({"provider": "CPU"}, "provider"),
+    ],
+)
+def test_impossible_values(given, says):
+    with pytest.raises(ValidationError, match=says):
+        Settings(**given)
+
+
+@pytest.mark.parametrize("name", ["max_batch_tokens", "queue_tokens"])
+def test_a_legal_item_must_fit(name):
+    settings = Settings(**{name: 511})
+    settings.check_against(511)
+    with pytest.raises(ValueError, match=f"{name} is 511.*set {name} to at least 512"):
+        settings.check_against(512)

@@ -8,6 +8,7 @@ must be within 1e-4 of what the PyTorch module gives for that pair alone.
 
 import argparse
 import asyncio
+import itertools
 import random
 import tempfile
 from pathlib import Path
@@ -40,7 +41,8 @@ def subset(folder: Path, prompts: int) -> Splits:
     ]
     whole = split(records, (0.7, 0.05, 0.25), SEED)
     random.Random(SEED).shuffle(whole.train)
-    return Splits(whole.train[:prompts], whole.validation, whole.test)
+    # 250 test prompts hold the 500 pairs that are compared.
+    return Splits(whole.train[:prompts], whole.validation[:24], whole.test[:250])
 
 
 def score_alone(checkpoint: Checkpoint, examples: list[Example]) -> list[float]:
@@ -48,6 +50,12 @@ def score_alone(checkpoint: Checkpoint, examples: list[Example]) -> list[float]:
     alone = [Example(example.record, (item,)) for example in examples for item in example.items]
     block_queries = checkpoint.description.block_queries
     return [float(score_examples(checkpoint.model, [one], block_queries)[0][0]) for one in alone]
+
+
+def holding(examples: list[Example], items: int) -> list[Example]:
+    """The first examples that hold at least `items` items."""
+    before = itertools.accumulate((len(example.items) for example in examples), initial=0)
+    return [example for example, so_far in zip(examples, before, strict=False) if so_far < items]
 
 
 def pairs_of(records: list[PreferenceRecord], count: int) -> list[tuple[Prompt, str]]:
@@ -87,7 +95,7 @@ async def served_scores(url: str, pairs: list[tuple[Prompt, str]]) -> dict[str, 
 def run(quick: bool) -> Result:
     """Train, export, serve, compare."""
     folder = public_sets.data_folder()
-    splits = subset(folder, 32 if quick else 150)
+    splits = subset(folder, 16 if quick else 100)
     count = 120 if quick else 500
     with tempfile.TemporaryDirectory() as work:
         optimiser = OptimiserConfig(learning_rate=2e-5, epochs=1, batch_elements=4, patience=0, seed=SEED)
@@ -95,7 +103,7 @@ def run(quick: bool) -> Result:
             splits, optimiser, ModelConfig(backbone="smollm2", max_tokens=MAX_TOKENS), Path(work, "run")
         )
         test = encode_records(splits.test, checkpoint.formatter, False)
-        enough = [example for example in test if not any(item.removed for item in example.items)]
+        enough = holding([example for example in test if not any(item.removed for item in example.items)], count)
         evaluation = evaluate(
             enough,
             score_examples(checkpoint.model, enough, checkpoint.description.block_queries),
@@ -129,7 +137,7 @@ def run(quick: bool) -> Result:
 def main() -> None:
     """Run and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="32 training prompts and 120 pairs")
+    parser.add_argument("--quick", action="store_true", help="16 training prompts and 120 pairs")
     result = run(parser.parse_args().quick)
     result.report()
     print(result.write().relative_to(RESULTS.parent.parent))

@@ -21,7 +21,7 @@ SAMPLE_DATA = Path(__file__).parent / "data" / "sample"
 class _Section(BaseModel):
     """Unknown settings are errors: a misspelt one must not be ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataConfig(_Section):

@@ -22,7 +22,10 @@ CAUSAL: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": HEADS,
     "qwen3 with a window in one layer": {
-        **HEADS, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1
+        **HEADS,
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "max_window_layers": 1,
     },
     "mistral": {"sliding_window": 7},
     "mixtral": {"sliding_window": 7},

@@ -200,8 +200,15 @@ def test_run_from_preferences_to_a_bundle(tmp_path: Path, data: Path) -> None:
     assert "# Evaluation of mine" in done.stdout
     run = tmp_path / "runs" / "mine"
     assert {path.name for path in run.iterdir()} == {
-        "calibration.json", "checkpoints", "configuration.json", "data.json", "evaluation.json", "model",
-        "summary.md", "tensorboard", "training.json",
+        "calibration.json",
+        "checkpoints",
+        "configuration.json",
+        "data.json",
+        "evaluation.json",
+        "model",
+        "summary.md",
+        "tensorboard",
+        "training.json",
     }
     bundle = read_bundle(tmp_path / "bundles" / "mine")
     assert bundle.digest in done.stdout

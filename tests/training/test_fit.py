@@ -167,16 +167,12 @@ def test_the_weights_of_least_validation_loss_are_kept(tmp_path: Path) -> None:
     assert result.best_validation_loss == min(validation) < validation[-1]
     pairs = judged_pairs(turned, score_examples(model, turned, 16))
     assert metrics.log_loss(pairs.margin, pairs.preference) == pytest.approx(min(validation), abs=1e-9)
-    resumed, again, _ = train(
-        configuration(tmp_path, epochs=5).model_copy(update={"resume": True}), validation=turned
-    )
+    resumed, again, _ = train(configuration(tmp_path, epochs=5).model_copy(update={"resume": True}), validation=turned)
     assert resumed.best_validation_loss == result.best_validation_loss
     assert same(weights, again)
 
     moved = tmp_path.rename(tmp_path.with_name(tmp_path.name + "-moved"))
-    _, once_more, _ = train(
-        configuration(moved, epochs=5).model_copy(update={"resume": True}), validation=turned
-    )
+    _, once_more, _ = train(configuration(moved, epochs=5).model_copy(update={"resume": True}), validation=turned)
     assert same(weights, once_more)
 
     stopped, best, _ = train(configuration(moved / "early", epochs=5, patience=2), validation=turned)
@@ -222,9 +218,7 @@ def test_bf16_keeps_head_and_loss_in_fp32(tmp_path: Path) -> None:
         lambda module, inputs, output: dtypes.add((inputs[0].dtype, module.weight.dtype, output.dtype))
     )
     inside: set[torch.dtype] = set()
-    model.backbone.layers[0].mlp.up_proj.register_forward_hook(
-        lambda module, inputs, output: inside.add(output.dtype)
-    )
+    model.backbone.layers[0].mlp.up_proj.register_forward_hook(lambda module, inputs, output: inside.add(output.dtype))
     result = fit(model, examples(24, 1), examples(8, 2), configuration(tmp_path, bf16=True, epochs=6))
     assert dtypes == {(torch.float32,) * 3}
     assert torch.bfloat16 in inside

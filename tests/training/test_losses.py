@@ -18,9 +18,7 @@ smoothings = st.floats(0, 0.9)
 
 def loss(i: float, j: float, share: float, margin: float | None = None, smoothing: float = 0.0) -> float:
     given_margin = None if margin is None else torch.tensor([margin])
-    return float(
-        bradley_terry(torch.tensor([i]), torch.tensor([j]), torch.tensor([share]), given_margin, smoothing)
-    )
+    return float(bradley_terry(torch.tensor([i]), torch.tensor([j]), torch.tensor([share]), given_margin, smoothing))
 
 
 @given(scores, scores, shares, margins, smoothings)

@@ -71,7 +71,8 @@ def test_made_up_ids_do_not_collide_with_given_ones() -> None:
     names = ["a", "a#2", "a", "a"]
     records = [record.model_copy(update={"id": name}) for record, name in zip(toy_records(4), names, strict=True)]
     assert [[record.id for record in part] for part in unique_ids([records[:3], records[3:]])] == [
-        ["a", "a#2", "a#3"], ["a#4"],
+        ["a", "a#2", "a#3"],
+        ["a#4"],
     ]
 
 

@@ -46,8 +46,16 @@ def test_a_flag_may_be_spelt_as_in_the_file(flag: str) -> None:
 
 def test_lists_booleans_and_none() -> None:
     config = load_configuration(
-        "fit", ["--data.train", "a b.jsonl", "--data.train", "c_d.jsonl", "--no-data.deduplicate",
-                "--model.max-tokens", "none"]
+        "fit",
+        [
+            "--data.train",
+            "a b.jsonl",
+            "--data.train",
+            "c_d.jsonl",
+            "--no-data.deduplicate",
+            "--model.max-tokens",
+            "none",
+        ],
     )
     assert config.data.train == ("a b.jsonl", "c_d.jsonl")
     assert config.data.deduplicate is False

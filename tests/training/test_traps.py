@@ -80,7 +80,12 @@ def test_no_bos_where_neither_writes_one(tmp_path: Path) -> None:
     formatter = formatter_of(save_backbone(tmp_path, "llama"))
     assert formatter.text_format.begin == ()
     assert ids(formatter, "q", "a") == [
-        SPECIAL_IDS["<|user|>"], ord("q"), END, SPECIAL_IDS["<|assistant|>"], ord("a"), END
+        SPECIAL_IDS["<|user|>"],
+        ord("q"),
+        END,
+        SPECIAL_IDS["<|assistant|>"],
+        ord("a"),
+        END,
     ]
 
 

@@ -18,9 +18,7 @@ def _records(draw: st.DrawFn) -> PreferenceRecord:
     pairs = st.tuples(st.integers(0, len(responses) - 1), st.integers(0, len(responses) - 1))
     votes = st.tuples(_VOTES, _VOTES, _VOTES).filter(any)
     judgements = [
-        Judgement(
-            i=i, j=j, i_wins=won, j_wins=lost, ties=tied, margin=draw(st.sampled_from([None, None, 1.0]))
-        )
+        Judgement(i=i, j=j, i_wins=won, j_wins=lost, ties=tied, margin=draw(st.sampled_from([None, None, 1.0])))
         for (i, j), (won, lost, tied) in draw(
             st.lists(st.tuples(pairs.filter(lambda pair: pair[0] != pair[1]), votes), min_size=1, max_size=4)
         )

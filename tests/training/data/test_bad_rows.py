@@ -173,9 +173,7 @@ def test_bad_rows_of_a_list_and_of_parquet_are_numbered(tmp_path: Path) -> None:
         ("a.jsonl.gz", gzip.compress(b'{"prompt": 1}' * 99)[:-9], "cannot be read: Compressed file ended"),
     ],
 )
-def test_a_source_that_cannot_be_read_is_never_skipped(
-    tmp_path: Path, name: str, content: bytes, reason: str
-) -> None:
+def test_a_source_that_cannot_be_read_is_never_skipped(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(DataError, match=reason) as error:

@@ -56,9 +56,7 @@ def test_bag_of_words_learns_a_word_and_not_its_absence() -> None:
 def test_bag_of_words_never_learns_from_the_prompt_it_is_tested_on() -> None:
     """Each prompt has its own winning word: grouped folds can know none of them."""
     rows = [
-        pair(f"{prompt}", f"word{prompt} common", f"other{prompt} common").model_copy(
-            update={"id": f"{prompt}-{copy}"}
-        )
+        pair(f"{prompt}", f"word{prompt} common", f"other{prompt} common").model_copy(update={"id": f"{prompt}-{copy}"})
         for prompt in range(10)
         for copy in range(4)
     ]

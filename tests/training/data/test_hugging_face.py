@@ -32,9 +32,7 @@ def test_a_split_by_name(loads: list[tuple[str, str | None]]) -> None:
     result = read_records("hf:us/two:test")
     assert loads == [("us/two", "test")]
     assert result.format == "trl"
-    assert [(record.id, record.source) for record in result.records] == [
-        ("hf:us/two:test-1", "hf:us/two:test")
-    ]
+    assert [(record.id, record.source) for record in result.records] == [("hf:us/two:test-1", "hf:us/two:test")]
 
 
 def test_the_only_split_needs_no_name(loads: list[tuple[str, str | None]]) -> None:
@@ -42,9 +40,7 @@ def test_the_only_split_needs_no_name(loads: list[tuple[str, str | None]]) -> No
 
 
 def test_a_choice_of_splits_must_be_made(loads: list[tuple[str, str | None]]) -> None:
-    with pytest.raises(
-        DataError, match="hf:us/two: has the splits test, train; name one, as in hf:us/two:test"
-    ):
+    with pytest.raises(DataError, match="hf:us/two: has the splits test, train; name one, as in hf:us/two:test"):
         read_records("hf:us/two")
 
 
@@ -58,9 +54,7 @@ def test_a_set_that_is_not_there(loads: list[tuple[str, str | None]], name: str,
 
 
 @pytest.mark.parametrize("module", ["datasets", "pyarrow.parquet"])
-def test_a_missing_library_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, module: str
-) -> None:
+def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "a.parquet").touch()
     source = "hf:us/one" if module == "datasets" else tmp_path / "a.parquet"

@@ -12,9 +12,7 @@ from training.data.near_duplicates import near_duplicate_clusters
 from training.data.pairs import pairs_of
 from training.data.record import PreferenceRecord
 
-LONG = (
-    "The quick brown fox jumps over the lazy dog while the small cat sleeps by the warm fire in the old house"
-)
+LONG = "The quick brown fox jumps over the lazy dog while the small cat sleeps by the warm fire in the old house"
 
 
 def pair(name: str, first: str, second: str, *, prompt: str = "p", **votes: float) -> PreferenceRecord:
@@ -118,9 +116,7 @@ def test_nothing_is_leaked_by_having_no_prompt_or_an_empty_response() -> None:
 
 
 def test_near_prompts_of_training() -> None:
-    report = check_leakage(
-        [pair("1", "a", "b", prompt=LONG)], [pair("2", "c", "d", prompt=LONG + " tonight")]
-    )
+    report = check_leakage([pair("1", "a", "b", prompt=LONG)], [pair("2", "c", "d", prompt=LONG + " tonight")])
     assert (report.near_prompt.examples, report.prompt.count) == (("2",), 0)
 
 

@@ -62,13 +62,9 @@ def test_order_changes_no_count(orders: tuple[list[PreferenceRecord], list[Prefe
 def test_pairs_of_one_prompt_become_one_record() -> None:
     def pair(name: str, first: str, second: str) -> PreferenceRecord:
         judgement = Judgement(i=0, j=1, i_wins=1, j_wins=0)
-        return PreferenceRecord(
-            id=name, prompt="p", responses=[first, second], judgements=[judgement], source="s"
-        )
+        return PreferenceRecord(id=name, prompt="p", responses=[first, second], judgements=[judgement], source="s")
 
-    merged = merge_by_prompt(
-        [pair("1", "a", "b"), pair("2", "b", "c"), pair("3", "b", "a"), pair("4", "a", "b")]
-    )
+    merged = merge_by_prompt([pair("1", "a", "b"), pair("2", "b", "c"), pair("3", "b", "a"), pair("4", "a", "b")])
     assert [record.id for record in merged] == ["1"]
     assert merged[0].responses == ["a", "b", "c"]
     assert merged[0].judgements == [

@@ -69,9 +69,7 @@ def test_convarg_votes(public_data: Path) -> None:
 
 def test_convarg_strict(public_data: Path) -> None:
     strict, full = (read(public_data / "convarg.jsonl.gz") for read in (convarg_strict, convarg))
-    assert [(record.id, record.responses) for record in strict] == [
-        (record.id, record.responses) for record in full
-    ]
+    assert [(record.id, record.responses) for record in strict] == [(record.id, record.responses) for record in full]
     pairs = decided(strict)
     assert len(pairs) == 11_650
     assert sum(pair.direction > 0 for pair in pairs) == 5_872

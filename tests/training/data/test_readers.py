@@ -155,9 +155,7 @@ def test_csv_messages_margin_and_byte_order_mark(tmp_path: Path) -> None:
 
 def test_parquet_of_messages(tmp_path: Path) -> None:
     path = tmp_path / "trl.parquet"
-    pq.write_table(
-        pa.Table.from_pylist([{"chosen": [USER, reply("4")], "rejected": [USER, reply("5")]}]), path
-    )
+    pq.write_table(pa.Table.from_pylist([{"chosen": [USER, reply("4")], "rejected": [USER, reply("5")]}]), path)
     assert read_records(path).records[0].prompt == TURNS
 
 
@@ -197,7 +195,5 @@ def test_detect(row: dict[str, Any], format: str) -> None:
 
 def test_an_unknown_format_names_the_columns_and_the_choices(file: Path) -> None:
     file.write_text('{"question": "q", "answer": "a"}')
-    with pytest.raises(
-        DataError, match=r"rows\.jsonl:1: cannot tell .* \(answer, question\); pass format=.*votes:"
-    ):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: cannot tell .* \(answer, question\); pass format=.*votes:"):
         read_records(file, on_bad_row="skip")

@@ -13,8 +13,7 @@ def labels(record: PreferenceRecord) -> Counter[tuple[str, str, float, float]]:
     """The texts of each judgement with their votes and margin, from both sides."""
     sides = [side for judgement in record.judgements for side in (judgement, judgement.flipped())]
     return Counter(
-        (record.responses[side.i], record.responses[side.j], side.soft_label, side.margin or 0.0)
-        for side in sides
+        (record.responses[side.i], record.responses[side.j], side.soft_label, side.margin or 0.0) for side in sides
     )
 
 

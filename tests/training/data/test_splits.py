@@ -42,9 +42,7 @@ def test_no_prompt_and_no_group_is_in_two_parts(rows: list[PreferenceRecord], se
 
 
 @given(many.flatmap(lambda rows: st.tuples(st.just(rows), st.permutations(rows))), st.integers(0, 5))
-def test_order_does_not_matter(
-    orders: tuple[list[PreferenceRecord], list[PreferenceRecord]], seed: int
-) -> None:
+def test_order_does_not_matter(orders: tuple[list[PreferenceRecord], list[PreferenceRecord]], seed: int) -> None:
     assert places(split(orders[0], FRACTIONS, seed)) == places(split(orders[1], FRACTIONS, seed))
 
 
@@ -82,9 +80,7 @@ def test_a_zero_fraction_is_empty() -> None:
     assert parts.train and parts.validation
 
 
-@pytest.mark.parametrize(
-    "fractions", [(0.5, 0.5, 0.5), (1.2, -0.1, -0.1), (0.0, 0.0, 0.0), (float("nan"), 0, 1)]
-)
+@pytest.mark.parametrize("fractions", [(0.5, 0.5, 0.5), (1.2, -0.1, -0.1), (0.0, 0.0, 0.0), (float("nan"), 0, 1)])
 def test_refused_fractions(fractions: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="add up to 1"):
         split([], fractions)

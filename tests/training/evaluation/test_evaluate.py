@@ -66,7 +66,8 @@ def test_figures() -> None:
     assert figures.length_matched.value == 1
     assert figures.length_rule_matched.value == 0.5
     assert {name: interval.value for name, interval in figures.by_category.items()} == {
-        "long is better": 0, "short is better": 1,
+        "long is better": 0,
+        "short is better": 1,
     }
     assert figures.temperature == 2.0
     assert figures.truncated == 0

@@ -50,8 +50,13 @@ def test_the_bundle_can_be_read_and_says_what_it_is(exported: tuple[Checkpoint, 
     assert manifest.text_format_sha256 == checkpoint.formatter.sha256
     assert manifest.block_queries == checkpoint.description.block_queries
     assert sorted(manifest.files) == [
-        "chat_template.jinja", "model.onnx", "model.onnx.data", "parity.json", "report/evaluation.json",
-        "report/summary.md", "tokenizer.json",
+        "chat_template.jinja",
+        "model.onnx",
+        "model.onnx.data",
+        "parity.json",
+        "report/evaluation.json",
+        "report/summary.md",
+        "tokenizer.json",
     ]
     assert sorted(path.name for path in bundle.folder.parent.iterdir()) == ["tiny"]
     assert stat.S_IMODE(bundle.folder.stat().st_mode) & 0o055 == 0o055  # others may serve it

@@ -1,0 +1,182 @@
+"""The steps of a run over one folder: what each leaves, what a new one takes away, and what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.tiny import causal_tokenizer, save_backbone, toy_records
+from training.checkpoint import CheckpointError, load_checkpoint
+from training.config import DataConfig, ModelConfig, OptimiserConfig, TrainingConfig
+from training.data import write_records
+from training.fit import RewardTrainer
+from training.pipeline import run_evaluate, run_export, run_fit
+
+Configure = Callable[..., TrainingConfig]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_backbone(tmp_path_factory.mktemp("backbone"), "llama", causal_tokenizer())
+
+
+@pytest.fixture
+def configure(tmp_path: Path, backbone: Path) -> Configure:
+    data = tmp_path / "toy.jsonl"
+    write_records(data, toy_records(50, responses=3))
+
+    def configuration(optimiser: dict[str, Any] | None = None, **changes: Any) -> TrainingConfig:
+        quick = {"epochs": 2, "learning_rate": 1e-3, "head_learning_rate": 1e-2, "patience": 0}
+        return TrainingConfig(
+            **{
+                "run": tmp_path / "run",
+                "progress": False,
+                "data": DataConfig(train=(str(data),), validation_fraction=0.2, test_fraction=0.2),
+                "model": ModelConfig(backbone=str(backbone), max_tokens=64, block_queries=16),
+                "optimiser": OptimiserConfig(**quick | (optimiser or {})),
+                **changes,
+            }
+        )
+
+    return configuration
+
+
+def weights(config: TrainingConfig) -> dict[str, torch.Tensor]:
+    return dict(load_checkpoint(config.run / "model").model.state_dict())
+
+
+def test_fit_and_evaluate_leave_what_they_promise(configure: Configure) -> None:
+    config = configure()
+    result = run_fit(config)
+    evaluation = run_evaluate(config)
+    assert evaluation.accuracy.value > 0.6
+    training = json.loads((config.run / "training.json").read_text())
+    assert training["updates"] == result.updates
+    assert training["best_validation_loss"] == result.best_validation_loss
+    checkpoint = load_checkpoint(config.run / "model")
+    assert checkpoint.description.base_model == Path(config.model.backbone).name
+    assert checkpoint.description.max_tokens == 64
+    assert "accuracy" in (config.run / "summary.md").read_text()
+    for path in config.run.glob("*.json"):
+        json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{path.name} holds {name}"))
+
+
+def test_two_runs_are_equal_to_the_bit(configure: Configure, tmp_path: Path) -> None:
+    one, other = configure(run=tmp_path / "one"), configure(run=tmp_path / "other")
+    run_fit(one)
+    run_fit(other)
+    for name, tensor in weights(one).items():
+        assert torch.equal(weights(other)[name], tensor)
+    assert run_evaluate(one) == run_evaluate(other)
+
+
+def test_an_interrupted_run_is_resumed_with_its_own_settings(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = configure(run=tmp_path / "whole", optimiser={"evaluations_per_epoch": 2})
+    cut = configure(run=tmp_path / "cut", optimiser={"evaluations_per_epoch": 2})
+    run_fit(whole)
+    original = RewardTrainer.compute_loss
+
+    def interrupted(self: RewardTrainer, *arguments: Any, **named: Any) -> Any:
+        if self.state.global_step == 5:
+            raise KeyboardInterrupt
+        return original(self, *arguments, **named)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RewardTrainer, "compute_loss", interrupted)
+        run_fit(cut)
+    with pytest.raises(CheckpointError, match="no trained model here"):
+        run_evaluate(cut)
+    run_fit(TrainingConfig(run=cut.run, resume=True, progress=False))
+    for name, tensor in weights(whole).items():
+        assert torch.equal(weights(cut)[name], tensor)
+
+    with pytest.raises(ValueError, match=r"trained with other settings: optimiser.epochs is 7.0, not 2.0\. Leave"):
+        run_fit(TrainingConfig(run=cut.run, resume=True, optimiser=OptimiserConfig(epochs=7)))
+    data = Path(cut.data.train[0])
+    data.write_text("\n".join(data.read_text().splitlines()[:-1]))
+    with pytest.raises(CheckpointError, match="the data have changed since the run began"):
+        run_fit(TrainingConfig(run=cut.run, resume=True, progress=False))
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no run to resume"):
+        run_fit(TrainingConfig(run=tmp_path, resume=True))
+
+
+def test_a_new_fit_takes_away_what_belongs_to_the_old_one(configure: Configure) -> None:
+    """A report of the old weights beside the new ones would be exported as theirs."""
+    config = configure(optimiser={"epochs": 3})
+    run_fit(config)
+    run_evaluate(config)
+    (config.run / "notes.txt").write_text("mine")
+    run_fit(configure(optimiser={"epochs": 1}))
+    steps = {path.name for path in (config.run / "checkpoints").iterdir()}
+    assert steps == {"checkpoint-3"}  # not those of the longer run before
+    assert (config.run / "notes.txt").read_text() == "mine"
+    with pytest.raises(CheckpointError, match=r"calibration.json is missing; run `assay-train evaluate` first"):
+        run_export(configure(optimiser={"epochs": 1}))
+
+
+def test_a_fit_that_cannot_begin_leaves_the_old_run_alone(configure: Configure) -> None:
+    config = configure()
+    run_fit(config)
+    before = weights(config)
+    for broken in (
+        configure(data=DataConfig(train=("nowhere.jsonl",))),
+        configure(model=ModelConfig(backbone="./nothing")),
+        configure(model=ModelConfig(backbone=config.model.backbone, max_tokens=9999)),
+    ):
+        with pytest.raises((ValueError, OSError)):
+            run_fit(broken)
+    assert all(torch.equal(weights(config)[name], tensor) for name, tensor in before.items())
+
+
+def test_settings_that_could_have_no_effect_are_refused(configure: Configure, tmp_path: Path) -> None:
+    config = configure()
+    run_fit(config)
+    run_evaluate(TrainingConfig(run=config.run, progress=False))
+    run_evaluate(config)  # repeating what it was trained with is no contradiction
+    for step in (run_evaluate, run_export):
+        with pytest.raises(ValueError, match=r"data.test is \('other.jsonl',\), not \(\)"):
+            step(TrainingConfig(run=config.run, data=DataConfig(test=("other.jsonl",))))
+        with pytest.raises(ValueError, match="name is 'renamed', not 'default'"):
+            step(TrainingConfig(run=config.run, name="renamed"))
+
+
+def test_changed_data_are_not_evaluated_on(configure: Configure) -> None:
+    """A row more may move a training prompt into the test part."""
+    config = configure()
+    run_fit(config)
+    write_records(Path(config.data.train[0]), toy_records(51, responses=3))
+    with pytest.raises(CheckpointError, match="the data have changed since the model was trained"):
+        run_evaluate(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("calibration.json", "{", r"calibration.json: cannot be read"),
+        ("calibration.json", "{}", r"calibration.json: .*Field required.* run `assay-train evaluate` again"),
+        ("evaluation.json", '{"prompts": 1}', r"evaluation.json: .* run `assay-train evaluate` again"),
+    ],
+)
+def test_broken_figures_are_named(configure: Configure, name: str, content: str, reason: str) -> None:
+    config = configure(optimiser={"epochs": 1})
+    run_fit(config)
+    run_evaluate(config)
+    (config.run / name).write_text(content)
+    with pytest.raises(CheckpointError, match=r"(?s)" + reason):
+        run_export(config)
+
+
+def test_a_short_limit_is_the_backbone_s(configure: Configure) -> None:
+    config = configure()
+    with pytest.raises(ValueError, match="model.max_tokens is 9999, but the backbone takes 256 tokens at most"):
+        run_fit(configure(model=ModelConfig(backbone=config.model.backbone, max_tokens=9999)))
+    with pytest.raises(ValueError, match="model.pooling: a causal model cannot be pooled by mean"):
+        run_fit(configure(model=ModelConfig(backbone=config.model.backbone, pooling="mean")))

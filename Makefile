@@ -32,7 +32,7 @@ verify-line: $(VENV)/.dev-installed ## measure the claims of the README again (q
 clean: ## remove what the targets made, the virtual environment included
 	rm -rf $(VENV) bundles runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-$(BUNDLE)/bundle.json:
+$(BUNDLE)/bundle.json: | $(VENV)/.run-installed
 	@echo 'No bundle in $(BUNDLE) yet: training the default reward model (a few minutes on two cores).'
 	$(BIN)/assay-train run --run runs/default --bundle $(BUNDLE)
 

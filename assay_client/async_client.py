@@ -108,9 +108,7 @@ class AsyncRewardClient:
         options = self._options(None, truncate, allow_empty)
         request = compare_request(comparisons, options)
         # The server's limits count texts, and a comparison has two.
-        return await self._split_call(
-            request, options, decode_comparisons, join_comparisons, timeout, texts=2
-        )
+        return await self._split_call(request, options, decode_comparisons, join_comparisons, timeout, texts=2)
 
     async def rank(
         self,
@@ -152,9 +150,7 @@ class AsyncRewardClient:
     def _options(self, scale: Scale | None, truncate: Truncate | None, allow_empty: bool) -> Options:
         return Options(scale, truncate, allow_empty, self._settings.model_digest)
 
-    async def _within_deadline(
-        self, timeout: float | None, work: Callable[[Connection, Call], Awaitable[T]]
-    ) -> T:
+    async def _within_deadline(self, timeout: float | None, work: Callable[[Connection, Call], Awaitable[T]]) -> T:
         """Run `work` under one deadline; an `AssayError` that leaves knows its request, attempts and time."""
         timeout = self._settings.timeout if timeout is None else timeout
         check_timeout(timeout)
@@ -216,9 +212,7 @@ class AsyncRewardClient:
                 )
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(part(connection, call, i, span)) for i, span in enumerate(spans)
-                    ]
+                    tasks = [group.create_task(part(connection, call, i, span)) for i, span in enumerate(spans)]
             except BaseExceptionGroup as errors:
                 # The first failure cancelled the rest. Its own cause stays; the group adds nothing.
                 raise errors.exceptions[0] from errors.exceptions[0].__cause__

@@ -48,9 +48,7 @@ class Connection:
         """Tell whether this process and the running loop are the ones it was made for."""
         return self._pid == os.getpid() and self._loop is asyncio.get_running_loop()
 
-    async def exchange(
-        self, method: str, path: str, body: bytes | None, request_id: str, attempt: int
-    ) -> bytes:
+    async def exchange(self, method: str, path: str, body: bytes | None, request_id: str, attempt: int) -> bytes:
         """Send one request and return the body of a 200 reply; anything else raises its `AssayError`."""
         headers = {"X-Request-Id": request_id, "X-Assay-Attempt": str(attempt)}
         if body is not None:

@@ -36,9 +36,7 @@ def decode_scores(body: bytes, count: int, options: Options) -> Scores:
     if scale == "probability":
         for i, score in enumerate(scores):
             _check_probability(score, f"scores.{i}")
-    return Scores(
-        scores, _details(reply, count, options), _model(reply), scale, _usage(reply), _timing(reply)
-    )
+    return Scores(scores, _details(reply, count, options), _model(reply), scale, _usage(reply), _timing(reply))
 
 
 def decode_comparisons(body: bytes, count: int, options: Options) -> Comparisons:
@@ -47,9 +45,7 @@ def decode_comparisons(body: bytes, count: int, options: Options) -> Comparisons
     comparisons = tuple(
         _comparison(item, f"comparisons.{i}") for i, item in enumerate(_list(reply, "comparisons", count))
     )
-    return Comparisons(
-        comparisons, _details(reply, 2 * count, options), _model(reply), _usage(reply), _timing(reply)
-    )
+    return Comparisons(comparisons, _details(reply, 2 * count, options), _model(reply), _usage(reply), _timing(reply))
 
 
 def decode_ranking(body: bytes, count: int, options: Options) -> Ranking:
@@ -128,9 +124,7 @@ def _joined_usage(parts: Sequence[Scores | Comparisons]) -> Usage:
 
 
 def _joined_timing(parts: Sequence[Scores | Comparisons]) -> Timing:
-    return Timing(
-        *(max(getattr(part.timing, name) for part in parts) for name in Timing.__dataclass_fields__)
-    )
+    return Timing(*(max(getattr(part.timing, name) for part in parts) for name in Timing.__dataclass_fields__))
 
 
 def _comparison(item: Any, field: str) -> Comparison:

@@ -167,9 +167,7 @@ class RewardClient:
     ) -> Comparisons:
         """Tell for each (prompt, response a, response b) which response is preferred, and how surely."""
         return self._call(
-            lambda client: client.compare(
-                comparisons, truncate=truncate, allow_empty=allow_empty, timeout=timeout
-            )
+            lambda client: client.compare(comparisons, truncate=truncate, allow_empty=allow_empty, timeout=timeout)
         )
 
     def rank(
@@ -183,9 +181,7 @@ class RewardClient:
     ) -> Ranking:
         """Order the responses to one prompt, best first. One request: too many raise `TooLargeError`."""
         return self._call(
-            lambda client: client.rank(
-                prompt, responses, truncate=truncate, allow_empty=allow_empty, timeout=timeout
-            )
+            lambda client: client.rank(prompt, responses, truncate=truncate, allow_empty=allow_empty, timeout=timeout)
         )
 
     def model(self, *, timeout: float | None = None) -> ModelInfo:

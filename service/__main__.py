@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -22,7 +23,7 @@ from service.bundle.reader import BundleError, read_bundle
 from service.engine.cpus import usable_cpus
 from service.engine.session import OnnxSession, ProviderError
 from service.observability.logs import configure_logging
-from service.settings import Settings
+from service.settings import Settings, refuse_unknown_variables
 
 logger = logging.getLogger("assay.server")
 
@@ -84,7 +85,9 @@ def _greet(host: str, port: int) -> None:
 def main() -> int:
     """Serve until a signal; 0 after a clean stop, 1 with one clear line on what cannot be served, 2 on bad settings."""
     try:
-        return _serve(CliApp.run(Settings, cli_args=sys.argv[1:], cli_cmd_method_name=""))
+        settings = CliApp.run(Settings, cli_args=sys.argv[1:], cli_cmd_method_name="")
+        refuse_unknown_variables(os.environ)
+        return _serve(settings)
     except ValidationError as error:
         for problem in error.errors(include_url=False):
             where = ".".join(map(str, problem["loc"]))
@@ -104,6 +107,8 @@ def main() -> int:
 def _serve(settings: Settings) -> int:
     configure_logging(settings.log_level, settings.log_json)
     with bind(settings.host, settings.port) as listener:  # first: it is quick, and loading may take minutes
+        if not settings.api_keys and settings.host not in ("127.0.0.1", "::1", "localhost"):
+            logger.warning("open to everybody who reaches %s: no api_keys are set", settings.host)
         began = time.monotonic()
         bundle = read_bundle(settings.bundle)
         settings.check_against(bundle.manifest.max_tokens)

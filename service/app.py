@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator
@@ -58,7 +59,15 @@ def build_app(settings: Settings, bundle: Bundle, session: Session, load_seconds
     metrics.model_load.set(load_seconds)
     runner = Runner(session)
     executor = ThreadPoolExecutor(settings.tokenizer_threads, thread_name_prefix="assay-text")
-    limits = Limits(settings.queue_items, settings.queue_tokens, settings.max_batch_tokens)
+    limits = Limits(
+        settings.queue_items,
+        settings.queue_tokens,
+        settings.max_batch_tokens,
+        # What a batch of items of full length takes: the largest that the warm-up tries.
+        batch_cells=math.ceil(settings.max_batch_tokens / manifest.block_queries)
+        * manifest.block_queries
+        * manifest.max_tokens,
+    )
     scheduler = Scheduler(runner, manifest.family, manifest.block_queries, limits, executor, metrics)
     scorer = Scorer(bundle, scheduler, executor, metrics)
     context = Context(settings, metrics, runner, scorer, version)
@@ -74,6 +83,7 @@ def build_app(settings: Settings, bundle: Bundle, session: Session, load_seconds
             if context.state is not State.FAILED:
                 context.state = State.DRAINING
             stopped = await asyncio.to_thread(runner.stop, _STOP_SECONDS)
+            scheduler.close()
             executor.shutdown(wait=False, cancel_futures=True)
             if stopped:
                 logger.info("stopped")

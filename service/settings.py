@@ -3,6 +3,7 @@
 Given as a flag (`--port 9000`), as an environment variable (`ASSAY_PORT=9000`), or left alone.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -20,6 +21,23 @@ def _keys(given: object) -> object:
     if any(" " in key or not (key.isascii() and key.isprintable()) for key in keys):
         raise ValueError("a key holds a space or a character that is not plain ASCII; no header could carry it")
     return keys
+
+
+_CLIENT_VARIABLES = {"ASSAY_URL", "ASSAY_DATA"}
+"""Of the client and of the benchmarks, which may run in the same environment."""
+
+
+def refuse_unknown_variables(environment: Iterable[str]) -> None:
+    """Refuse ASSAY_* variables that are no setting: a misspelt key or limit must not leave the server open.
+
+    Raises:
+        ValueError: naming the variable.
+    """
+    known = {f"ASSAY_{name.upper()}" for name in Settings.model_fields} | _CLIENT_VARIABLES
+    for name in sorted(environment):
+        if name.upper().startswith("ASSAY_") and name.upper() not in known:
+            hint = "; the server's keys are in ASSAY_API_KEYS" if name.upper() == "ASSAY_API_KEY" else ""
+            raise ValueError(f"the environment variable {name} is no setting of the server{hint}")
 
 
 class Settings(BaseSettings):
@@ -43,17 +61,19 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1)
     """Threads of one operator. Default: the CPUs that affinity and cgroup allow."""
     tokenizer_threads: int = Field(2, ge=1, le=64)
-    """Threads that tokenize and plan."""
+    """Threads that tokenize."""
     max_batch_tokens: int = Field(4096, ge=1)
     """Tokens computed in one batch: more is better throughput, less is better latency."""
     max_items: int = Field(1024, ge=1)
     """Items (scored texts) of one request."""
+    max_text_chars: int = Field(2**18, ge=1)
+    """Characters of one prompt or response; a longer one is refused before it is tokenized."""
     max_body_bytes: int = Field(16 * 2**20, ge=1024)
     """Bytes of a request's body."""
     max_header_bytes: int = Field(32 * 2**10, ge=1024)
     """Bytes of a request's line and headers."""
     receive_timeout_s: FiniteFloat = Field(30, gt=0)
-    """Seconds in which a request must have arrived whole."""
+    """Seconds in which a request must have arrived whole, and after which a reply that nobody reads is given up."""
     keep_alive_s: int = Field(75, ge=1)
     """Seconds that an idle connection stays open; longer than the clients' own limit."""
     queue_items: int = Field(8192, ge=1)

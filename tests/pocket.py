@@ -88,9 +88,7 @@ def pocket_formatter(family: Family = Family.CAUSAL, max_tokens: int = 64) -> Fo
 
 def pocket_weights(family: Family) -> npt.NDArray[np.float32]:
     """(VOCABULARY_SIZE,) float32, other ones for each family."""
-    weights = (
-        np.random.default_rng(list(Family).index(family)).normal(size=VOCABULARY_SIZE).astype(np.float32)
-    )
+    weights = np.random.default_rng(list(Family).index(family)).normal(size=VOCABULARY_SIZE).astype(np.float32)
     weights[ord(NAN_TEXT)] = np.nan
     weights[ord(INFINITE_TEXT)] = np.inf
     return weights

@@ -24,6 +24,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._tail = b""  # of what came so far
         self._body_came = False
         self._receive_deadline: asyncio.TimerHandle | None = None
+        self._send_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection must bring its first request in time."""
@@ -72,10 +73,26 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_headers = True
         self._header_bytes = 0
 
+    def pause_writing(self) -> None:
+        """The client does not read its reply: it may not keep it in our memory for ever."""
+        super().pause_writing()  # type: ignore[no-untyped-call, unused-ignore]
+        self._send_deadline = self.loop.call_later(self.receive_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        super().resume_writing()  # type: ignore[no-untyped-call, unused-ignore]
+        self._forget_send_deadline()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadline."""
+        """Forget the deadlines."""
         self._disarm()
+        self._forget_send_deadline()
         super().connection_lost(exc)
+
+    def _forget_send_deadline(self) -> None:
+        if self._send_deadline is not None:
+            self._send_deadline.cancel()
+            self._send_deadline = None
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn does when its parser gives up, in the form of every other error."""

@@ -30,6 +30,7 @@ Text = Annotated[str, AfterValidator(_no_nul)]
 class ChatMessage(Message):
     """One turn of a conversation."""
 
+    role: Annotated[Text, Field(min_length=1, description="user, assistant, system, or what the template knows.")]
     content: Text
 
 
@@ -41,8 +42,10 @@ def _form(prompt: object) -> str:
     return PROMPT_FORMS[isinstance(prompt, list)]
 
 
+_TextPrompt = Annotated[Text, Tag(PROMPT_FORMS[0])]
+_ChatPrompt = Annotated[list[ChatMessage], Field(min_length=1, max_length=1024, fail_fast=True), Tag(PROMPT_FORMS[1])]
 PromptField = Annotated[
-    Annotated[Text, Tag(PROMPT_FORMS[0])] | Annotated[list[ChatMessage], Field(min_length=1), Tag(PROMPT_FORMS[1])],
+    _TextPrompt | _ChatPrompt,
     Discriminator(_form),
     Field(description="Text, or the conversation so far as chat messages. A text is one user message."),
 ]
@@ -74,7 +77,9 @@ class Options(_Closed):
     truncate: Literal["prompt_left", "response_right"] | None = Field(
         None, description="Side that may be cut from an over-long item; without it such an item is an error."
     )
-    allow_empty: bool = Field(False, description="Score empty prompts and responses instead of refusing them.")
+    allow_empty: bool = Field(
+        False, strict=True, description="Score empty prompts and responses instead of refusing them."
+    )
     timeout_ms: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = Field(
         None, description="Time for this request, in milliseconds; after it the reply is 504."
     )
@@ -95,9 +100,9 @@ class ScoreRequest(Options):
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [_SCORE_EXAMPLE]})
 
-    pairs: Annotated[list[Pair], Field(min_length=1)] | None = None
+    pairs: Annotated[list[Pair], Field(min_length=1, fail_fast=True)] | None = None
     prompt: PromptField | None = None
-    responses: Annotated[list[Text], Field(min_length=1)] | None = None
+    responses: Annotated[list[Text], Field(min_length=1, fail_fast=True)] | None = None
     scale: ScaleName = Field("raw", description="Scale of the scores in the reply.")
     on_error: Literal["fail", "item"] = Field(
         "fail", description="Where one item has no finite score: fail the request, or put an error in its place."
@@ -115,14 +120,14 @@ class ScoreRequest(Options):
 class CompareRequest(Options):
     """Pairs of responses to compare."""
 
-    comparisons: list[Comparison] = Field(min_length=1)
+    comparisons: list[Comparison] = Field(min_length=1, fail_fast=True)
 
 
 class RankRequest(Options):
     """Responses to one prompt to put in order."""
 
     prompt: PromptField
-    responses: list[Text] = Field(min_length=1)
+    responses: list[Text] = Field(min_length=1, fail_fast=True)
 
 
 class ModelName(_Closed):

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -155,7 +155,7 @@ class _Call:
         """Score the items of a request.
 
         Raises:
-            ApiError: not ready, or more items than a request may hold.
+            ApiError: not ready, or a text that is far too long.
             ScoringError: see `service.scoring.errors`.
             ClientGoneError: the client left.
         """
@@ -164,11 +164,14 @@ class _Call:
         settings = context.settings
         if context.state not in (State.READY, State.DRAINING):
             raise ApiError(503, "not_ready", f"the server is {context.state}", retry_after=1.0)
-        if len(items) > settings.max_items:
-            raise ApiError(
-                413, "too_many_items", f"{len(items)} items, more than the {settings.max_items} of one request; "
-                "split them", field_name(0, "response").partition(".")[0],
-            )  # fmt: skip
+        for place, item in enumerate(items):
+            lengths: dict[Literal["prompt", "response"], int]
+            lengths = {"prompt": item.prompt_chars, "response": len(item.response)}
+            for part, length in lengths.items():
+                if length > settings.max_text_chars:
+                    # It would occupy a tokenizer for seconds before it turned out to be too long.
+                    message = f"{length} characters, more than the {settings.max_text_chars} of one text; shorten it"
+                    raise ApiError(422, "too_many_tokens", message, field_name(place, part))
         request.state.field_name = field_name
         timeout_ms = min(options.timeout_ms or settings.default_timeout_ms, settings.max_timeout_ms)
         wishes = Wishes(

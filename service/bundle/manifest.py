@@ -1,9 +1,9 @@
 """`bundle.json`: what a bundle is, in one versioned, closed schema."""
 
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from service.bundle.calibration import Calibration
 from service.bundle.layout import DEFAULT_BLOCK_QUERIES, LAYOUT_VERSION, Family, Pooling
@@ -75,3 +75,9 @@ class Manifest(_Closed):
     evaluation: dict[str, FiniteFloat | int] = Field(description="The figures of the report in brief.")
     provenance: Provenance
     files: dict[Annotated[str, AfterValidator(_inside)], FileEntry]
+
+    @model_validator(mode="after")
+    def _pooling_of_the_family(self) -> Self:
+        if (self.family is Family.CAUSAL) != (self.pooling is Pooling.LAST):
+            raise ValueError(f"a {self.family} model is not pooled by {self.pooling}")
+        return self

@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn
 import jinja2
 import numpy as np
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from service.bundle.layout import IntArray
 from service.bundle.tokenizer import TextTokenizer
@@ -56,9 +56,9 @@ class TextFormat(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
-    begin: tuple[int, ...] = Field(description="Before the prompt: [CLS], or BOS if the template has none.")
-    middle: tuple[int, ...] = Field(description="Between prompt and response: [SEP], or none.")
-    end: tuple[int, ...] = Field(min_length=1, description="After the response: [SEP], or the end of turn.")
+    begin: tuple[NonNegativeInt, ...] = Field(description="Before the prompt: [CLS], or BOS if the template has none.")
+    middle: tuple[NonNegativeInt, ...] = Field(description="Between prompt and response: [SEP], or none.")
+    end: tuple[NonNegativeInt, ...] = Field(min_length=1, description="After the response: [SEP], or the end of turn.")
     special_tokens: dict[str, str] = Field(
         default={}, description="Names that chat templates use, such as bos_token, and their text."
     )
@@ -89,10 +89,12 @@ class EncodedItem:
     Attributes:
         ids: (L,) int64.
         removed: tokens cut to fit.
+        response_tokens: tokens of the response that are left; 0 for texts that are nothing to the tokenizer.
     """
 
     ids: IntArray
-    removed: int = 0
+    removed: int
+    response_tokens: int
 
 
 class Formatter:
@@ -199,7 +201,7 @@ class Formatter:
                 else f"cutting {' and '.join(truncate)} is not enough",
             )
         ids = np.array([*around.begin, *prompt, *around.middle, *response, *around.end], dtype=np.int64)
-        return EncodedItem(ids, removed)
+        return EncodedItem(ids, removed, len(response))
 
 
 def _to_json(value: object, indent: int | None = None) -> str:

@@ -32,10 +32,19 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields, default=str, ensure_ascii=False)
 
 
+class PlainFormatter(logging.Formatter):
+    """Text for a terminal, with the id of the request that a line belongs to at its end."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line, without a traceback."""
+        current = request_id.get()
+        return super().formatMessage(record) + ("" if current is None else f" [{current}]")
+
+
 def configure_logging(level: str, json_lines: bool) -> None:
     """Send all logs to standard error, as JSON lines or as plain text for a terminal."""
     handler = logging.StreamHandler(sys.stderr)
-    plain = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+    plain = PlainFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
     handler.setFormatter(JsonFormatter() if json_lines else plain)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):

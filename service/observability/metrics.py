@@ -20,7 +20,7 @@ REJECTIONS = (
 )  # fmt: skip
 OUTCOMES = ("ok", "truncated", "invalid", "nonfinite", "expired", "cancelled", "error")
 STAGES = ("parse", "tokenize", "queue", "infer", "serialize")
-ENGINE_ERRORS = ("runtime", "nonfinite", "tokenizer")
+ENGINE_ERRORS = ("runtime", "nonfinite")
 STATES = ("starting", "warming", "ready", "draining", "failed")
 
 
@@ -67,7 +67,8 @@ class Metrics:
         self.batch_samples = Histogram("assay_batch_samples", "Items of a batch.", buckets=_POWERS_OF_TWO, registry=r)
         self.batch_tokens = Histogram("assay_batch_tokens", "Tokens computed in a batch.", buckets=_TOKENS, registry=r)
         self.tokens = Counter(
-            "assay_tokens", "Tokens computed (real), spared by sharing prefixes (shared), or wasted (padding).",
+            "assay_tokens",
+            "Tokens computed (real), spared by sharing (shared); empty query slots of blocks (padding).",
             ("kind",), registry=r,
         )  # fmt: skip
         self.input_tokens = BulkHistogram("assay_input_tokens", "Tokens of an item.", _TOKENS, r)

@@ -2,9 +2,10 @@
 
 import asyncio
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,8 @@ class Limits:
     queue_items: int
     queue_tokens: int
     batch_tokens: int
+    batch_cells: int = sys.maxsize
+    """Attention cells: query slots times the longest item, which is what memory and attention's time follow."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Scheduler:
         runner: started.
         family, block_queries: of the bundle.
         limits: of queue and batches.
-        executor: threads for planning.
+        executor: threads for finding what the items of a request share.
         metrics: what to count in.
         clock: monotonic seconds.
     """
@@ -110,7 +113,9 @@ class Scheduler:
         self._executor = executor
         self._metrics = metrics
         self._clock = clock
-        self._line = WaitingLine(limits.batch_tokens)
+        self._line = WaitingLine(limits.batch_tokens, limits.batch_cells, block_queries)
+        # A thread of its own: a plan must not wait behind texts that are being tokenized while the runner idles.
+        self._planner = ThreadPoolExecutor(1, thread_name_prefix="assay-plan")
         self._pending: dict[Work, _Pending] = {}
         self.reserved_items = 0
         self._batches = 0
@@ -177,6 +182,10 @@ class Scheduler:
             return 1.0
         return min(_MOST_RETRY, max(_LEAST_RETRY, self._line.tokens / self._tokens_per_second))
 
+    def close(self) -> None:
+        """Let the planning thread go."""
+        self._planner.shutdown(wait=False, cancel_futures=True)
+
     def _admit_tokens(self, tokens: int) -> None:
         limit = self.limits.queue_tokens
         if tokens > limit:
@@ -202,7 +211,7 @@ class Scheduler:
     async def _run_batch(self, batch: list[BatchItem]) -> None:
         sequences = [item.work.sequences[item.place] for item in batch]
         try:
-            layout = await asyncio.get_running_loop().run_in_executor(self._executor, self._plan, sequences)
+            layout = await asyncio.get_running_loop().run_in_executor(self._planner, self._plan, sequences)
             result = await asyncio.wrap_future(self._runner.submit(layout))
             if result.rewards.ndim != 2 or len(result.rewards) != len(batch):
                 raise EngineError(f"rewards of shape {result.rewards.shape} for {len(batch)} items")
@@ -253,6 +262,7 @@ class Scheduler:
         metrics.batch_samples.observe(len(batch))
         metrics.batch_tokens.observe(tokens)
         metrics.tokens.labels("real").inc(tokens)
+        metrics.tokens.labels("padding").inc(layout.query_index.size - tokens)
         metrics.tokens.labels("shared").inc(sum(len(item.work.sequences[item.place]) for item in batch) - tokens)
         if seconds > 0:
             rate = tokens / seconds

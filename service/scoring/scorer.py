@@ -32,6 +32,11 @@ class Item:
     prompt: Prompt
     response: str
 
+    @property
+    def prompt_chars(self) -> int:
+        """Characters of the prompt's text."""
+        return len(self.prompt) if isinstance(self.prompt, str) else sum(len(m.content) for m in self.prompt)
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -135,7 +140,7 @@ class Scorer:
         try:
             began = self._clock()
             encoded = await asyncio.get_running_loop().run_in_executor(
-                self._executor, _encode, self.bundle.formatter, items, wishes.truncate
+                self._executor, _encode, self.bundle.formatter, items, wishes
             )
             tokenized = self._clock()
             scored = await self.scheduler.run([item.ids for item in encoded], reservation, wishes.deadline)
@@ -202,25 +207,24 @@ def _outcome(result: ItemResult) -> str:
 
 def _refuse_empty(items: Sequence[Item]) -> None:
     for place, item in enumerate(items):
-        prompt_is_empty = not (item.prompt if isinstance(item.prompt, str) else any(m.content for m in item.prompt))
-        if prompt_is_empty or not item.response:
-            part: Literal["prompt", "response"] = "prompt" if prompt_is_empty else "response"
+        if item.prompt_chars == 0 or not item.response:
+            part: Literal["prompt", "response"] = "prompt" if item.prompt_chars == 0 else "response"
             raise EmptyTextError(
                 f'the {part} is empty; send "allow_empty": true if it is meant to be scored so', place, part
             )
 
 
-def _encode(formatter: Formatter, items: Sequence[Item], truncate: Truncation | None) -> list[EncodedItem]:
+def _encode(formatter: Formatter, items: Sequence[Item], wishes: Wishes) -> list[EncodedItem]:
     """Tokens of every item; each distinct prompt is rendered and tokenized once.
 
     Raises:
-        TooManyTokensError, UnrenderablePromptError: naming the first item at fault.
+        TooManyTokensError, UnrenderablePromptError, EmptyTextError: naming the first item at fault.
     """
     by_prompt: dict[str | tuple[Message, ...], list[int]] = {}
     for place, item in enumerate(items):
         key = item.prompt if isinstance(item.prompt, str) else tuple(item.prompt)
         by_prompt.setdefault(key, []).append(place)
-    sides = () if truncate is None else (truncate,)
+    sides = () if wishes.truncate is None else (wishes.truncate,)
     encoded: list[EncodedItem | None] = [None] * len(items)
     for prompt, places in by_prompt.items():
         try:
@@ -230,5 +234,9 @@ def _encode(formatter: Formatter, items: Sequence[Item], truncate: Truncation | 
         for place, result in zip(places, results, strict=True):
             if isinstance(result, TooLongError):
                 raise TooManyTokensError(str(result), place)
+            if result.response_tokens == 0 and not wishes.allow_empty:
+                # Blanks and control characters that the tokenizer drops: to the model the same as no text.
+                advice = 'send "allow_empty": true if it is meant to be scored so'
+                raise EmptyTextError(f"the response has no tokens for this model; {advice}", place)
             encoded[place] = result
     return [item for item in encoded if item is not None]

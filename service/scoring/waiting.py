@@ -1,5 +1,6 @@
 """The waiting line, without threads, clocks or event loop: requests in, batches of items out."""
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -36,15 +37,44 @@ class BatchItem:
     place: int
 
 
+@dataclass
+class _Room:
+    """What a batch may still take: tokens, and attention cells (query slots of its blocks times its longest item).
+
+    Attention is padded: every block has room for `block_queries` queries and for the keys of the longest item, so
+    that one long item makes a thousand short ones expensive although their tokens are few.
+    """
+
+    tokens: int
+    cells: int
+    block_queries: int
+    slots: int = 0
+    longest: int = 0
+
+    def take(self, added: int, length: int, first: bool) -> bool:
+        """Take an item of `length` tokens, `added` of them new, if it fits or is the first of the batch."""
+        slots = self.slots + -(-added // self.block_queries) * self.block_queries
+        longest = max(self.longest, length)
+        if not first and (added > self.tokens or slots * longest > self.cells):
+            return False
+        self.tokens -= added
+        self.slots, self.longest = slots, longest
+        return True
+
+
 class WaitingLine:
-    """First come, first served, in batches bounded by tokens.
+    """First come, first served, in batches bounded by tokens and by attention cells.
 
     Args:
         max_batch_tokens: the most tokens of a batch. An item longer than this goes alone.
+        max_batch_cells: the most attention cells of a batch, see `_Room`.
+        block_queries: Q of the layout.
     """
 
-    def __init__(self, max_batch_tokens: int) -> None:
+    def __init__(self, max_batch_tokens: int, max_batch_cells: int = sys.maxsize, block_queries: int = 1) -> None:
         self.max_batch_tokens = max_batch_tokens
+        self.max_batch_cells = max_batch_cells
+        self.block_queries = block_queries
         self.items = 0
         self.tokens = 0
         self._line: OrderedDict[Work, None] = OrderedDict()  # leaves quickly from anywhere
@@ -80,7 +110,7 @@ class WaitingLine:
             on_expired: called for each request dropped because its deadline has passed.
         """
         batch: list[BatchItem] = []
-        room = self.max_batch_tokens
+        room = _Room(self.max_batch_tokens, self.max_batch_cells, self.block_queries)
         while self._line:
             work = next(iter(self._line))
             if work.deadline is not None and work.deadline <= now:
@@ -89,10 +119,9 @@ class WaitingLine:
                 continue
             start = work.taken
             stop = start
-            for tokens in _costs(work, start):
-                if tokens > room and (batch or stop > start):
+            for added, length in _costs(work, start):
+                if not room.take(added, length, first=not batch and stop == start):
                     break
-                room -= tokens
                 stop += 1
             if stop == start:
                 break
@@ -116,7 +145,8 @@ class WaitingLine:
         work.taken = stop
 
 
-def _costs(work: Work, start: int) -> Iterator[int]:
-    """Tokens of each item from `start` on, when the first of them opens a new batch and has nothing to share with."""
+def _costs(work: Work, start: int) -> Iterator[tuple[int, int]]:
+    """Added tokens and length of each item from `start` on; the first has nothing in the batch to share with."""
     for place in range(start, len(work.order)):
-        yield len(work.sequences[work.order[place]]) if place == start else work.added[place]
+        length = len(work.sequences[work.order[place]])
+        yield length if place == start else work.added[place], length

@@ -25,9 +25,7 @@ def numbers(count: int) -> tuple[float, ...]:
 
 async def test_scores_with_all_that_comes_with_them(server: Any) -> None:
     async with AsyncRewardClient(server.url, api_key="k") as client:
-        scores = await client.score(
-            "p", ["x-2", "x--1"], scale="centred", truncate="prompt_left", allow_empty=True
-        )
+        scores = await client.score("p", ["x-2", "x--1"], scale="centred", truncate="prompt_left", allow_empty=True)
     assert (scores.scores, list(scores), len(scores), scores[1], scores[:1]) == (
         (2, -1),
         [2, -1],

@@ -51,9 +51,7 @@ def edited(document: dict[str, Any], path: str, value: Any) -> bytes:
         ("timing.queue_ms", float("nan"), BadReplyError),
     ],
 )
-def test_scores_are_believed_only_if_all_is_right(
-    server: Any, path: str, value: Any, error: type[AssayError]
-) -> None:
+def test_scores_are_believed_only_if_all_is_right(server: Any, path: str, value: Any, error: type[AssayError]) -> None:
     good = server.answer("/v1/score", SCORE)
     assert decode_scores(json.dumps(good).encode(), 2, Options()).scores == (1.0, 2.0)
     with pytest.raises(error) as caught:

@@ -40,9 +40,7 @@ def test_each_refusal_has_its_type(status: int, code: str | None, kind: type[Ass
     assert (error.status, error.code, error.request_id) == (status, code, "r")
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"[]", b'{"error":3}', b'{"error":{"code":7,"message":null}}', b"\xff"]
-)
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"error":3}', b'{"error":{"code":7,"message":null}}', b"\xff"])
 def test_odd_error_bodies(body: bytes) -> None:
     error = error_from_reply(503, {"Retry-After": "2"}, body)
     assert (error.code, error.retry_after_s) == (None, 2.0)

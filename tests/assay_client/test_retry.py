@@ -41,9 +41,7 @@ def test_failures_without_a_status() -> None:
     st.floats(0, 1000),
     st.integers(),
 )
-def test_backoff_stays_between_its_bounds(
-    number: int, retry_after: float | None, spare: float, seed: int
-) -> None:
+def test_backoff_stays_between_its_bounds(number: int, retry_after: float | None, spare: float, seed: int) -> None:
     least = retry_after or 0.0
     delay = backoff_s(number, retry_after_s=retry_after, remaining_s=least + spare, rng=random.Random(seed))
     ceiling = min(retry.BACKOFF_CAP_S, retry.BACKOFF_BASE_S * 2.0 ** min(number - 1, 60))

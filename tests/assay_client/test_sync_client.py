@@ -108,7 +108,7 @@ def test_a_forgotten_client_ends_its_thread(server: Any) -> None:
 def run(program: str, *arguments: str) -> str:
     """Run a program in a new interpreter, for its own exit and forks; any complaint on stderr fails."""
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", program, *arguments],
+        [sys.executable, "-W", "always::ResourceWarning", "-c", program, *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -150,9 +150,7 @@ client.close()
 """
     lines = run(program, server.url).splitlines()
     assert lines == ["parent (1.0,)", "child (2.0,)", "parent (9.0,)", "child (3.0,)", "parent (9.0,)"]
-    assert len({seen.peer for seen in server.seen}) == 3, (
-        "the parent kept its connection, each child made one"
-    )
+    assert len({seen.peer for seen in server.seen}) == 3, "the parent kept its connection, each child made one"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

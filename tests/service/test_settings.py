@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings
+from service.settings import Settings, refuse_unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +73,13 @@ def test_a_legal_item_must_fit(name):
     settings.check_against(511)
     with pytest.raises(ValueError, match=f"{name} is 511.*set {name} to at least 512"):
         settings.check_against(512)
+
+
+def test_a_misspelt_variable_is_refused():
+    with pytest.raises(ValueError, match="ASSAY_PROT is no setting"):
+        refuse_unknown_variables(["PATH", "ASSAY_PORT", "ASSAY_URL", "ASSAY_PROT"])
+
+
+def test_the_clients_key_does_not_leave_the_server_open():
+    with pytest.raises(ValueError, match="ASSAY_API_KEYS"):
+        refuse_unknown_variables(["ASSAY_API_KEY"])

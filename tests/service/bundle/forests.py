@@ -13,9 +13,7 @@ Ids = tuple[int, ...]
 _BUSHY = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple), min_size=1, max_size=8)
 # Ids as large as a vocabulary may get, whose bytes do not sort like small ones.
 _WIDE = st.lists(
-    st.lists(st.sampled_from([0, 1, 255, 256, 65_535, 65_536, 2**31, 2**32 - 1]), min_size=1, max_size=5).map(
-        tuple
-    ),
+    st.lists(st.sampled_from([0, 1, 255, 256, 65_535, 65_536, 2**31, 2**32 - 1]), min_size=1, max_size=5).map(tuple),
     min_size=1,
     max_size=6,
 )

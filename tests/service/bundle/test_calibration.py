@@ -72,9 +72,7 @@ def test_sigmoid_never_overflows(x: float) -> None:
 @given(st.floats(-690, 690))
 def test_sigmoid_is_accurate_on_both_sides(x: float) -> None:
     # Relative to the smaller of the two tails, where 1 - sigmoid(-x) would have lost every digit.
-    assert math.log(sigmoid(-abs(x))) == pytest.approx(
-        -abs(x) - math.log1p(math.exp(-abs(x))), rel=1e-14, abs=1e-15
-    )
+    assert math.log(sigmoid(-abs(x))) == pytest.approx(-abs(x) - math.log1p(math.exp(-abs(x))), rel=1e-14, abs=1e-15)
     assert sigmoid(x) + sigmoid(-x) == pytest.approx(1, abs=1e-15)
 
 

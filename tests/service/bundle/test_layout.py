@@ -52,9 +52,9 @@ def test_a_bidirectional_model_shares_whole_sequences_only(sequences: list[Ids],
     distinct = set(sequences)
     assert layout.tokens == sum(map(len, distinct))
     starts = np.flatnonzero(layout.position_ids == 0).tolist()
-    assert Counter(
-        spelled(layout, seen_by(layout, start, Family.BIDIRECTIONAL)) for start in starts
-    ) == Counter(distinct)
+    assert Counter(spelled(layout, seen_by(layout, start, Family.BIDIRECTIONAL)) for start in starts) == Counter(
+        distinct
+    )
     for start, stop in zip(starts, [*starts[1:], layout.tokens], strict=True):
         for token in range(start, stop):
             assert seen_by(layout, token, Family.BIDIRECTIONAL) == list(range(start, stop))
@@ -82,9 +82,7 @@ def test_a_token_sees_itself_last_and_before_it_what_its_parent_sees(
 
 
 @given(BATCHES, QUERIES)
-def test_two_sequences_have_in_common_their_prefix_and_nothing_else(
-    sequences: list[Ids], queries: int
-) -> None:
+def test_two_sequences_have_in_common_their_prefix_and_nothing_else(sequences: list[Ids], queries: int) -> None:
     layout = plan(sequences, queries=queries)
     seen = [set(seen_by(layout, read, Family.CAUSAL)) for read in layout.read_index.tolist()]
     for (tokens_a, a), (tokens_b, b) in combinations(zip(seen, sequences, strict=True), 2):

@@ -24,15 +24,11 @@ from tests.pocket import (
 )
 
 SESSIONS = {
-    family: onnxruntime.InferenceSession(
-        pocket_graph(family).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    family: onnxruntime.InferenceSession(pocket_graph(family).SerializeToString(), providers=["CPUExecutionProvider"])
     for family in Family
 }
 IDS = st.integers(2, VOCABULARY_SIZE - 1)  # 0 and 1 are those of NAN_TEXT and INFINITE_TEXT
-BATCHES = st.lists(
-    st.lists(st.one_of(st.integers(97, 98), IDS), min_size=1, max_size=12), min_size=1, max_size=6
-)
+BATCHES = st.lists(st.lists(st.one_of(st.integers(97, 98), IDS), min_size=1, max_size=12), min_size=1, max_size=6)
 EXAMPLE = [[97, 98, 99, 100, 101], [97, 98, 99, 102], [97, 103], [104]]
 
 
@@ -57,9 +53,7 @@ def test_graph_and_reference_agree_in_any_company(
 
 
 @given(st.lists(IDS, min_size=2, max_size=12), st.sampled_from(Family), st.data())
-def test_a_reward_depends_on_every_token_and_on_its_place(
-    ids: list[int], family: Family, data: st.DataObject
-) -> None:
+def test_a_reward_depends_on_every_token_and_on_its_place(ids: list[int], family: Family, data: st.DataObject) -> None:
     a, b = data.draw(st.lists(st.integers(0, len(ids) - 1), min_size=2, max_size=2, unique=True))
     changed, swapped = list(ids), list(ids)
     changed[a] = data.draw(IDS)
@@ -86,9 +80,7 @@ def test_the_graph_notices_a_wrong_array(name: str) -> None:
 def test_only_the_item_that_holds_it_scores_nan_or_infinity(family: Family) -> None:
     responses = ["fine", f"no{NAN_TEXT}", f"{INFINITE_TEXT}", "fine too"]
     items = pocket_formatter(family).encode("prompt", responses)
-    scores = run(
-        family, plan([item.ids.tolist() for item in items if not isinstance(item, Exception)], family)
-    )
+    scores = run(family, plan([item.ids.tolist() for item in items if not isinstance(item, Exception)], family))
     assert list(map(np.isfinite, scores)) == [True, False, False, True]
     assert np.isnan(scores[1])
     assert scores[2] == np.inf

@@ -32,11 +32,7 @@ def test_what_was_written_is_read_back(tmp_path: Path, family: Family, external_
         99,
     )
     assert set(bundle.manifest.files) == {*FILES, *((WEIGHTS_NAME,) if external_data else ())}
-    assert (
-        bundle.digest
-        == written.digest
-        == hashlib.sha256((tmp_path / "b/bundle.json").read_bytes()).hexdigest()
-    )
+    assert bundle.digest == written.digest == hashlib.sha256((tmp_path / "b/bundle.json").read_bytes()).hexdigest()
     assert bundle.formatter.sha256 == pocket_formatter(family, 99).sha256
     assert onnxruntime.InferenceSession(bundle.model_path).get_outputs()[0].name == "rewards"
 

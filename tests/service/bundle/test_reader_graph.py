@@ -56,9 +56,7 @@ def test_a_graph_with_an_input_twice(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", GRAPH_INPUTS)
-@pytest.mark.parametrize(
-    ("kind", "spelled"), [(TensorProto.INT32, "INT32"), (0, "UNDEFINED"), (99, "of type 99")]
-)
+@pytest.mark.parametrize(("kind", "spelled"), [(TensorProto.INT32, "INT32"), (0, "UNDEFINED"), (99, "of type 99")])
 def test_a_graph_with_an_input_of_another_type(folder: Path, name: str, kind: int, spelled: str) -> None:
     def change(model: ModelProto) -> None:
         next(value for value in model.graph.input if value.name == name).type.tensor_type.elem_type = kind
@@ -106,9 +104,7 @@ def test_a_graph_with_another_output(folder: Path, kind: int, shape: list[str | 
 
 
 def outside(location: str) -> TensorProto:
-    tensor = TensorProto(
-        name="outside", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL
-    )
+    tensor = TensorProto(name="outside", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value=location)
     return tensor
 

@@ -58,9 +58,7 @@ def test_special_tokens_have_their_names_in_the_template() -> None:
 
 
 def test_json_in_a_template_is_written_as_transformers_writes_it() -> None:
-    text = formatter("{{ messages | tojson }} {{ {'b': 1, 'a': [2]} | tojson(indent=1) }}").render(
-        "<é & 'ü'>"
-    )
+    text = formatter("{{ messages | tojson }} {{ {'b': 1, 'a': [2]} | tojson(indent=1) }}").render("<é & 'ü'>")
     assert text == '[{"role": "user", "content": "<é & \'ü\'>"}] {\n "b": 1,\n "a": [\n  2\n ]\n}'
 
 
@@ -70,9 +68,7 @@ def test_a_template_may_ask_for_tools_and_documents_and_gets_none() -> None:
 
 
 def test_loop_controls_are_known() -> None:
-    template = (
-        "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}"
-    )
+    template = "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}"
     assert formatter(template).render([Message(role="user", content=text) for text in "ab"]) == "a"
 
 
@@ -85,9 +81,7 @@ def test_a_message_has_a_role_and_a_text_and_nothing_else(message: dict[str, obj
 # -- templates that refuse or fail ---------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "template", ["{% for %}", "{{ x | no_such_filter }}", "{% nonsense %}", "{{", "{% if x %}"]
-)
+@pytest.mark.parametrize("template", ["{% for %}", "{{ x | no_such_filter }}", "{% nonsense %}", "{{", "{% if x %}"])
 def test_a_template_that_does_not_parse_is_refused(template: str) -> None:
     with pytest.raises(FormatError, match=r"the chat template does not parse: ."):
         formatter(template)

@@ -61,9 +61,7 @@ def test_an_empty_response_is_legal() -> None:
 
 
 @given(FORGING, st.sampled_from([(), (LEFT,), (RIGHT,), (RIGHT, LEFT)]), st.integers(8, 40))
-def test_a_response_cannot_forge_special_tokens(
-    response: str, truncate: tuple[Truncation, ...], limit: int
-) -> None:
+def test_a_response_cannot_forge_special_tokens(response: str, truncate: tuple[Truncation, ...], limit: int) -> None:
     (item,) = pocket_formatter(Family.CAUSAL, limit).encode("hi", [response], truncate)
     if isinstance(item, EncodedItem):
         *before, end = item.ids.tolist()
@@ -73,9 +71,7 @@ def test_a_response_cannot_forge_special_tokens(
 
 
 @given(st.text(max_size=20), st.lists(st.text(max_size=20), max_size=4), st.permutations([LEFT, RIGHT]))
-def test_responses_do_not_change_each_other(
-    prompt: str, responses: list[str], truncate: list[Truncation]
-) -> None:
+def test_responses_do_not_change_each_other(prompt: str, responses: list[str], truncate: list[Truncation]) -> None:
     together = PLAIN.encode(prompt, responses, truncate)
     alone = [encode(prompt, response, *truncate) for response in responses]
     assert [ids(item) for item in together] == [ids(item) for item in alone]
@@ -84,9 +80,7 @@ def test_responses_do_not_change_each_other(
 # -- limits --------------------------------------------------------------------
 
 
-@given(
-    st.text("ab", max_size=24), st.text("cd", max_size=24), st.lists(st.sampled_from(Truncation), max_size=3)
-)
+@given(st.text("ab", max_size=24), st.text("cd", max_size=24), st.lists(st.sampled_from(Truncation), max_size=3))
 def test_an_item_fits_as_it_is_or_is_cut_to_the_limit_or_is_refused(
     prompt: str, response: str, truncate: list[Truncation]
 ) -> None:

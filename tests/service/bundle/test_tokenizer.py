@@ -25,9 +25,7 @@ def test_plain_text_is_its_bytes_whatever_it_spells(text: str) -> None:
 
 @given(st.lists(st.one_of(st.sampled_from(SPECIAL_TOKENS), st.text("ab <|[é", max_size=3))))
 def test_markup_knows_special_tokens(parts: list[str]) -> None:
-    expected = [
-        token for part in parts for token in ([SPECIAL_IDS[part]] if part in SPECIAL_IDS else part.encode())
-    ]
+    expected = [token for part in parts for token in ([SPECIAL_IDS[part]] if part in SPECIAL_IDS else part.encode())]
     assert POCKET.markup("".join(parts)) == expected
 
 
@@ -136,9 +134,7 @@ def test_added_tokens_that_are_not_special_count_in_responses_too() -> None:
 # -- errors, files, threads ----------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "definition", ["", "{}", "null", "[]", "not json", '{"model": 3}', pocket_tokenizer()[:-9]]
-)
+@pytest.mark.parametrize("definition", ["", "{}", "null", "[]", "not json", '{"model": 3}', pocket_tokenizer()[:-9]])
 def test_a_broken_definition_is_refused(definition: str) -> None:
     with pytest.raises(ValueError, match=r"not a readable tokenizer\.json: ."):
         TextTokenizer(definition)
@@ -162,7 +158,5 @@ def test_many_threads_get_the_same_tokens() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(work, range(8)))
-    assert results[0] == [
-        (POCKET.markup(text), [list(text.encode()), list(text[1:].encode())]) for text in texts
-    ]
+    assert results[0] == [(POCKET.markup(text), [list(text.encode()), list(text[1:].encode())]) for text in texts]
     assert all(result == results[0] for result in results)

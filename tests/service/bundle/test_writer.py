@@ -48,9 +48,7 @@ def test_an_older_bundle_is_replaced(staged: tuple[Path, Manifest], tmp_path: Pa
 
 
 @pytest.mark.parametrize("damage", ["missing", "extra", "altered", "link"])
-def test_a_bad_bundle_leaves_the_older_one_alone(
-    staged: tuple[Path, Manifest], tmp_path: Path, damage: str
-) -> None:
+def test_a_bad_bundle_leaves_the_older_one_alone(staged: tuple[Path, Manifest], tmp_path: Path, damage: str) -> None:
     staging, manifest = staged
     old = write_pocket_bundle(tmp_path / "bundle")
     before = contents(old.folder)
@@ -96,9 +94,7 @@ def test_a_move_that_fails_leaves_the_older_bundle_in_place(
 
 
 @pytest.mark.parametrize("what", ["folder", "file", "link to a bundle", "dangling link"])
-def test_what_is_no_bundle_is_never_replaced(
-    staged: tuple[Path, Manifest], tmp_path: Path, what: str
-) -> None:
+def test_what_is_no_bundle_is_never_replaced(staged: tuple[Path, Manifest], tmp_path: Path, what: str) -> None:
     destination = tmp_path / "precious"
     match what:
         case "folder":

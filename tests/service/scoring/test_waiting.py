@@ -201,3 +201,24 @@ class AnyHistory(RuleBasedStateMachine):
 
 
 TestAnyHistory = AnyHistory.TestCase
+
+
+def test_one_long_item_does_not_make_many_short_ones_expensive():
+    """Attention is padded to the longest item of a batch: blocks times keys are bounded, not tokens alone."""
+    line = WaitingLine(1000, max_batch_cells=4 * 100, block_queries=4)
+    line.join(work_of([np.array([n]) for n in range(50)]))
+    line.join(work_of([np.arange(100, 180)]))
+    batches = take_all(line)
+    assert [len(batch) for batch in batches] == [50, 1]
+
+
+@given(st.lists(sequence_lists, max_size=6), st.integers(1, 200))
+def test_cells_are_bounded_but_for_a_lone_item(requests, cells):
+    line = WaitingLine(1000, max_batch_cells=cells, block_queries=2)
+    for sequences in requests:
+        line.join(work_of(sequences))
+    for batch in take_all(line):
+        lengths = [len(item.work.sequences[item.place]) for item in batch]
+        new = [len(lengths) and cost([item]) for item in batch]
+        assert len(batch) == 1 or max(lengths) * 2 <= cells
+        assert sum(new) >= len(batch)

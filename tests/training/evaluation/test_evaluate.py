@@ -29,7 +29,7 @@ def example(
         source="s",
         category=category,
     )
-    items = tuple(EncodedItem(np.array([1, 2]), removed) for _ in lengths)
+    items = tuple(EncodedItem(np.array([1, 2]), removed, 1) for _ in lengths)
     return Example(record, items)
 
 

@@ -57,7 +57,7 @@ def export_padded(model: RewardModel, path: Path) -> None:
     with torch.no_grad():
         program = torch.onnx.export(
             PaddedRewardModel(model).eval(),
-            (example, example),
+            (example, example.clone()),  # one tensor twice would become one input
             dynamo=True,
             dynamic_shapes={"input_ids": {0: rows, 1: length}, "attention_mask": {0: rows, 1: length}},
             input_names=["input_ids", "attention_mask"],
@@ -134,6 +134,12 @@ def run(quick: bool) -> Result:
                     f"at least {wanted:g}x",
                     f"{ratio:.2f}x ({min(ratios):.2f} to {max(ratios):.2f} in {rounds} rounds)",
                     ratio >= wanted,
+                )
+            )
+            difference = float(np.abs(scores["packed"] - scores["padded"]).max())
+            targets.append(
+                Target(
+                    f"packed and padded scores agree, {name}", "within 1e-04", f"{difference:.1e}", difference <= 1e-4
                 )
             )
     return Result("packed_throughput", quick, SEED, targets, figures)

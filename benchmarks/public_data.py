@@ -109,7 +109,7 @@ def convarg(folder: Path, quick: bool) -> tuple[list[Target], dict[str, Any]]:
     assert rule is not None
     targets = [
         Target(
-            "convarg strict, accuracy on held-out debates",
+            "convarg strict, accuracy on held-out debate sides",
             f"interval above the length rule, {_percent(evaluation.length_rule.value)}",
             f"{_percent(accuracy.value)} ({_percent(accuracy.low)} to {_percent(accuracy.high)})",
             accuracy.low > evaluation.length_rule.value,
@@ -125,7 +125,7 @@ def convarg(folder: Path, quick: bool) -> tuple[list[Target], dict[str, Any]]:
 
 
 def responses(folder: Path, quick: bool) -> tuple[list[Target], dict[str, Any]]:
-    """Figures of the LLM responses; the interval must lie above a coin."""
+    """Figures and targets of the LLM responses; prompts over 256 tokens are cut, and the share is on record."""
     optimiser = OptimiserConfig(
         learning_rate=3e-5, epochs=1, batch_elements=16, patience=0, evaluations_per_epoch=2, seed=SEED
     )

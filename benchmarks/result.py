@@ -41,7 +41,7 @@ class Result:
         path = RESULTS / f"{self.benchmark}{'.quick' if self.quick else ''}.json"
         content = {
             **asdict(self),
-            "command": " ".join(["python", "-m", f"benchmarks.{self.benchmark}", *sys.argv[1:]]),
+            "command": " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "commit": _commit(),
             "machine": _machine(),

@@ -42,7 +42,7 @@ def subset(folder: Path, prompts: int) -> Splits:
     whole = split(records, (0.7, 0.05, 0.25), SEED)
     random.Random(SEED).shuffle(whole.train)
     # 250 test prompts hold the 500 pairs that are compared.
-    return Splits(whole.train[:prompts], whole.validation[:24], whole.test[:250])
+    return Splits(whole.train[:prompts], whole.validation[:12], whole.test[:250])
 
 
 def score_alone(checkpoint: Checkpoint, examples: list[Example]) -> list[float]:
@@ -73,29 +73,36 @@ async def served_scores(url: str, pairs: list[tuple[Prompt, str]]) -> dict[str, 
     """Scores of all pairs over HTTP, in three compositions, each in the order of `pairs`."""
     shuffled = list(range(len(pairs)))
     random.Random(SEED).shuffle(shuffled)
-    async with AsyncRewardClient(url, timeout=900) as client:
-        alone = [(await client.score_pairs([pair], truncate="prompt_left")).scores[0] for pair in pairs]
+    async with AsyncRewardClient(url, timeout=900, max_concurrency=128) as client:
+        alone = [
+            (await client.score_pairs([pair], truncate="prompt_left", allow_empty=True)).scores[0] for pair in pairs
+        ]
         mixed: list[float] = [0.0] * len(pairs)
         for start in range(0, len(pairs), 64):
             part = shuffled[start : start + 64]
-            scores = await client.score_pairs([pairs[place] for place in part], truncate="prompt_left")
+            scores = await client.score_pairs(
+                [pairs[place] for place in part], truncate="prompt_left", allow_empty=True
+            )
             for place, score in zip(part, scores, strict=True):
                 mixed[place] = score
         parts = [shuffled[start : start + 7] for start in range(0, len(pairs), 7)]
         replies = await asyncio.gather(
-            *(client.score_pairs([pairs[place] for place in part], truncate="prompt_left") for part in parts)
+            *(
+                client.score_pairs([pairs[place] for place in part], truncate="prompt_left", allow_empty=True)
+                for part in parts
+            )
         )
         concurrent: list[float] = [0.0] * len(pairs)
         for part, reply in zip(parts, replies, strict=True):
             for place, score in zip(part, reply, strict=True):
                 concurrent[place] = score
-    return {"one by one": alone, "batches of 64 mixed prompts": mixed, "72 requests at once": concurrent}
+    return {"one by one": alone, "64 mixed prompts a call": mixed, f"{len(parts)} calls of 7 at once": concurrent}
 
 
 def run(quick: bool) -> Result:
     """Train, export, serve, compare."""
     folder = public_sets.data_folder()
-    splits = subset(folder, 16 if quick else 100)
+    splits = subset(folder, 16 if quick else 64)
     count = 120 if quick else 500
     with tempfile.TemporaryDirectory() as work:
         optimiser = OptimiserConfig(learning_rate=2e-5, epochs=1, batch_elements=4, patience=0, seed=SEED)
@@ -123,15 +130,22 @@ def run(quick: bool) -> Result:
         f"largest difference {worst:.1e}",
         worst <= TOLERANCE and len(pairs) == count,
     )
+    spread = float(np.std(reference))
+    apart = Target(
+        "the compared scores differ from each other",
+        f"standard deviation at least {100 * TOLERANCE:g}",
+        f"{spread:.3f}",
+        spread >= 100 * TOLERANCE,
+    )
     figures = {
         "largest_difference": errors,
         "pairs": len(pairs),
-        "score_spread": float(np.std(reference)),
+        "score_spread": spread,
         "training_prompts": len(splits.train),
         "test_accuracy": evaluation.as_json()["accuracy"],
         "length_rule": evaluation.as_json()["length_rule"],
     }
-    return Result("served_parity", quick, SEED, [target], figures)
+    return Result("served_parity", quick, SEED, [target, apart], figures)
 
 
 def main() -> None:

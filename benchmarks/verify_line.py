@@ -33,7 +33,7 @@ def main() -> int:
         results.append(served_parity.run(quick=True))
         results += [public_data.run(part, quick=True) for part in public_data.PARTS]
     else:
-        print(f"skipped    proofs on public data: {public_sets.data_folder()} is not there (set ASSAY_DATA)")
+        print(f"NOT HELD  proofs on public data: {public_sets.data_folder()} is not there (set ASSAY_DATA)")
     for result in results:
         result.write()
         result.report()

@@ -34,12 +34,12 @@ clean: ## remove what the targets made, the virtual environment included
 
 $(BUNDLE)/bundle.json: | $(VENV)/.run-installed
 	@echo 'No bundle in $(BUNDLE) yet: training the default reward model (a few minutes on two cores).'
-	$(BIN)/assay-train run --run runs/default --bundle $(BUNDLE)
+	$(BIN)/assay-train run --run runs/default --bundle $(BUNDLE) --overwrite
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'Assay needs Python 3.11 or newer; call make PYTHON=/path/to/python3.11'; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { echo 'The venv module is missing; on Debian: apt-get install python3-venv'; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'The venv module is missing; on Debian: apt-get install python3-venv'; exit 1; }
 
 $(VENV)/.run-installed: pyproject.toml constraints.txt weights.txt | $(BIN)/python
 	@echo 'Installing into $(VENV) ...'

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 _COMMANDS = ("fit", "evaluate", "export", "run", "inspect")
 
@@ -45,7 +46,7 @@ def main() -> int:
         return _fail(130, "interrupted; `fit --resume` goes on from the last checkpoint")
     # Whatever is expected to go wrong (settings, data, checkpoints, bundles, files, a missing extra, a loss that
     # is not finite) is one of these and explains itself. Anything else is a defect and keeps its traceback.
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, OverflowError, UnpicklingError) as error:
         return _fail(1, str(error))
 
 

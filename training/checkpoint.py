@@ -10,6 +10,7 @@ from safetensors.torch import load_model, save_model
 
 from service.bundle.layout import Family, Pooling
 from service.bundle.manifest import TEMPLATE_NAME, TOKENIZER_NAME, Provenance
+from service.bundle.reader import sha256_of
 from service.bundle.text_format import Formatter, TextFormat
 from service.bundle.tokenizer import TextTokenizer
 from training.backbone import from_configuration
@@ -59,6 +60,11 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     (folder / TOKENIZER_NAME).write_bytes(checkpoint.formatter.tokenizer.definition.encode())
     (folder / TEMPLATE_NAME).write_bytes(checkpoint.formatter.template.encode())
     (folder / _DESCRIPTION).write_text(checkpoint.description.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash of a checkpoint's weights, to tell which ones an evaluation is of."""
+    return sha256_of(folder / _WEIGHTS)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

@@ -42,7 +42,7 @@ class DataConfig(_Section):
     merge_prompts: bool = True
     """Put all judgements of one prompt into one element, so that it is computed once; votes on a pair add up."""
     deduplicate: bool = True
-    """Drop a pair that is there twice, word for word and with one verdict, in records that were not merged."""
+    """Drop a pair that is there twice, word for word and with one verdict, where the rows were not merged."""
     on_leakage: Literal["error", "drop", "report"] = "drop"
     """When a training prompt is also in the named test data: stop, drop it from training, or only say so."""
 
@@ -117,6 +117,8 @@ class TrainingConfig(_Section):
     """Licence of the trained weights. Default: the base model's."""
     resume: bool = False
     """Go on from the newest checkpoint of the run."""
+    overwrite: bool = False
+    """Begin anew where the run's folder holds an unfinished run, whose checkpoints are then lost."""
     progress: bool = True
     """Show progress bars."""
     data: DataConfig = DataConfig()

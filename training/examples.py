@@ -64,8 +64,8 @@ def truncated(examples: Sequence[Example]) -> int:
 class ElementDataset(Dataset[Element]):
     """Elements of at most `max_responses` responses.
 
-    A prompt with more is cut into groups of compared responses, drawn anew each epoch, so that over the epochs
-    all its pairs are seen while every response is computed once an epoch.
+    A prompt with more is cut into groups of compared responses, drawn anew each epoch, so that
+    more of its pairs are seen with every epoch while every response is computed once in each.
 
     Args:
         examples: what to learn from.

@@ -20,7 +20,14 @@ from service.bundle.manifest import Provenance
 from service.bundle.reader import Bundle
 from service.bundle.text_format import Formatter
 from training.backbone import load_backbone
-from training.checkpoint import Checkpoint, CheckpointError, Description, load_checkpoint, save_checkpoint
+from training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Description,
+    load_checkpoint,
+    save_checkpoint,
+    weights_sha256,
+)
 from training.config import TrainingConfig
 from training.evaluation.evaluate import Evaluation, calibrate, evaluate
 from training.evaluation.summary import summary
@@ -37,7 +44,7 @@ MOST_TOKENS_BY_DEFAULT = 1024
 
 # What lies in a run's folder.
 BEGUN = "configuration.json"
-EVALUATION = ("calibration.json", "evaluation.json", "summary.md")
+EVALUATION = ("calibration.json", "evaluated.json", "evaluation.json", "summary.md")
 RESULTS = ("data.json", "training.json", "model", *EVALUATION)
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -57,6 +64,8 @@ def run_fit(config: TrainingConfig) -> FitResult:
     """
     if config.resume:
         config = _as_begun(config)
+    else:
+        _refuse_to_delete(config)
     data = prepare_data(config.data, config.optimiser.seed)
     _report_data(data)
     checkpoint = new_checkpoint(config, data)
@@ -80,6 +89,21 @@ def run_fit(config: TrainingConfig) -> FitResult:
     _write(config.run / "training.json", asdict(result))
     logger.info("trained %d updates, validation loss %.4f", result.updates, result.best_validation_loss)
     return result
+
+
+def _refuse_to_delete(config: TrainingConfig) -> None:
+    """Refuse a folder whose content is not ours to replace, or is hours of an unfinished run.
+
+    Raises:
+        ValueError: naming the folder and the way out.
+    """
+    run = config.run
+    if not run.is_dir() or not any(run.iterdir()):
+        return
+    if not (run / BEGUN).is_file():
+        raise ValueError(f"--run {run}: the folder is not empty and holds no run; name another")
+    if not (run / "training.json").is_file() and not config.overwrite:
+        raise ValueError(f"--run {run}: holds an unfinished run; --resume goes on with it, --overwrite begins anew")
 
 
 def _as_begun(config: TrainingConfig) -> TrainingConfig:
@@ -171,9 +195,16 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
         )
         parts.append((examples, scores))
     calibration = calibrate(*parts[0])
+    if not 0.011 < calibration.temperature < 99:
+        logger.warning(
+            "the temperature is at its bound (%.3g): the validation prompts do not tell how sure the scores are, so "
+            "probabilities will be too sure or too unsure; hold out more of them",
+            calibration.temperature,
+        )
     evaluation = evaluate(*parts[1], temperature=calibration.temperature)
     _write(config.run / "calibration.json", calibration.model_dump(mode="json"))
     _write(config.run / "evaluation.json", evaluation.as_json())
+    _write(config.run / "evaluated.json", {"weights_sha256": weights_sha256(config.run / "model")})
     (config.run / "summary.md").write_text(summary(checkpoint.description.name, evaluation), encoding="utf-8")
     return evaluation
 
@@ -191,6 +222,8 @@ def run_export(config: TrainingConfig) -> Bundle:
     _refuse_other_settings(config, trained)
     calibration = _read_as(Calibration, config.run / "calibration.json")
     evaluation = _read_as(Evaluation, config.run / "evaluation.json")
+    if _read(config.run / "evaluated.json") != {"weights_sha256": weights_sha256(config.run / "model")}:
+        raise CheckpointError(f"{config.run}: the weights are not those that were evaluated; run evaluate again")
     destination = config.bundle if "bundle" in config.model_fields_set else trained.bundle
     bundle = export_bundle(checkpoint, calibration, evaluation, destination)
     logger.info("wrote %s, digest %s", destination, bundle.digest)

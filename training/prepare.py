@@ -57,7 +57,7 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
     skipped: list[BadRow] = []
     records, test = unique_ids([_read(config.train, config, skipped), _read(config.test, config, skipped)])
     hygiene = check([*records, *test])  # before merging, which would hide what is there twice
-    if config.merge_prompts:
+    if config.merge_prompts:  # repeated rows of one source are votes on a pair
         records, test = merge_by_prompt(records), merge_by_prompt(test)
     repeated = 0
     if config.deduplicate:
@@ -66,12 +66,10 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
     test_fraction = 0.0 if test else config.test_fraction
     fractions = (1 - test_fraction - config.validation_fraction, config.validation_fraction, test_fraction)
     splits = split(records, fractions, seed)
-    leakage: dict[str, Any] | None = None
+    leakage = asdict(check_leakage([*splits.train, *splits.validation], test or splits.test))
     dropped = 0
     if test:
-        known = [*splits.train, *splits.validation]
-        leakage = asdict(check_leakage(known, test))
-        shared = {record.id for record in leaking(test, known, "prompt")}
+        shared = _leaking(test, [*splits.train, *splits.validation])
         if shared and config.on_leakage == "error":
             raise DataError(f"{len(shared)} training prompts are also in the test data, such as {min(shared)!r}")
         if config.on_leakage == "drop":
@@ -130,6 +128,13 @@ def _read(sources: Sequence[str], config: DataConfig, skipped: list[BadRow]) -> 
         records += result.records
         skipped += result.skipped
     return records
+
+
+def _leaking(test: Sequence[PreferenceRecord], known: Sequence[PreferenceRecord]) -> set[str]:
+    """Ids of the known records that share a prompt, a group or, word for word, a judged pair with the test."""
+    groups = {record.group for record in test} - {None}
+    shared = [*leaking(test, known, "prompt"), *leaking(test, known, "pair")]
+    return {record.id for record in [*shared, *(record for record in known if record.group in groups)]}
 
 
 def _without(records: Sequence[PreferenceRecord], ids: set[str]) -> list[PreferenceRecord]:

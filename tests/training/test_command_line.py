@@ -204,6 +204,7 @@ def test_run_from_preferences_to_a_bundle(tmp_path: Path, data: Path) -> None:
         "calibration.json",
         "checkpoints",
         "configuration.json",
+        "evaluated.json",
         "data.json",
         "evaluation.json",
         "model",

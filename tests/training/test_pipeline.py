@@ -123,6 +123,36 @@ def test_a_new_fit_takes_away_what_belongs_to_the_old_one(configure: Configure) 
         run_export(configure(optimiser={"epochs": 1}))
 
 
+def test_a_folder_that_is_no_run_is_left_alone(configure: Configure) -> None:
+    config = configure()
+    (config.run / "model").mkdir(parents=True)
+    (config.run / "model" / "mine").write_text("precious")
+    with pytest.raises(ValueError, match="the folder is not empty and holds no run; name another"):
+        run_fit(config)
+    assert (config.run / "model" / "mine").read_text() == "precious"
+
+
+def test_an_unfinished_run_is_not_begun_anew_by_mistake(configure: Configure) -> None:
+    config = configure()
+    run_fit(config)
+    (config.run / "training.json").unlink()
+    with pytest.raises(ValueError, match="--resume goes on with it, --overwrite begins anew"):
+        run_fit(config)
+    run_fit(config.model_copy(update={"overwrite": True}))
+
+
+def test_other_weights_than_those_evaluated_are_not_exported(configure: Configure) -> None:
+    config = configure()
+    run_fit(config)
+    run_evaluate(config)
+    file = config.run / "model" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="the weights are not those that were evaluated"):
+        run_export(config)
+
+
 def test_a_fit_that_cannot_begin_leaves_the_old_run_alone(configure: Configure) -> None:
     config = configure()
     run_fit(config)

@@ -129,6 +129,14 @@ def test_prompts_that_are_also_in_the_test_data(tmp_path: Path, what: str) -> No
     assert data.account["leakage"]["prompt"]["count"] == 10
 
 
+def test_a_group_is_not_divided_between_training_and_a_named_test(tmp_path: Path) -> None:
+    train = write_pairs(tmp_path / "train.jsonl", 30, group="debate")
+    write_pairs(tmp_path / "more.jsonl", 30, "other")
+    test = write_pairs(tmp_path / "test.jsonl", 5, "unseen", group="debate")
+    with pytest.raises(DataError, match="30 training prompts are also in the test data"):
+        prepare_data(config(train, str(tmp_path / "more.jsonl"), test=(test,), on_leakage="error"), seed=0)
+
+
 def test_an_empty_part_is_an_error_that_helps(tmp_path: Path) -> None:
     train = write_pairs(tmp_path / "train.jsonl", 1)
     with pytest.raises(DataError, match="use more data, other fractions or another seed"):

@@ -12,6 +12,9 @@ from training.evaluation import metrics
 from training.evaluation.metrics import FloatArray, Interval
 from training.examples import Example
 
+LEAST_PROMPTS = 5
+"""Prompts that a category must have for its accuracy to be given: an interval over fewer would only look sure."""
+
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
@@ -52,7 +55,7 @@ class Evaluation:
         spearman_length: rank correlation of score with length within a prompt (responses centred by prompt);
             none where one of them does not vary.
         truncated: share of items that were cut to fit.
-        by_category: accuracy of each category, where the data name categories.
+        by_category: accuracy of each category of at least `LEAST_PROMPTS` prompts, where the data name categories.
     """
 
     prompts: int
@@ -144,7 +147,11 @@ def evaluate(examples: Sequence[Example], scores: Sequence[FloatArray], temperat
         length_rule_matched=interval(rule, matched) if matched.any() else None,
         spearman_length=_within_prompt_spearman(examples, scores),
         truncated=sum(item.removed > 0 for example in examples for item in example.items) / items,
-        by_category={name: interval(right, category == name) for name in sorted(set(category) - {""})},
+        by_category={
+            str(name): interval(right, category == name)
+            for name in sorted(set(category) - {""})
+            if len(set(decided.cluster[category == name])) >= LEAST_PROMPTS
+        },
     )
 
 

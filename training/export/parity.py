@@ -21,6 +21,10 @@ TOLERANCE = {"fp32": 1e-4}
 """Largest allowed |graph - module| for each precision, on scores of spread around 1."""
 
 
+LEAST_SPEARMAN = 0.999
+"""Least rank correlation of graph and module over all cases."""
+
+
 class ParityError(ValueError):
     """The graph does not compute what was trained; no bundle is written."""
 
@@ -62,6 +66,10 @@ class Parity:
                 return f"the error {error:.2e} in the case {case!r} is above {self.tolerance:.0e}"
         if self.flips:
             return f"{self.flips} of {self.pairs} pairs are ordered differently"
+        if not self.pairs:
+            return f"no two scores differ by more than {self.tolerance:.0e}: an order cannot be proved"
+        if self.spearman is None or self.spearman < LEAST_SPEARMAN:
+            return f"the rank correlation is {self.spearman}, below {LEAST_SPEARMAN}"
         return None
 
 

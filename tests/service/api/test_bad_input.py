@@ -86,7 +86,7 @@ CASES = [
         "U+0000"),
     Bad("several", {"pairs": [{}, {}]}, 422, "invalid", "pairs.0.prompt", "(and 1 more problem)"),
     Bad("thousands of wrong responses", {"prompt": "p", "responses": [1] * 5_000}, 413, "too_many_items", "responses",
-        "5000 items, more than the 1024 of one request", reason="too_many_items"),
+        "5000 items, more than the 50 of one request", reason="too_many_items"),
     Bad("encoded", GOOD, 415, "unsupported_media_type", None, "without Content-Encoding", reason="media_type",
         headers={"Content-Type": "application/json", "Content-Encoding": "gzip"}),
     Bad("yes for true", GOOD | {"allow_empty": "yes"}, 422, "invalid", "allow_empty", "valid boolean"),

@@ -54,6 +54,17 @@ def test_a_flipped_pair_fails() -> None:
     assert parity.failure == "1 of 5 pairs are ordered differently"
 
 
+def test_scores_that_hardly_differ_prove_nothing() -> None:
+    parity = Parity(1, 2, 0.0, 0.0, 0.0, None, 0, 0, 1e-4, {"one item": 0.0})
+    assert parity.failure is not None
+    assert "an order cannot be proved" in parity.failure
+
+
+def test_a_low_rank_correlation_fails() -> None:
+    parity = Parity(1, 9, 0.0, 0.0, 0.0, 0.9, 5, 0, 1e-4, {"one item": 0.0})
+    assert parity.failure == "the rank correlation is 0.9, below 0.999"
+
+
 @pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1.0])
 def test_one_wrong_score_fails(place: int, wrong: float) -> None:

@@ -74,7 +74,9 @@ def ranking_row(row: Row, row_id: str, source: str) -> PreferenceRecord:
 def hh_row(row: Row, row_id: str, source: str) -> PreferenceRecord:
     r"""`chosen` and `rejected`: transcripts; the turns that they share (`\n\nHuman:` ...) are the prompt."""
     history, chosen, rejected = split_transcripts(fields.text(row, "chosen"), fields.text(row, "rejected"))
-    return _choice(row, row_id, source, history, chosen, rejected)
+    record = _choice(row, row_id, source, history, chosen, rejected)
+    # Many dialogues open with the same turn: they must not be divided between training and test.
+    return record.model_copy(update={"group": record.group or f"hh:{record.messages[0].content}"})
 
 
 def trl_row(row: Row, row_id: str, source: str) -> PreferenceRecord:

@@ -63,6 +63,16 @@ def test_all_logs_go_to_standard_error(root, capsys, json_lines):
     logging.getLogger("uvicorn.error").warning("but this")
     out, err = capsys.readouterr()
     assert out == ""
-    (line,) = err.splitlines()
-    assert "but this" in line
+    assert "not this" not in err
+    (line,) = [line for line in err.splitlines() if "but this" in line]  # other threads of the process may log too
     assert line.startswith("{") == json_lines
+
+
+def test_a_plain_line_ends_with_the_id_of_its_request(root, capsys):
+    configure_logging("info", json_lines=False)
+    token = request_id.set("r-7")
+    try:
+        logging.getLogger("assay.server").info("in a request")
+    finally:
+        request_id.reset(token)
+    assert "in a request [r-7]\n" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from assay_client import AsyncRewardClient
 from assay_client.types import Prompt
@@ -41,15 +42,21 @@ def subset(folder: Path, prompts: int) -> Splits:
     ]
     whole = split(records, (0.7, 0.05, 0.25), SEED)
     random.Random(SEED).shuffle(whole.train)
-    # 250 test prompts hold the 500 pairs that are compared.
-    return Splits(whole.train[:prompts], whole.validation[:12], whole.test[:250])
+    return Splits(whole.train[:prompts], whole.validation[:12], whole.test)
 
 
-def score_alone(checkpoint: Checkpoint, examples: list[Example]) -> list[float]:
-    """The PyTorch fp32 score of every item by itself."""
-    alone = [Example(example.record, (item,)) for example in examples for item in example.items]
+def score_alone(checkpoint: Checkpoint, examples: list[Example]) -> list[npt.NDArray[np.float64]]:
+    """The PyTorch fp32 score of every item by itself; for each example (responses,)."""
     block_queries = checkpoint.description.block_queries
-    return [float(score_examples(checkpoint.model, [one], block_queries)[0][0]) for one in alone]
+    return [
+        np.concatenate(
+            [
+                score_examples(checkpoint.model, [Example(example.record, (item,))], block_queries)[0]
+                for item in example.items
+            ]
+        )
+        for example in examples
+    ]
 
 
 def holding(examples: list[Example], items: int) -> list[Example]:
@@ -102,7 +109,7 @@ async def served_scores(url: str, pairs: list[tuple[Prompt, str]]) -> dict[str, 
 def run(quick: bool) -> Result:
     """Train, export, serve, compare."""
     folder = public_sets.data_folder()
-    splits = subset(folder, 16 if quick else 64)
+    splits = subset(folder, 16 if quick else 40)
     count = 120 if quick else 500
     with tempfile.TemporaryDirectory() as work:
         optimiser = OptimiserConfig(learning_rate=2e-5, epochs=1, batch_elements=4, patience=0, seed=SEED)
@@ -111,13 +118,10 @@ def run(quick: bool) -> Result:
         )
         test = encode_records(splits.test, checkpoint.formatter, False)
         enough = holding([example for example in test if not any(item.removed for item in example.items)], count)
-        evaluation = evaluate(
-            enough,
-            score_examples(checkpoint.model, enough, checkpoint.description.block_queries),
-            calibration.temperature,
-        )
+        alone = score_alone(checkpoint, enough)
+        evaluation = evaluate(enough, alone, calibration.temperature)
         pairs = pairs_of([example.record for example in enough], count)
-        reference = score_alone(checkpoint, enough)[: len(pairs)]
+        reference = np.concatenate(alone)[: len(pairs)]
         export_bundle(checkpoint, calibration, evaluation, Path(work, "bundle"))
         del checkpoint
         with serving(Path(work, "bundle")) as url:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware import Middleware
+from fastapi.routing import APIRoute
 
 from service.api import health, v1
 from service.api.context import ClientGoneError, Context, State
@@ -114,6 +115,10 @@ def build_app(settings: Settings, bundle: Bundle, session: Session, load_seconds
     app.include_router(v1.router)
     app.include_router(health.router)
     install_docs(app)
+    for route in (*v1.router.routes, *health.router.routes):
+        if isinstance(route, APIRoute):
+            for method in sorted(route.methods or ()):
+                metrics.expect_requests(route.path, method)
     return app
 
 

@@ -99,6 +99,11 @@ class Metrics:
             self.engine_errors.labels(kind)
         self.set_state("starting")
 
+    def expect_requests(self, route: str, method: str) -> None:
+        """Have the HTTP series of a route at zero before its first request."""
+        self.http_requests.labels(route, method, "200")
+        self.http_duration.labels(route, method)
+
     def set_state(self, state: str) -> None:
         """Say which of `STATES` the server is in."""
         for name in STATES:

@@ -88,12 +88,18 @@ def test_every_metric_is_there_before_traffic(served, pocket_bundle):
     assert [sample.value for sample in found["assay_warmup_seconds"].samples] > [0]
 
 
+def test_requests_of_every_route_are_at_zero_before_the_first(served):
+    requests = families(served)["assay_http_requests"].samples
+    at_zero = {sample.labels["route"] for sample in requests if sample.labels["status"] == "200"}
+    assert at_zero == {"/v1/score", "/v1/compare", "/v1/rank", "/v1/model", "/live", "/ready", "/metrics"}
+
+
 def test_labels_hold_nothing_that_a_caller_makes_up(served):
     for path in "/a", "/b/%ff", "/v1/score/x":
         served.get(path)
     served.request("BREW", "/v1/score")
     served.request("PROPFIND", "/v1/model")
-    requests = families(served)["assay_http_requests"].samples
+    requests = [sample for sample in families(served)["assay_http_requests"].samples if sample.value]
     assert {(sample.labels["route"], sample.labels["method"], sample.labels["status"]) for sample in requests} == {
         ("unmatched", "GET", "404"),
         ("/v1/model", "other", "405"),

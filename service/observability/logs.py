@@ -47,6 +47,7 @@ def configure_logging(level: str, json_lines: bool) -> None:
     plain = PlainFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
     handler.setFormatter(JsonFormatter() if json_lines else plain)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("assay").setLevel(logging.NOTSET)  # whatever ran before in this process
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

@@ -161,7 +161,7 @@ class AnyHistory(RuleBasedStateMachine):
         super().__init__()
         self.line = WaitingLine(9)
         self.waiting: list[Model] = []
-        self.out: Counter[tuple[int, int]] = Counter()
+        self.out: Counter[tuple[Work, int]] = Counter()
         self.now = 0.0
 
     @rule(sequences=sequence_lists, life=st.one_of(st.none(), st.integers(1, 4)))
@@ -188,7 +188,7 @@ class AnyHistory(RuleBasedStateMachine):
             assert item.work.deadline is None or item.work.deadline > self.now
             model = next(model for model in self.waiting if model.left)
             assert (model.work, model.left.pop(0)) == (item.work, item.place)
-            self.out[id(item.work), item.place] += 1
+            self.out[item.work, item.place] += 1  # the work, not its id: that is reused once the work is gone
         self.waiting = [model for model in self.waiting if model.left]
         assert set(self.out.values()) <= {1}
         assert batch or not self.waiting

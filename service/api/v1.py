@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -165,8 +165,7 @@ class _Call:
         if context.state not in (State.READY, State.DRAINING):
             raise ApiError(503, "not_ready", f"the server is {context.state}", retry_after=1.0)
         for place, item in enumerate(items):
-            lengths: dict[Literal["prompt", "response"], int]
-            lengths = {"prompt": item.prompt_chars, "response": len(item.response)}
+            lengths: dict[Part, int] = {"prompt": item.prompt_chars, "response": len(item.response)}
             for part, length in lengths.items():
                 if length > settings.max_text_chars:
                     # It would occupy a tokenizer for seconds before it turned out to be too long.

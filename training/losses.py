@@ -31,7 +31,9 @@ def bradley_terry(
     if margin is not None:
         difference = difference - margin.float()
     target = preference.float() * (1 - label_smoothing) + label_smoothing / 2
-    return target * softplus(-difference) + (1 - target) * softplus(difference)
+    # Not 1 - target, whose rounding a large difference would magnify on one side alone.
+    other = (1 - preference.float()) * (1 - label_smoothing) + label_smoothing / 2
+    return target * softplus(-difference) + other * softplus(difference)
 
 
 def centring(score_i: torch.Tensor, score_j: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+_LINGER_SECONDS, _LINGER_BYTES = 1.0, 2**20
+"""How long, and how much, a refused connection is still read from; see `LimitedProtocol._linger`."""
+
 
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's httptools protocol with limits; make one with `limited_protocol`."""
@@ -23,6 +26,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._tail = b""  # of what came so far
         self._body_came = False
+        self._unread: int | None = None  # once refused: bytes that may still come before the connection is cut
         self._receive_deadline: asyncio.TimerHandle | None = None
         self._send_deadline: asyncio.TimerHandle | None = None
 
@@ -33,6 +37,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count bytes of headers; a body's bytes are counted by the application."""
+        if self._unread is not None:
+            self._unread -= len(data)
+            if self._unread < 0:
+                self.transport.close()
+            return
         in_body = not self._in_headers
         if not in_body:
             self._count_headers(data)
@@ -149,12 +158,28 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         type(self).on_refusal(code)
-        replied = not self._in_headers and self.cycle.response_started
-        if not replied and not self._reply_due():  # it would be taken for the reply to another request
+        if self._reply_due():  # ours would be taken for the reply to another request
+            self.transport.close()
+            return
+        if self._in_headers or not self.cycle.response_started:
             body = json.dumps({"error": {"code": code, "message": message}}).encode()
             head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
             self.transport.write(head % (status, len(body)) + body)
-        self.transport.close()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Say that nothing more will be sent, and throw away what still comes, for a moment.
+
+        A socket that is closed with bytes unread resets the connection, and the client may then lose the reply that
+        says what was wrong (RFC 9112, section 9.6).
+        """
+        self._unread = _LINGER_BYTES
+        if self.cycle is not None and not self.cycle.response_complete:  # the application must let go of it
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self._receive_deadline = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
 
 def limited_protocol(

@@ -24,7 +24,8 @@ from service.engine.runner import Runner
 from service.engine.session import EngineError, Session
 from service.engine.warmup import warm_up
 from service.observability.metrics import Metrics
-from service.scoring.scheduler import Limits, Scheduler
+from service.scoring.admission import Limits
+from service.scoring.scheduler import Scheduler
 from service.scoring.scorer import Scorer
 from service.settings import Settings
 
@@ -68,8 +69,9 @@ def build_app(settings: Settings, bundle: Bundle, session: Session, load_seconds
         batch_cells=math.ceil(settings.max_batch_tokens / manifest.block_queries)
         * manifest.block_queries
         * manifest.max_tokens,
+        batch_seconds=settings.batch_seconds,
     )
-    scheduler = Scheduler(runner, manifest.family, manifest.block_queries, limits, executor, metrics)
+    scheduler = Scheduler(runner, manifest.family, manifest.block_queries, limits, metrics)
     scorer = Scorer(bundle, scheduler, executor, metrics)
     context = Context(settings, metrics, runner, scorer, version)
 

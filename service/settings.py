@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     """Threads that tokenize."""
     max_batch_tokens: int = Field(4096, ge=1)
     """Tokens computed in one batch: more is better throughput, less is better latency."""
+    batch_seconds: FiniteFloat = Field(0.25, gt=0)
+    """Seconds that one batch should take at most, as predicted: small requests wait for about two of them."""
     max_items: int = Field(1024, ge=1)
     """Items (scored texts) of one request."""
     max_text_chars: int = Field(2**18, ge=1)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from service.scoring.errors import (
     TooManyTokensError,
     UnrenderablePromptError,
 )
+from service.scoring.prefixes import Sequences
 from service.scoring.scheduler import Scheduler, Scored
 
 
@@ -136,15 +138,17 @@ class Scorer:
             raise ModelMismatchError(f"this server holds {self.bundle.digest}, not {wishes.model_digest}")
         if not wishes.allow_empty:
             _refuse_empty(items)
-        reservation = self.scheduler.reserve(len(items))
+        reservation = self.scheduler.admission.reserve(len(items))
+        abandoned = threading.Event()
         try:
             began = self._clock()
-            encoded = await asyncio.get_running_loop().run_in_executor(
-                self._executor, _encode, self.bundle.formatter, items, wishes
+            encoded, sequences = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._prepare, items, wishes, abandoned
             )
             tokenized = self._clock()
-            scored = await self.scheduler.run([item.ids for item in encoded], reservation, wishes.deadline)
+            scored = await self.scheduler.run(sequences, reservation, wishes.deadline)
         finally:
+            abandoned.set()
             reservation.release()
         self._observe(encoded, tokenized - began, scored)
         failures = self._failures(scored.rewards)
@@ -160,6 +164,13 @@ class Scorer:
             queue_seconds=scored.queue_seconds,
             infer_seconds=scored.infer_seconds,
         )
+
+    def _prepare(
+        self, items: Sequence[Item], wishes: Wishes, abandoned: threading.Event
+    ) -> tuple[list[EncodedItem], Sequences]:
+        """Tokens of every item, and what the queue wants to know of them. Runs in a thread."""
+        encoded = _encode(self.bundle.formatter, items, wishes, abandoned)
+        return encoded, Sequences.of([item.ids for item in encoded], self.scheduler.family)
 
     def _failures(self, rewards: Sequence[float]) -> dict[int, ScoringError]:
         """The errors of the rewards that are none, by place."""
@@ -214,8 +225,12 @@ def _refuse_empty(items: Sequence[Item]) -> None:
             )
 
 
-def _encode(formatter: Formatter, items: Sequence[Item], wishes: Wishes) -> list[EncodedItem]:
+def _encode(
+    formatter: Formatter, items: Sequence[Item], wishes: Wishes, abandoned: threading.Event
+) -> list[EncodedItem]:
     """Tokens of every item; each distinct prompt is rendered and tokenized once.
+
+    Ends early, with nothing, once `abandoned` is set: nobody will look at the result.
 
     Raises:
         TooManyTokensError, UnrenderablePromptError, EmptyTextError: naming the first item at fault.
@@ -227,6 +242,8 @@ def _encode(formatter: Formatter, items: Sequence[Item], wishes: Wishes) -> list
     sides = () if wishes.truncate is None else (wishes.truncate,)
     encoded: list[EncodedItem | None] = [None] * len(items)
     for prompt, places in by_prompt.items():
+        if abandoned.is_set():
+            return []
         try:
             results = formatter.encode(prompt, [items[place].response for place in places], sides)
         except FormatError as error:

@@ -1,11 +1,31 @@
-"""The waiting line, without threads, clocks or event loop: requests in, batches of items out."""
+"""Who waits for what: requests and the items they share, without threads, clocks or event loop."""
 
-import sys
+import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from service.bundle.layout import IntArray
+from service.bundle.layout import Family, IntArray
+from service.scoring.cost import CostModel
+from service.scoring.prefixes import PrefixIndex
+
+
+@dataclass(eq=False)
+class Item:
+    """One token sequence that somebody waits for, computed once for all of them.
+
+    Attributes:
+        waiters: the requests, and whether each of them takes up a place in the queue for this item. Those that were
+            there when it was taken into a batch do not any more; those that came later do until it is done.
+    """
+
+    key: bytes
+    sequence: IntArray
+    waiters: "dict[Work, bool]" = field(default_factory=dict)
+
+    def wanted(self, now: float) -> bool:
+        """Whether anybody who waits for it still has time."""
+        return any(not work.late(now) for work in self.waiters)
 
 
 @dataclass(eq=False)
@@ -13,140 +33,145 @@ class Work:
     """One admitted request.
 
     Attributes:
-        sequences: its token sequences, each (L,) int64.
-        order: the places of `sequences` in depth-first order, which is the order they are taken in.
-        added: tokens that each item of `order` adds to those before it.
         admitted: monotonic seconds.
-        deadline: monotonic seconds, None for none.
-        taken: how many items of `order` are in batches already.
+        deadline: monotonic seconds after which it waits for nothing any more, None for none.
+        items: what it waits for, in depth-first order, those that another request brought included.
+        waiting: those of `items` that are in no batch yet.
+        size: binary magnitude of the predicted seconds that it added to what waits.
     """
 
-    sequences: list[IntArray]
-    order: list[int]
-    added: list[int]
     admitted: float
-    deadline: float | None = None
-    taken: int = field(default=0, init=False)
+    deadline: float | None
+    items: list[Item] = field(default_factory=list)
+    waiting: dict[Item, None] = field(default_factory=dict)
+    size: int = 0
 
-
-@dataclass(frozen=True)
-class BatchItem:
-    """One item of a batch: which sequence of which request."""
-
-    work: Work
-    place: int
-
-
-@dataclass
-class _Room:
-    """What a batch may still take: tokens, and attention cells (query slots of its blocks times its longest item).
-
-    Attention is padded: every block has room for `block_queries` queries and for the keys of the longest item, so
-    that one long item makes a thousand short ones expensive although their tokens are few.
-    """
-
-    tokens: int
-    cells: int
-    block_queries: int
-    slots: int = 0
-    longest: int = 0
-
-    def take(self, added: int, length: int, first: bool) -> bool:
-        """Take an item of `length` tokens, `added` of them new, if it fits or is the first of the batch."""
-        slots = self.slots + -(-added // self.block_queries) * self.block_queries
-        longest = max(self.longest, length)
-        if not first and (added > self.tokens or slots * longest > self.cells):
-            return False
-        self.tokens -= added
-        self.slots, self.longest = slots, longest
-        return True
+    def late(self, now: float) -> bool:
+        """Whether its time is up."""
+        return self.deadline is not None and self.deadline <= now
 
 
 class WaitingLine:
-    """First come, first served, in batches bounded by tokens and by attention cells.
+    """The items that wait, in the order of their prefixes, and the requests, by age and by size.
 
-    Args:
-        max_batch_tokens: the most tokens of a batch. An item longer than this goes alone.
-        max_batch_cells: the most attention cells of a batch, see `_Room`.
-        block_queries: Q of the layout.
+    Equal sequences are one item, whichever requests bring them and whether it waits or runs.
+
+    Attributes:
+        places: items that requests wait for, each request's own count; this is what admission bounds.
+        index: the items that are in no batch yet.
     """
 
-    def __init__(self, max_batch_tokens: int, max_batch_cells: int = sys.maxsize, block_queries: int = 1) -> None:
-        self.max_batch_tokens = max_batch_tokens
-        self.max_batch_cells = max_batch_cells
-        self.block_queries = block_queries
-        self.items = 0
-        self.tokens = 0
-        self._line: OrderedDict[Work, None] = OrderedDict()  # leaves quickly from anywhere
+    def __init__(self, family: Family, block_queries: int) -> None:
+        self.places = 0
+        self.index = PrefixIndex(family, block_queries)
+        self._waiting: dict[bytes, Item] = {}
+        self._running: dict[bytes, Item] = {}
+        self._by_age: OrderedDict[Work, None] = OrderedDict()  # leaves quickly from anywhere
+        self._by_size: dict[int, OrderedDict[Work, None]] = {}
 
     def __len__(self) -> int:
-        return len(self._line)
+        return len(self._by_age)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._waiting or key in self._running
+
+    def __getitem__(self, key: bytes) -> Item:
+        """The waiting item of a key."""
+        return self._waiting[key]
+
+    @property
+    def running(self) -> int:
+        """Items in batches that are not done."""
+        return len(self._running)
 
     @property
     def oldest(self) -> float | None:
-        """When the first request in line was admitted."""
-        return next(iter(self._line)).admitted if self._line else None
+        """When the oldest of the requests with items in no batch yet was admitted."""
+        return next(iter(self._by_age)).admitted if self._by_age else None
 
-    def join(self, work: Work) -> None:
-        """Put a request at the end of the line.
+    def by_age(self) -> Iterator[Work]:
+        """Requests with items in no batch yet, first come first."""
+        return iter(self._by_age)
 
-        Raises:
-            ValueError: it has no items; it would never leave the line.
-        """
-        if not work.order:
-            raise ValueError("a request needs at least one item")
-        self._line[work] = None
-        self.items += len(work.order)
-        self.tokens += sum(work.added)
+    def by_size(self) -> Iterator[Iterable[Work]]:
+        """The same in classes of doubling size, smallest first; within a class first come first."""
+        for size in sorted(self._by_size):
+            yield self._by_size[size]
 
-    def take_batch(self, now: float, on_expired: Callable[[Work], None]) -> list[BatchItem]:
-        """Items of the next batch, leaving out requests whose time is up.
-
-        Tokens are counted with the sharing inside each request; sharing between requests only makes the batch
-        smaller than its bound.
+    def join(self, sequences: Mapping[bytes, IntArray], now: float, deadline: float | None, model: CostModel) -> Work:
+        """Admit a request.
 
         Args:
+            sequences: its distinct token sequences by key, in depth-first order.
             now: monotonic seconds.
-            on_expired: called for each request dropped because its deadline has passed.
+            deadline: monotonic seconds, None for none.
+            model: predicts how much work it is.
+
+        Raises:
+            ValueError: it has no items; it would never be done.
         """
-        batch: list[BatchItem] = []
-        room = _Room(self.max_batch_tokens, self.max_batch_cells, self.block_queries)
-        while self._line:
-            work = next(iter(self._line))
-            if work.deadline is not None and work.deadline <= now:
-                self.drop(work)
-                on_expired(work)
-                continue
-            start = work.taken
-            stop = start
-            for added, length in _costs(work, start):
-                if not room.take(added, length, first=not batch and stop == start):
-                    break
-                stop += 1
-            if stop == start:
-                break
-            batch.extend(BatchItem(work, place) for place in work.order[start:stop])
-            self._take(work, stop)
-            if stop < len(work.order):
-                break
-            del self._line[work]
-        return batch
+        if not sequences:
+            raise ValueError("a request needs at least one item")
+        work = Work(now, deadline)
+        tokens, cells = self.index.tokens, self.index.cells
+        for key, sequence in sequences.items():
+            item = self._waiting.get(key) or self._running.get(key)
+            if item is None:
+                item = self._waiting[key] = Item(key, sequence)
+                self.index.add(key, sequence)
+            item.waiters[work] = True
+            work.items.append(item)
+            if key in self._waiting:
+                work.waiting[item] = None
+        self.places += len(sequences)
+        if work.waiting:
+            added = model.seconds(max(0, self.index.tokens - tokens), max(0, self.index.cells - cells))
+            work.size = math.frexp(added)[1]
+            self._by_age[work] = None
+            self._by_size.setdefault(work.size, OrderedDict())[work] = None
+        return work
+
+    def take(self, keys: Iterable[bytes]) -> list[Item]:
+        """Move waiting items into a batch."""
+        items = [self._waiting.pop(key) for key in keys]
+        for item in items:
+            self.index.remove(item.key)
+            self._running[item.key] = item
+            for work in item.waiters:
+                self._settle(work, item)
+                item.waiters[work] = False
+            self.places -= len(item.waiters)
+        return items
+
+    def finish(self, items: Iterable[Item]) -> None:
+        """The items of a batch are done, or it failed. Twice does nothing."""
+        for item in items:
+            if self._running.get(item.key) is item:
+                del self._running[item.key]
+                self.places -= sum(item.waiters.values())
 
     def drop(self, work: Work) -> None:
-        """Take a request that nobody waits for any more out of the line; nothing if it is not in it."""
-        if work in self._line:
-            self._take(work, len(work.order))
-            del self._line[work]
+        """Nobody waits for a request any more; items that only it waited for leave the line. Twice does nothing."""
+        for item in work.items:
+            if work not in item.waiters:
+                continue
+            in_queue = item.waiters.pop(work)
+            if self._running.get(item.key) is item:
+                self.places -= in_queue
+            elif self._waiting.get(item.key) is item:
+                self.places -= in_queue
+                self._settle(work, item)
+                if not item.waiters:
+                    del self._waiting[item.key]
+                    self.index.remove(item.key)
 
-    def _take(self, work: Work, stop: int) -> None:
-        """Take the items of a request up to `stop` out of the counts."""
-        self.items -= stop - work.taken
-        self.tokens -= sum(work.added[work.taken : stop])
-        work.taken = stop
-
-
-def _costs(work: Work, start: int) -> Iterator[tuple[int, int]]:
-    """Added tokens and length of each item from `start` on; the first has nothing in the batch to share with."""
-    for place in range(start, len(work.order)):
-        length = len(work.sequences[work.order[place]])
-        yield length if place == start else work.added[place], length
+    def _settle(self, work: Work, item: Item) -> None:
+        """An item of a request waits no longer; with its last one the request leaves the order."""
+        del work.waiting[item]
+        if work.waiting:
+            return
+        del self._by_age[work]
+        peers = self._by_size[work.size]
+        del peers[work]
+        if not peers:
+            del self._by_size[work.size]

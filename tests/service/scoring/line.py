@@ -10,7 +10,8 @@ from service.bundle.reader import Bundle
 from service.bundle.text_format import Truncation
 from service.engine.runner import Runner
 from service.observability.metrics import Metrics
-from service.scoring.scheduler import Limits, Scheduler
+from service.scoring.admission import Limits
+from service.scoring.scheduler import Scheduler
 from service.scoring.scorer import Item, Scorer, Scores, Wishes
 from tests.pocket import pocket_reward
 from tests.service.doubles import Clock, ScriptedSession, WatchedRunner, until
@@ -52,7 +53,7 @@ class Line:
 
     async def queued(self, items: int) -> None:
         """Wait until so many items are in the queue."""
-        await until(lambda: self.metric("assay_queue_samples") == items and not self.scheduler.reserved_items)
+        await until(lambda: self.metric("assay_queue_samples") == items and not self.scheduler.admission.reserved)
 
 
 @contextlib.asynccontextmanager
@@ -65,14 +66,14 @@ async def line_over(bundle: Bundle, limits: Limits = ROOMY, session=None) -> Asy
     runner = WatchedRunner(session, clock)
     runner.start()
     with ThreadPoolExecutor(2) as executor:
-        scheduler = Scheduler(runner, manifest.family, manifest.block_queries, limits, executor, metrics, clock)
+        scheduler = Scheduler(runner, manifest.family, manifest.block_queries, limits, metrics, clock)
         scorer = Scorer(bundle, scheduler, executor, metrics, clock)
         line = Line(bundle, session, runner, scheduler, scorer, metrics, executor, clock)
         try:
             yield line
             await until(lambda: not line.metric("assay_inflight_samples"))
             assert line.metric("assay_queue_samples") == line.metric("assay_queue_tokens") == 0
-            assert scheduler.reserved_items == 0
+            assert scheduler.admission.reserved == 0
         finally:
             if isinstance(session, ScriptedSession):
                 session.let_go()

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from service.engine.session import EngineError
+from service.scoring.admission import Limits
+from service.scoring.cost import CostModel
 from service.scoring.errors import (
     DeadlineExceededError,
     EngineFailedError,
     NeverFitsError,
     QueueFullError,
 )
-from service.scoring.scheduler import Limits
 from service.scoring.scorer import Item
 from tests.service.doubles import fails, until
 from tests.service.scoring.line import line_over
@@ -122,30 +123,42 @@ async def test_more_items_than_the_whole_queue_never_fit(pocket_bundle):
             await line.submit(items(11))
 
 
-async def test_retry_after_is_what_waits_over_the_measured_rate(pocket_bundle):
-    async with line_over(pocket_bundle, Limits(queue_items=20, queue_tokens=10_000, batch_tokens=64)) as line:
+async def test_retry_after_is_what_waits_as_the_cost_model_predicts_it(pocket_bundle):
+    limits = Limits(queue_items=20, queue_tokens=10_000, batch_tokens=64, batch_seconds=5.0)
+    async with line_over(pocket_bundle, limits) as line:
         line.session.hold()
-        assert line.scheduler.retry_after() == 1.0  # nothing measured yet
+        assert line.scheduler.admission.retry_after() == 1.0  # nothing measured yet
+        line.scheduler.use_cost_model(CostModel(fixed=0.5, per_token=0.25, per_cell=0.0))
         running = [line.submit(items(1, name)) for name in "ab"]
-        layout = await line.session.batch()
         for _ in running:
             await line.runner.submission()
         waiting = line.submit(items(20))
         await line.queued(20)
-        line.clock.now += 2.0  # the batch takes two seconds: so many tokens over two a second
-        tokens = line.metric("assay_queue_tokens")
-        line.session.release()
-        await running[0]
-        await line.session.batch()
-        assert line.metric("assay_queue_tokens") == 0  # what waited is a batch now
-        more = line.submit(items(20, "x"))
-        await line.queued(20)
         with pytest.raises(QueueFullError) as refused:
             await line.submit(items(1, "y"))
-        tokens = line.metric("assay_queue_tokens")
-        assert refused.value.retry_after == pytest.approx(tokens / (layout.tokens / 2.0))
+        seconds = 0.5 + 0.25 * line.metric("assay_queue_tokens")
+        assert refused.value.retry_after == pytest.approx(seconds + 0.5 * (seconds // 5.0))
         line.session.let_go()
-        await asyncio.gather(*running, waiting, more)
+        await asyncio.gather(*running, waiting)
+
+
+async def test_the_first_batch_sets_the_scale_of_a_model_that_was_not_measured(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        first = line.submit(items(1))
+        layout = await line.session.batch()
+        line.clock.now += 2.0
+        line.session.release()
+        await first
+        running = [line.submit(items(1, name)) for name in "ab"]
+        await line.session.batch()
+        waiting = line.submit(items(1, "x"))  # of the same size as the first
+        await line.queued(1)
+        assert line.metric("assay_queue_tokens") == layout.tokens
+        seconds = line.scheduler.admission.retry_after()
+        assert seconds == pytest.approx(2.0)
+        line.session.let_go()
+        await asyncio.gather(*running, waiting)
 
 
 async def test_retry_after_has_bounds(pocket_bundle):
@@ -156,14 +169,14 @@ async def test_retry_after_has_bounds(pocket_bundle):
         line.clock.now += 1e6
         line.session.let_go()
         await request
-        assert line.scheduler.retry_after() == 0.1  # nothing waits
+        assert line.scheduler.admission.retry_after() == 0.1  # nothing waits
         line.session.hold()
         running = [line.submit(items(1, name)) for name in "ab"]
         for _ in range(3):
             await line.runner.submission()
         waiting = line.submit(items(9))
         await line.queued(9)
-        assert line.scheduler.retry_after() == 60.0
+        assert line.scheduler.admission.retry_after() == 60.0
         line.session.let_go()
         await asyncio.gather(*running, waiting)
 
@@ -270,7 +283,7 @@ async def test_leaving_while_the_rest_of_a_split_request_waits(pocket_bundle):
         assert line.metric("assay_queue_samples") == line.metric("assay_queue_tokens") == 0
         line.session.let_go()
         assert (await line.submit(items(3))).raw == pytest.approx(line.right(items(3)), abs=1e-5)
-        assert len(line.session.layouts) == 3
+        assert len(line.session.layouts) == 2  # the second batch of the leaver was taken back before it ran
 
 
 @pytest.mark.parametrize(
@@ -380,3 +393,154 @@ async def test_what_a_request_took_is_reported(pocket_bundle):
         assert scores.infer_seconds == 4
         assert scores.computed_tokens == line.session.layouts[1].tokens
         line.session.let_go()
+
+
+async def test_equal_items_of_several_requests_are_computed_once_waiting_or_running(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        running = [line.submit(items(1, name)) for name in "ab"]
+        for _ in running:
+            await line.runner.submission()
+        shared = [line.submit([*items(2, "x"), Item("p", str(who))]) for who in range(3)]
+        await line.queued(9)  # each request has its places, whoever computes its items
+        again = line.submit([*items(1, "a"), *items(1, "b")])  # one runs and one is planned
+        await line.queued(11)
+        line.session.let_go()
+        for who, request in enumerate(shared):
+            scores = await request
+            assert scores.raw == pytest.approx(line.right([*items(2, "x"), Item("p", str(who))]), abs=1e-5)
+        assert (await again).raw == pytest.approx(line.right([*items(1, "a"), *items(1, "b")]), abs=1e-5)
+        assert (await again).computed_tokens == 0
+        assert sum(len(layout.read_index) for layout in line.session.layouts) == 2 + 2 + 3
+        await asyncio.gather(*running)
+        total = line.metric("assay_tokens_total", kind="real") + line.metric("assay_tokens_total", kind="shared")
+        assert total == line.metric("assay_input_tokens_sum")
+
+
+@pytest.mark.parametrize("while_running", [False, True])
+async def test_one_who_leaves_does_not_take_the_items_of_another(pocket_bundle, while_running):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        if not while_running:
+            running = [line.submit(items(1, name)) for name in "ab"]
+            for _ in running:
+                await line.runner.submission()
+        leaver = line.submit(items(3))
+        if while_running:
+            running = []
+            await line.runner.submission()
+        else:
+            await line.queued(3)
+        stayer = line.submit(items(3))
+        await line.queued(3 if while_running else 6)
+        leaver.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaver
+        assert line.metric("assay_queue_samples") == 3
+        line.session.let_go()
+        assert (await stayer).raw == pytest.approx(line.right(items(3)), abs=1e-5)
+        assert sum(len(layout.read_index) for layout in line.session.layouts) == len(running) + 3
+        await asyncio.gather(*running)
+
+
+async def test_a_batch_that_nobody_waits_for_any_more_is_taken_back_and_its_items_can_be_asked_for_again(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        running = line.submit(items(1, "a"))
+        await line.runner.submission()
+        leaver = line.submit(items(2))
+        await line.runner.submission()
+        leaver.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaver
+        again = line.submit(items(2))
+        await line.runner.submission()
+        line.session.let_go()
+        assert (await again).raw == pytest.approx(line.right(items(2)), abs=1e-5)
+        assert len(line.session.layouts) == 2
+        await running
+
+
+async def test_a_failed_batch_fails_all_who_wait_for_its_items_and_leaves_their_others_to_others(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        line.session.then(fails(EngineError("broken")))
+        first = line.submit(items(1, "a"))
+        await line.runner.submission()
+        second = line.submit(items(1, "b"))
+        await line.runner.submission()
+        both = line.submit([*items(1, "a"), *items(1, "c")])
+        other = line.submit(items(1, "c"))
+        await line.queued(3)
+        line.session.let_go()
+        for victim in first, both:
+            with pytest.raises(EngineFailedError, match="broken"):
+                await victim
+        for name, request in [("b", second), ("c", other)]:
+            assert (await request).raw == pytest.approx(line.right(items(1, name)), abs=1e-5)
+
+
+async def test_single_items_that_share_a_prefix_are_computed_together_whichever_request_they_came_in(pocket_bundle):
+    prompt = "a prompt of some length "
+    async with line_over(pocket_bundle, Limits(1000, 10_000, batch_tokens=64)) as line:
+        line.session.hold()
+        running = [line.submit(items(1, name)) for name in "ab"]
+        for _ in running:
+            await line.runner.submission()
+        asked = [[Item(f"{group}{prompt}", str(place))] for place in range(4) for group in "xyz"]
+        requests = [line.submit(request) for request in asked]
+        await line.queued(12)
+        line.session.let_go()
+        for request, scores in zip(asked, await asyncio.gather(*requests), strict=True):
+            assert scores.raw == pytest.approx(line.right(request), abs=1e-5)
+        # Three prompts of 27 tokens do not fit one batch, two do not quite either: each comes with all its responses.
+        assert [len(layout.read_index) for layout in line.session.layouts] == [1, 1, 4, 4, 4]
+        await asyncio.gather(*running)
+
+
+async def test_a_request_whose_caller_leaves_while_it_waits_for_the_tokenizer_is_never_tokenized(
+    pocket_bundle, monkeypatch
+):
+    seen: list[object] = []
+    encode = pocket_bundle.formatter.encode
+    monkeypatch.setattr(
+        pocket_bundle.formatter, "encode", lambda prompt, *rest: seen.append(prompt) or encode(prompt, *rest)
+    )
+    async with line_over(pocket_bundle) as line:
+        released = threading.Event()
+        blockers = [line.executor.submit(released.wait, 10) for _ in range(2)]
+        leaver = line.submit(items(3))
+        late = line.submit(items(3), deadline=line.clock.now + 0.02)
+        await asyncio.sleep(0)
+        leaver.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaver
+        with pytest.raises(DeadlineExceededError):
+            await late
+        released.set()
+        assert all(blocker.result() for blocker in blockers)
+        assert len((await line.submit([Item("q", "r")])).raw) == 1
+        assert seen == ["q"]
+
+
+async def test_a_request_whose_caller_leaves_during_tokenizing_is_tokenized_no_further(pocket_bundle, monkeypatch):
+    seen: list[object] = []
+    entered, released = threading.Event(), threading.Event()
+    encode = pocket_bundle.formatter.encode
+
+    def slow(prompt, *rest):
+        seen.append(prompt)
+        entered.set()
+        assert released.wait(10)
+        return encode(prompt, *rest)
+
+    monkeypatch.setattr(pocket_bundle.formatter, "encode", slow)
+    async with line_over(pocket_bundle) as line:
+        leaver = line.submit([Item("p", "r"), Item("q", "r")])
+        await asyncio.to_thread(entered.wait, 10)
+        leaver.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaver
+        released.set()
+        assert len((await line.submit([Item("z", "r")])).raw) == 1
+        assert seen == ["p", "z"]

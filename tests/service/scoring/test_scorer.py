@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.bundle.text_format import Message, Truncation
+from service.scoring.admission import Limits
 from service.scoring.errors import (
     EmptyTextError,
     ModelMismatchError,
@@ -17,7 +18,6 @@ from service.scoring.errors import (
     TooManyTokensError,
     UnrenderablePromptError,
 )
-from service.scoring.scheduler import Limits
 from service.scoring.scorer import Item
 from tests.pocket import INFINITE_TEXT, NAN_TEXT
 from tests.service.doubles import spoils

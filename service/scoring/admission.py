@@ -1,0 +1,112 @@
+"""Who may join the line: requests whole or not at all, by items before they are tokenized and by tokens after."""
+
+import sys
+from dataclasses import dataclass
+
+from service.scoring.errors import NeverFitsError, QueueFullError
+from service.scoring.pace import Pace
+from service.scoring.waiting import WaitingLine
+
+_LEAST_RETRY, _MOST_RETRY = 0.1, 60.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may wait and what may run at once."""
+
+    queue_items: int
+    queue_tokens: int
+    batch_tokens: int
+    batch_cells: int = sys.maxsize
+    """Attention cells: query slots times the longest item, which is what memory and attention's time follow."""
+    batch_seconds: float = 0.25
+    """Predicted seconds of one batch."""
+
+
+class Reservation:
+    """Places in the queue, held for a request until it joins the line or is given up."""
+
+    def __init__(self, admission: "Admission", items: int) -> None:
+        self._admission = admission
+        self._items = items
+        admission.reserved += items
+
+    def release(self) -> None:
+        """Give the places back; a second time does nothing."""
+        self._admission.reserved -= self._items
+        self._items = 0
+
+
+class Admission:
+    """Guards a line.
+
+    Args:
+        limits: of the queue.
+        line: what waits.
+        pace: predicts how long that takes.
+
+    Attributes:
+        reserved: items of requests that are being tokenized.
+    """
+
+    def __init__(self, limits: Limits, line: WaitingLine, pace: Pace) -> None:
+        self.limits = limits
+        self.reserved = 0
+        self._line = line
+        self._pace = pace
+
+    @property
+    def items(self) -> int:
+        """Items that wait, those of requests that are being tokenized included."""
+        return self._line.places + self.reserved
+
+    @property
+    def saturation(self) -> float:
+        """How full the queue is, by items or tokens, whichever is fuller."""
+        return max(self.items / self.limits.queue_items, self._line.index.tokens / self.limits.queue_tokens)
+
+    def reserve(self, items: int) -> Reservation:
+        """Admission by items, before any work is done for the request.
+
+        Raises:
+            NeverFitsError: more items than the queue holds when empty.
+            QueueFullError: no room now for all of them.
+        """
+        limit = self.limits.queue_items
+        if items > limit:
+            raise NeverFitsError(f"{items} items, and the whole queue holds {limit}; send them in several requests")
+        if self.items + items > limit:
+            raise QueueFullError(
+                f"{self.items} items are waiting, {items} more do not fit the limit of {limit}",
+                self.retry_after(), "queue_full",
+            )  # fmt: skip
+        return Reservation(self, items)
+
+    def check_tokens(self, tokens: int, fresh: int) -> None:
+        """Admission by tokens.
+
+        Args:
+            tokens: of the whole request, shared prefixes counted once.
+            fresh: of those of its items that are neither waiting nor running already.
+
+        Raises:
+            NeverFitsError, QueueFullError: as above.
+        """
+        limit, waiting = self.limits.queue_tokens, self._line.index.tokens
+        if tokens > limit:
+            raise NeverFitsError(f"{tokens} tokens, and the whole queue holds {limit}; send them in several requests")
+        if waiting + fresh > limit:
+            raise QueueFullError(
+                f"{waiting} tokens are waiting, {fresh} more do not fit the limit of {limit}",
+                self.retry_after(), "token_budget",
+            )  # fmt: skip
+
+    def retry_after(self) -> float:
+        """Seconds until what waits now should be done, as the cost model predicts them; a second if it cannot yet."""
+        index, model = self._line.index, self._pace.model
+        if not self._pace.measured:
+            return 1.0
+        seconds = model.seconds(index.tokens, index.cells) if len(index) else 0.0
+        further = min(seconds // self.limits.batch_seconds, max(0, len(index) - 1))  # batches after the first
+        seconds += model.fixed * further
+        return min(_MOST_RETRY, max(_LEAST_RETRY, seconds))

@@ -25,6 +25,7 @@ from service.engine.session import EngineError, Session
 from service.engine.warmup import warm_up
 from service.observability.metrics import Metrics
 from service.scoring.admission import Limits
+from service.scoring.cache import ScoreCache
 from service.scoring.scheduler import Scheduler
 from service.scoring.scorer import Scorer
 from service.settings import Settings
@@ -71,7 +72,8 @@ def build_app(settings: Settings, bundle: Bundle, session: Session, load_seconds
         * manifest.max_tokens,
         batch_seconds=settings.batch_seconds,
     )
-    scheduler = Scheduler(runner, manifest.family, manifest.block_queries, limits, metrics)
+    cache = ScoreCache(settings.score_cache_items, bundle.digest) if settings.score_cache_items else None
+    scheduler = Scheduler(runner, manifest.family, manifest.block_queries, limits, metrics, cache=cache)
     scorer = Scorer(bundle, scheduler, executor, metrics)
     context = Context(settings, metrics, runner, scorer, version)
 

@@ -82,6 +82,8 @@ class Settings(BaseSettings):
     """Items that may wait; a request that does not fit whole is refused whole (429)."""
     queue_tokens: int = Field(2**21, ge=1)
     """Tokens that may wait, likewise."""
+    score_cache_items: int = Field(0, ge=0)
+    """Scores kept in memory for items that come again, with 4 bytes for each of their tokens; 0 keeps none."""
     default_timeout_ms: FiniteFloat = Field(120_000, gt=0)
     """Time for a request that names none."""
     max_timeout_ms: FiniteFloat = Field(600_000, gt=0)

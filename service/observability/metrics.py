@@ -68,9 +68,19 @@ class Metrics:
         self.batch_tokens = Histogram("assay_batch_tokens", "Tokens computed in a batch.", buckets=_TOKENS, registry=r)
         self.tokens = Counter(
             "assay_tokens",
-            "Tokens computed (real), spared by sharing (shared); empty query slots of blocks (padding).",
+            "Tokens computed (real), spared by sharing or cache (shared); empty query slots of blocks (padding).",
             ("kind",), registry=r,
         )  # fmt: skip
+        self.attention_cells = Counter(
+            "assay_attention_cells",
+            "Attention cells of batches: query slots times keys that are needed, and room under the longest item.",
+            ("kind",), registry=r,
+        )  # fmt: skip
+        self.cost_scale = Gauge(
+            "assay_cost_model_scale", "Measured over predicted seconds of batches, as corrected so far.", registry=r
+        )
+        self.cost_scale.set(1)
+        self.cache_hits = Counter("assay_score_cache_hits", "Items whose score came from the cache.", registry=r)
         self.input_tokens = BulkHistogram("assay_input_tokens", "Tokens of an item.", _TOKENS, r)
         self.nonfinite = Counter("assay_scores_nonfinite", "Scores that were NaN or infinite.", registry=r)
         self.score: BulkHistogram | None = None
@@ -95,6 +105,8 @@ class Metrics:
             self.stage_duration.labels(stage)
         for kind in ("real", "shared", "padding"):
             self.tokens.labels(kind)
+        for kind in ("needed", "padding"):
+            self.attention_cells.labels(kind)
         for kind in ENGINE_ERRORS:
             self.engine_errors.labels(kind)
         self.set_state("starting")

@@ -2,18 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.bundle.layout import Family, Layout, plan_layout
+from service.bundle.layout import Family, IntArray, Layout, plan_layout
 from service.engine.runner import BatchResult, Runner
 from service.engine.session import EngineError
 from service.observability.metrics import Metrics
 from service.scoring.admission import Admission, Limits, Reservation
 from service.scoring.batch import Batch, Bounds
+from service.scoring.cache import ScoreCache
 from service.scoring.cost import CostModel
 from service.scoring.errors import DeadlineExceededError, EngineFailedError
 from service.scoring.pace import Pace
@@ -81,6 +82,7 @@ class Scheduler:
         limits: of queue and batches.
         metrics: what to count in.
         clock: monotonic seconds.
+        cache: scores of before, None to compute everything.
     """
 
     def __init__(
@@ -91,12 +93,14 @@ class Scheduler:
         limits: Limits,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        cache: ScoreCache | None = None,
     ) -> None:
         self.family = family
         self._runner = runner
         self._block_queries = block_queries
         self._metrics = metrics
         self._clock = clock
+        self._cache = cache
         self._line = WaitingLine(family, block_queries)
         self._pace = Pace()
         self.admission = Admission(limits, self._line, self._pace)
@@ -128,14 +132,26 @@ class Scheduler:
         now = self._clock()
         if deadline is not None and deadline <= now:
             raise DeadlineExceededError("the time for this request was up before it could join the queue")
-        fresh = [sequence for key, sequence in sequences.distinct.items() if key not in self._line]
+        known = self._known(sequences)
+        wanted = {key: sequence for key, sequence in sequences.distinct.items() if key not in known}
+        fresh = [sequence for key, sequence in wanted.items() if key not in self._line]
         all_fresh = len(fresh) == len(sequences.distinct)
         tokens = sequences.tokens if all_fresh else forest_tokens(fresh, self.family)
         self.admission.check_tokens(sequences.tokens, tokens)
         reservation.release()
-        work = self._line.join(sequences.distinct, now, deadline, self._pace.model)
-        pending = _Pending(work, asyncio.get_running_loop().create_future())
-        self._pending[work] = pending
+        queue_seconds = infer_seconds = 0.0
+        if wanted or not known:
+            pending = await self._wait_for(wanted, now, deadline)
+            known |= pending.rewards
+            queue_seconds = max(0.0, (pending.started or now) - now)  # what runs already began before it came
+            infer_seconds = pending.infer_seconds
+        self._metrics.tokens.labels("shared").inc(sequences.input_tokens - sum(map(len, fresh)))
+        return Scored([known[key] for key in sequences.keys], queue_seconds, infer_seconds, tokens)
+
+    async def _wait_for(self, sequences: Mapping[bytes, IntArray], now: float, deadline: float | None) -> _Pending:
+        """Have sequences scored; raises as `run` does, once the request has left the line."""
+        work = self._line.join(sequences, now, deadline, self._pace.model)
+        pending = self._pending[work] = _Pending(work, asyncio.get_running_loop().create_future())
         try:
             self._pump()
             await pending.future
@@ -145,10 +161,15 @@ class Scheduler:
             raise
         finally:
             del self._pending[work]
-        self._metrics.tokens.labels("shared").inc(sequences.input_tokens - sum(map(len, fresh)))
-        rewards = [pending.rewards[key] for key in sequences.keys]
-        started = pending.started if pending.started is not None else now
-        return Scored(rewards, max(0.0, started - now), pending.infer_seconds, tokens)
+        return pending
+
+    def _known(self, sequences: Sequences) -> dict[bytes, float]:
+        """Scores that the cache has."""
+        if self._cache is None:
+            return {}
+        found = {key: score for key in sequences.distinct if (score := self._cache.get(key)) is not None}
+        self._metrics.cache_hits.inc(len(found))
+        return found
 
     def close(self) -> None:
         """Let the planning thread go."""
@@ -193,6 +214,8 @@ class Scheduler:
         self._measure(flight.batch, layout, seconds)
         waited: dict[_Pending, None] = {}
         for item, reward in zip(flight.items, rewards, strict=True):
+            if self._cache is not None:
+                self._cache.put(item.key, reward)
             for work in item.waiters:
                 pending = self._pending[work]
                 pending.rewards[item.key] = reward
@@ -233,7 +256,10 @@ class Scheduler:
         metrics.tokens.labels("real").inc(layout.tokens)
         metrics.tokens.labels("padding").inc(layout.query_index.size - layout.tokens)
         metrics.tokens.labels("shared").inc(sum(map(len, batch.sequences.values())) - layout.tokens)
+        metrics.attention_cells.labels("needed").inc(batch.needed_cells)
+        metrics.attention_cells.labels("padding").inc(batch.cells - batch.needed_cells)
         self._pace.learn(batch.tokens, batch.cells, seconds)
+        metrics.cost_scale.set(self._pace.scale)
 
     def _gauges(self) -> tuple[int, int, float, int, float]:
         line, oldest = self._line, self._line.oldest

@@ -57,7 +57,7 @@ class Line:
 
 
 @contextlib.asynccontextmanager
-async def line_over(bundle: Bundle, limits: Limits = ROOMY, session=None) -> AsyncIterator[Line]:
+async def line_over(bundle: Bundle, limits: Limits = ROOMY, session=None, cache=None) -> AsyncIterator[Line]:
     """Open a line and close it: nothing may be left in it then."""
     manifest = bundle.manifest
     session = session or ScriptedSession(manifest.family)
@@ -66,7 +66,7 @@ async def line_over(bundle: Bundle, limits: Limits = ROOMY, session=None) -> Asy
     runner = WatchedRunner(session, clock)
     runner.start()
     with ThreadPoolExecutor(2) as executor:
-        scheduler = Scheduler(runner, manifest.family, manifest.block_queries, limits, metrics, clock)
+        scheduler = Scheduler(runner, manifest.family, manifest.block_queries, limits, metrics, clock, cache)
         scorer = Scorer(bundle, scheduler, executor, metrics, clock)
         line = Line(bundle, session, runner, scheduler, scorer, metrics, executor, clock)
         try:

@@ -156,7 +156,7 @@ def _check_graph(folder: Path, manifest: Manifest) -> None:
     if outputs != [GRAPH_OUTPUT]:
         raise BundleError(path, f"has the outputs {outputs}, not [{GRAPH_OUTPUT!r}]")
     for value in inputs:
-        _check_type(path, value, "BOOL" if value.name == "key_valid" else "INT64")
+        _check_type(path, value, "BOOL" if value.name.startswith("key_valid") else "INT64")
     _check_type(path, model.graph.output[0], "FLOAT")
     shape = [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim]  # 0 where it is free
     if len(shape) != 2 or shape[1] not in (0, len(manifest.heads)):

@@ -262,7 +262,7 @@ class Scheduler:
         metrics.batch_samples.observe(len(batch))
         metrics.batch_tokens.observe(tokens)
         metrics.tokens.labels("real").inc(tokens)
-        metrics.tokens.labels("padding").inc(layout.query_index.size - tokens)
+        metrics.tokens.labels("padding").inc(layout.query_slots - tokens)
         metrics.tokens.labels("shared").inc(sum(len(item.work.sequences[item.place]) for item in batch) - tokens)
         if seconds > 0:
             rate = tokens / seconds

@@ -14,6 +14,7 @@ from service.bundle.layout import Family, Layout
 from service.engine.runner import BatchResult, Runner
 from service.engine.session import Rewards
 from tests.pocket import pocket_reward
+from tests.service.bundle.forests import seen_by
 
 PATIENCE = 10.0
 """Seconds after which a test that waits has failed."""
@@ -110,15 +111,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def rewards_of(layout: Layout, family: Family) -> Rewards:
     """(N, 1) pocket rewards, from the tokens that each read token sees through its block."""
-    width = layout.query_index.shape[1]
     rewards = np.empty((len(layout.read_index), 1), dtype=np.float32)
-    for place, read in enumerate(layout.read_index):
-        block = layout.unblock_index[read] // width
-        keys = layout.key_index[block][layout.key_valid[block]]
-        if family is Family.CAUSAL:
-            keys = keys[layout.position_ids[keys] <= layout.position_ids[read]]
-        ids = layout.input_ids[keys[np.argsort(layout.position_ids[keys])]]
-        rewards[place] = pocket_reward(ids, family)
+    for place, read in enumerate(layout.read_index.tolist()):
+        rewards[place] = pocket_reward(layout.input_ids[seen_by(layout, read)], family)
     return rewards
 
 

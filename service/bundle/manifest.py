@@ -14,6 +14,7 @@ MODEL_NAME = "model.onnx"
 TOKENIZER_NAME = "tokenizer.json"
 TEMPLATE_NAME = "chat_template.jinja"
 PARITY_NAME = "parity.json"
+REFERENCE_NAME = "reference.json"
 REPORT_FOLDER = "report"
 
 REQUIRED_FILES = (MODEL_NAME, TOKENIZER_NAME, TEMPLATE_NAME, PARITY_NAME)

@@ -12,7 +12,7 @@ import numpy as np
 
 from service.bundle.layout import Family, Layout
 from service.engine.runner import BatchResult, Runner
-from service.engine.session import Rewards
+from service.engine.session import Placement, Rewards
 from tests.pocket import pocket_reward
 from tests.service.bundle.forests import seen_by
 
@@ -37,6 +37,8 @@ class ScriptedSession:
     """Gives pocket rewards, except where a step was scripted, and can be held in the middle of a batch."""
 
     provider = "ScriptedProvider"
+    precision = "fp32"
+    placement = Placement({"ScriptedProvider": 1}, {})
 
     def __init__(self, family: Family = Family.CAUSAL) -> None:
         self.family = family

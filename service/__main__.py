@@ -21,7 +21,8 @@ from service.api.protocol import limited_protocol
 from service.app import build_app
 from service.bundle.reader import BundleError, read_bundle
 from service.engine.cpus import usable_cpus
-from service.engine.session import OnnxSession, ProviderError
+from service.engine.load import Wanted, load_session
+from service.engine.providers import ProviderError
 from service.observability.logs import configure_logging
 from service.settings import Settings, refuse_unknown_variables
 
@@ -112,8 +113,15 @@ def _serve(settings: Settings) -> int:
         began = time.monotonic()
         bundle = read_bundle(settings.bundle)
         settings.check_against(bundle.manifest.max_tokens)
-        session = OnnxSession(bundle, settings.provider, settings.threads or usable_cpus())
-        server = build_server(build_app(settings, bundle, session, time.monotonic() - began))
+        wanted = Wanted(
+            settings.provider,
+            settings.precision,
+            settings.allow_fallback,
+            settings.threads or usable_cpus(),
+            settings.max_batch_tokens,
+        )
+        loaded = load_session(bundle, wanted)
+        server = build_server(build_app(settings, bundle, loaded.session, time.monotonic() - began, loaded.gate))
         server.run([listener])
     return 0 if server.started and server.context.state is not State.FAILED else 1
 

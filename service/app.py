@@ -20,6 +20,7 @@ from service.api.docs import install_docs
 from service.api.errors import install_error_handlers
 from service.api.middleware import LimitBody, Observe, RequireKey
 from service.bundle.reader import Bundle
+from service.engine.gate import Gate
 from service.engine.runner import Runner
 from service.engine.session import EngineError, Session
 from service.engine.warmup import warm_up
@@ -41,7 +42,9 @@ reply names the model by digest. A failure is always an error, never a number.
 """
 
 
-def build_app(settings: Settings, bundle: Bundle, session: Session, load_seconds: float = 0.0) -> FastAPI:
+def build_app(
+    settings: Settings, bundle: Bundle, session: Session, load_seconds: float = 0.0, gate: Gate | None = None
+) -> FastAPI:
     """The application over a loaded session.
 
     Args:
@@ -49,6 +52,7 @@ def build_app(settings: Settings, bundle: Bundle, session: Session, load_seconds
         bundle: what is served.
         session: of that bundle.
         load_seconds: how long loading took, for the metrics.
+        gate: what the session's precision was measured to do, where it is not the bundle's own.
     """
     # One process owns the tokenizer's threads; its own pool would only fight over the same processors.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -56,7 +60,7 @@ def build_app(settings: Settings, bundle: Bundle, session: Session, load_seconds
     manifest = bundle.manifest
     metrics = Metrics(version)
     metrics.set_model(
-        manifest.name, bundle.digest, manifest.precision, session.provider, manifest.calibration.centre,
+        manifest.name, bundle.digest, session.precision, session.provider, manifest.calibration.centre,
         manifest.calibration.scale,
     )  # fmt: skip
     metrics.model_load.set(load_seconds)
@@ -75,7 +79,7 @@ def build_app(settings: Settings, bundle: Bundle, session: Session, load_seconds
     cache = ScoreCache(settings.score_cache_items, bundle.digest) if settings.score_cache_items else None
     scheduler = Scheduler(runner, manifest.family, manifest.block_queries, limits, metrics, cache=cache)
     scorer = Scorer(bundle, scheduler, executor, metrics)
-    context = Context(settings, metrics, runner, scorer, version)
+    context = Context(settings, metrics, runner, scorer, version, gate)
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -143,5 +147,10 @@ async def _warm(context: Context) -> None:
         context.state = State.READY
         bundle = context.scorer.bundle
         logger.info(
-            "ready: %s (digest %s) on %s", bundle.manifest.name, bundle.digest[:12], context.runner.session.provider
+            "ready: %s (digest %s) on %s in %s, nodes %s",
+            bundle.manifest.name,
+            bundle.digest[:12],
+            context.runner.session.provider,
+            context.runner.session.precision,
+            context.runner.session.placement.nodes,
         )

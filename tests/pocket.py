@@ -1,7 +1,7 @@
 """A pocket bundle: real in every file, made in milliseconds without torch.
 
 The tokenizer is byte-level: a text has as many tokens as UTF-8 bytes, and the id of a byte is its value. The
-graph takes the seven arrays of the layout and looks at what attention would see, through the same blocks:
+graph takes the arrays of the layout and looks at what attention would see, through the same blocks:
 
     reward = mean of weight[id_k] * (1 + position_k / 7) over the keys k that the read token sees
 
@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from service.bundle.calibration import Calibration
-from service.bundle.layout import GRAPH_INPUTS, GRAPH_OUTPUT, Family, Pooling
+from service.bundle.layout import BLOCK_GROUPS, FLAT_INPUTS, GRAPH_INPUTS, GRAPH_OUTPUT, Family, Pooling
 from service.bundle.manifest import (
     MANIFEST_NAME,
     MODEL_NAME,
@@ -104,28 +104,13 @@ def pocket_reward(ids: Sequence[int] | npt.NDArray[np.int64], family: Family) ->
 def pocket_graph(family: Family) -> onnx.ModelProto:
     """The scoring graph; all dimensions of its inputs are free."""
     node = helper.make_node
+    groups = range(BLOCK_GROUPS)
     nodes = [
-        # (N,): the block in which each read token is a query.
-        node("Gather", ["unblock_index", "read_index"], ["row"]),
-        node("Shape", ["query_index"], ["queries"], start=1, end=2),
-        node("Div", ["row", "queries"], ["block"]),
-        # (N, K): the keys of that block and what each of them weighs.
-        node("Gather", ["key_index", "block"], ["keys"]),
-        node("Gather", ["key_valid", "block"], ["valid"]),
-        node("Gather", ["position_ids", "keys"], ["key_position"]),
-        node("Gather", ["input_ids", "keys"], ["key_id"]),
-        node("Gather", ["weights", "key_id"], ["key_weight"]),
-        node("Cast", ["key_position"], ["depth"], to=TensorProto.FLOAT),
-        node("Div", ["depth", "seven"], ["sevenths"]),
-        node("Add", ["sevenths", "one"], ["position_factor"]),
-        node("Mul", ["key_weight", "position_factor"], ["term"]),
-        *(_causally_visible() if family is Family.CAUSAL else [node("Identity", ["valid"], ["visible"])]),
-        # (N, 1): the mean over the visible ones. Where keeps a hidden NaN hidden, as a product would not.
-        node("Where", ["visible", "term", "zero"], ["visible_term"]),
-        node("ReduceSum", ["visible_term", "axis_1"], ["total"]),
-        node("Cast", ["visible"], ["visible_one"], to=TensorProto.FLOAT),
-        node("ReduceSum", ["visible_one", "axis_1"], ["count"]),
-        node("Div", ["total", "count"], [GRAPH_OUTPUT]),
+        *(n for group in groups for n in _block_means(str(group))),
+        node("Concat", [f"means_{group}" for group in groups], ["rows"], axis=0),
+        node("Gather", ["rows", "unblock_index"], ["by_token"]),
+        node("Gather", ["by_token", "read_index"], ["by_score"]),
+        node("Unsqueeze", ["by_score", "axis_1"], [GRAPH_OUTPUT]),
     ]
     constants: dict[str, npt.ArrayLike] = {
         "weights": pocket_weights(family),
@@ -133,9 +118,9 @@ def pocket_graph(family: Family) -> onnx.ModelProto:
         "one": np.float32(1),
         "seven": np.float32(7),
         "axis_1": np.array([1], dtype=np.int64),
+        "axis_2": np.array([2], dtype=np.int64),
+        "flat": np.array([-1], dtype=np.int64),
     }
-    if family is Family.CAUSAL:
-        constants["flat"] = np.array([-1], dtype=np.int64)
     graph = helper.make_graph(
         nodes,
         "pocket",
@@ -222,26 +207,54 @@ def reseal(folder: Path, **fields: Any) -> None:
 
 
 _INPUTS: Mapping[str, tuple[int, list[str]]] = {
-    "input_ids": (TensorProto.INT64, ["tokens"]),
-    "position_ids": (TensorProto.INT64, ["tokens"]),
-    "query_index": (TensorProto.INT64, ["blocks", "queries"]),
-    "key_index": (TensorProto.INT64, ["blocks", "keys"]),
-    "key_valid": (TensorProto.BOOL, ["blocks", "keys"]),
-    "unblock_index": (TensorProto.INT64, ["tokens"]),
+    **{name: (TensorProto.INT64, ["tokens"]) for name in FLAT_INPUTS},
     "read_index": (TensorProto.INT64, ["scores"]),
+    **{
+        name: value
+        for group in range(BLOCK_GROUPS)
+        for name, value in {
+            f"query_index_{group}": (TensorProto.INT64, [f"blocks_{group}", f"queries_{group}"]),
+            f"key_index_{group}": (TensorProto.INT64, [f"blocks_{group}", f"keys_{group}"]),
+            f"key_valid_{group}": (TensorProto.BOOL, [f"blocks_{group}", f"keys_{group}"]),
+        }.items()
+    },
 }
 
 
-def _causally_visible() -> list[onnx.NodeProto]:
-    """Nodes for (N, K) `visible`: valid and not after the read token, as its block's query_index names it."""
-    node = helper.make_node
+def _block_means(group: str) -> list[onnx.NodeProto]:
+    """Nodes for (B * Q,) `means_GROUP`: for each query of a group of blocks, the mean over the keys that it sees."""
+
+    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
+        shared = {*FLAT_INPUTS, "weights", "zero", "one", "seven", "axis_1", "axis_2", "flat"}
+        own = [name if name in shared else f"{name}_{group}" for name in inputs]
+        return helper.make_node(kind, own, [f"{output}_{group}"], **attributes)
+
     return [
-        node("Reshape", ["query_index", "flat"], ["query_rows"]),
-        node("Gather", ["query_rows", "row"], ["read_token"]),
-        node("Gather", ["position_ids", "read_token"], ["read_position"]),
-        node("Unsqueeze", ["read_position", "axis_1"], ["read_position_column"]),
-        node("LessOrEqual", ["key_position", "read_position_column"], ["not_after"]),
-        node("And", ["valid", "not_after"], ["visible"]),
+        # (B, 1, K): what each key weighs.
+        node("Unsqueeze", ["key_index", "axis_1"], "keys"),
+        node("Gather", ["position_ids", "keys"], "key_position"),
+        node("Gather", ["input_ids", "keys"], "key_id"),
+        node("Gather", ["weights", "key_id"], "key_weight"),
+        node("Cast", ["key_position"], "depth", to=TensorProto.FLOAT),
+        node("Div", ["depth", "seven"], "sevenths"),
+        node("Add", ["sevenths", "one"], "position_factor"),
+        node("Mul", ["key_weight", "position_factor"], "term"),
+        # (B, Q, K): whether each query sees it.
+        node("Unsqueeze", ["query_index", "axis_2"], "queries"),
+        node("Gather", ["seen_from", "keys"], "from"),
+        node("Gather", ["seen_to", "keys"], "to"),
+        node("LessOrEqual", ["from", "queries"], "begun"),
+        node("Less", ["queries", "to"], "not_ended"),
+        node("And", ["begun", "not_ended"], "inside"),
+        node("Unsqueeze", ["key_valid", "axis_1"], "valid"),
+        node("And", ["inside", "valid"], "visible"),
+        # (B * Q,): the mean over the visible ones. Where keeps a hidden NaN hidden, as a product would not.
+        node("Where", ["visible", "term", "zero"], "visible_term"),
+        node("ReduceSum", ["visible_term", "axis_2"], "total", keepdims=0),
+        node("Cast", ["visible"], "visible_one", to=TensorProto.FLOAT),
+        node("ReduceSum", ["visible_one", "axis_2"], "count", keepdims=0),
+        node("Div", ["total", "count"], "mean"),
+        node("Reshape", ["mean", "flat"], "means"),
     ]
 
 

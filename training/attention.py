@@ -16,51 +16,59 @@ class UnsupportedBackboneError(ValueError):
 
 
 @dataclass(frozen=True)
+class BlockTensors:
+    """One group of B blocks; shapes and dtypes as in `service.bundle.layout.BlockGroup`."""
+
+    query_index: torch.Tensor
+    key_index: torch.Tensor
+    key_valid: torch.Tensor
+
+
+@dataclass(frozen=True)
 class BlockPlan:
     """The layout's tensors that attention needs; shapes and dtypes as in `service.bundle.layout.Layout`."""
 
     position_ids: torch.Tensor
-    query_index: torch.Tensor
-    key_index: torch.Tensor
-    key_valid: torch.Tensor
+    seen_from: torch.Tensor
+    seen_to: torch.Tensor
     unblock_index: torch.Tensor
-    causal: bool
-    _bias: dict[tuple[int | None, int, torch.dtype], torch.Tensor] = field(default_factory=dict, init=False)
+    groups: tuple[BlockTensors, ...]
+    _bias: dict[tuple[int, int | None, int, torch.dtype], torch.Tensor] = field(default_factory=dict, init=False)
 
     @property
     def windows(self) -> set[int | None]:
         """The windows that the layers asked for so far; None for full attention."""
-        return {window for window, _, _ in self._bias}
+        return {window for _, window, _, _ in self._bias}
 
-    def bias(self, window: int | None, groups: int, dtype: torch.dtype) -> torch.Tensor:
-        """(B, 1, groups * Q, K), 0 where a query sees a key and a large negative number where not.
+    def bias(self, group: int, window: int | None, copies: int, dtype: torch.dtype) -> torch.Tensor:
+        """(B, 1, copies * Q, K) of one group, 0 where a query sees a key and a large negative number where not.
 
         Computed once a forward pass for each kind of layer, not once a layer. Finite, because every query sees at
         least the root of its tree, and a softmax over infinities needs a guard that costs more than the mask.
 
         Args:
+            group: which of `groups`.
             window: for sliding-window layers, the number of latest positions seen, the query's own included;
                 a bidirectional model sees as far on the other side.
-            groups: query heads to one key head; the query axis holds one copy of the block for each.
+            copies: query heads to one key head; the query axis holds one copy of the block for each.
             dtype: of the attention logits.
         """
-        key = (window, groups, dtype)
+        key = (group, window, copies, dtype)
         if key not in self._bias:
-            visible = self._visible(window)
+            visible = self._visible(self.groups[group], window)
             bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
             bias = bias.masked_fill(~visible, torch.finfo(dtype).min)
-            self._bias[key] = bias.repeat(1, groups, 1)[:, None]
+            self._bias[key] = bias.repeat(1, copies, 1)[:, None]
         return self._bias[key]
 
-    def _visible(self, window: int | None) -> torch.Tensor:
+    def _visible(self, group: BlockTensors, window: int | None) -> torch.Tensor:
         """(B, Q, K) bool: which keys each query sees."""
-        visible = self.key_valid[:, None, :].expand(-1, self.query_index.shape[1], -1)
-        if not self.causal and window is None:
-            return visible
-        distance = self.position_ids[self.query_index][:, :, None] - self.position_ids[self.key_index][:, None, :]
-        if self.causal:
-            visible = visible & (distance >= 0)
+        queries, keys = group.query_index[:, :, None], group.key_index
+        seen_from, seen_to = gather_rows(self.seen_from, keys)[:, None], gather_rows(self.seen_to, keys)[:, None]
+        visible = group.key_valid[:, None] & (seen_from <= queries) & (queries < seen_to)
         if window is not None:
+            positions = gather_rows(self.position_ids, group.query_index)[:, :, None]
+            distance = positions - gather_rows(self.position_ids, keys)[:, None]
             visible = visible & (distance.abs() < window)
         return visible
 
@@ -111,26 +119,31 @@ def block_attention(
     for argument, meaning in _REFUSED.items():
         if kwargs.get(argument) is not None:
             raise UnsupportedBackboneError(f"{name} uses {meaning}, which attention over blocks does not compute")
-    heads, key_heads, head_dim = query.shape[1], key.shape[1], query.shape[3]
-    groups = heads // key_heads
-    blocks, queries = plan.query_index.shape
+    # (1, heads, T, head_dim) -> (T, heads * head_dim)
+    q, k, v = (states[0].transpose(0, 1).flatten(1) for states in (query, key, value))
+    results = [
+        _attend(q, k, v, group, plan.bias(number, sliding_window, query.shape[1] // key.shape[1], query.dtype),
+                key.shape[1], dropout, scaling)
+        for number, group in enumerate(plan.groups)
+    ]  # fmt: skip
+    flat = torch.cat(results).index_select(0, plan.unblock_index)
+    return flat.view(1, -1, query.shape[1], value.shape[3]), None
 
-    # (T, heads, D) -> (B, key_heads, groups * Q, D): every group of heads is more queries on the same keys.
-    query_blocks = gather_rows(query[0].transpose(0, 1).reshape(-1, heads * head_dim), plan.query_index)
-    query_blocks = query_blocks.view(blocks, queries, key_heads, groups, head_dim).permute(0, 2, 3, 1, 4)
-    query_blocks = query_blocks.reshape(blocks, key_heads, groups * queries, head_dim)
-    key_blocks = gather_rows(key[0].transpose(0, 1).reshape(-1, key_heads * head_dim), plan.key_index)
-    key_blocks = key_blocks.view(blocks, -1, key_heads, head_dim).transpose(1, 2)
-    value_blocks = gather_rows(value[0].transpose(0, 1).reshape(-1, key_heads * value.shape[3]), plan.key_index)
-    value_blocks = value_blocks.view(blocks, -1, key_heads, value.shape[3]).transpose(1, 2)
 
-    bias = plan.bias(sliding_window, groups, query.dtype)
-    result = scaled_dot_product_attention(
-        query_blocks, key_blocks, value_blocks, attn_mask=bias, dropout_p=dropout, scale=scaling
-    )
-    result = result.view(blocks, key_heads, groups, queries, value.shape[3]).permute(0, 3, 1, 2, 4)
-    flat = result.reshape(blocks * queries, heads, value.shape[3]).index_select(0, plan.unblock_index)
-    return flat[None], None
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: BlockTensors, bias: torch.Tensor,
+    key_heads: int, dropout: float, scaling: float | None,
+) -> torch.Tensor:  # fmt: skip
+    """Attention of one group: rows (T, heads * head_dim) of each, and bias -> (B * Q, heads * value_dim)."""
+    blocks, queries = group.query_index.shape
+    copies = bias.shape[2] // queries
+    # Every group of heads is more queries on the same keys: (B, key_heads, copies * Q, head_dim).
+    q = gather_rows(query, group.query_index).view(blocks, queries, key_heads, copies, -1).permute(0, 2, 3, 1, 4)
+    k = gather_rows(key, group.key_index).view(blocks, -1, key_heads, key.shape[1] // key_heads).transpose(1, 2)
+    v = gather_rows(value, group.key_index).view(blocks, -1, key_heads, value.shape[1] // key_heads).transpose(1, 2)
+    result = scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=bias, dropout_p=dropout, scale=scaling)
+    result = result.view(blocks, key_heads, copies, queries, -1).permute(0, 3, 1, 2, 4)
+    return result.reshape(blocks * queries, -1)
 
 
 AttentionInterface.register(ATTENTION_NAME, block_attention)

@@ -104,6 +104,13 @@ class OptimiserConfig(_Section):
     """Of splits, head, order and grouping."""
 
 
+class ExportConfig(_Section):
+    """What goes into the bundle beside the model."""
+
+    reference: bool = True
+    """Put up to 256 held-out pairs, as token ids, into the bundle: servers choose a lower precision only by them."""
+
+
 class TrainingConfig(_Section):
     """Everything about one run."""
 
@@ -125,6 +132,7 @@ class TrainingConfig(_Section):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
+    export: ExportConfig = ExportConfig()
 
     @model_validator(mode="after")
     def _fractions_leave_something(self) -> Self:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from service.bundle.layout import Family, IntArray, Pooling, plan_layout
 from training.attention import BlockPlan, UnsupportedBackboneError
-from training.model import RewardModel, token_table
+from training.model import RewardModel, block_tensors, token_table
 
 TOLERANCE = 1e-3
 """Largest allowed difference of a hidden state, in root mean squares of the hidden states; rounding gives 1e-5."""
@@ -65,8 +65,9 @@ def check_fidelity(backbone: PreTrainedModel, reference: Reference) -> None:
     model = RewardModel(backbone, reference.family, Pooling.LAST if causal else Pooling.FIRST).eval()
     layout = plan_layout(reference.sequences, reference.family, block_queries=_BLOCK_QUERIES)
     tensors = {name: torch.from_numpy(array) for name, array in layout.arrays().items()}
-    input_ids, read_index = tensors.pop("input_ids"), tensors.pop("read_index")
-    plan = BlockPlan(**tensors, causal=causal)
+    input_ids, read_index = tensors["input_ids"], tensors["read_index"]
+    flat = {name: tensors[name] for name in ("position_ids", "seen_from", "seen_to", "unblock_index")}
+    plan = BlockPlan(**flat, groups=block_tensors(tensors))
     try:
         with torch.no_grad():
             packed = model.hidden_states(input_ids, plan)

@@ -1,13 +1,14 @@
 """The reward model: a backbone and scalar heads over the arrays of a layout."""
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from service.bundle.layout import Family, Pooling
-from training.attention import ATTENTION_NAME, BlockPlan, UnsupportedBackboneError, gather_rows
+from service.bundle.layout import BLOCK_GROUPS, BLOCK_INPUTS, Family, Pooling
+from training.attention import ATTENTION_NAME, BlockPlan, BlockTensors, UnsupportedBackboneError
 
 
 class RewardModel(nn.Module):
@@ -71,16 +72,14 @@ class RewardModel(nn.Module):
         self,
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
-        query_index: torch.Tensor,
-        key_index: torch.Tensor,
-        key_valid: torch.Tensor,
+        seen_from: torch.Tensor,
+        seen_to: torch.Tensor,
         unblock_index: torch.Tensor,
         read_index: torch.Tensor,
+        **blocks: torch.Tensor,
     ) -> torch.Tensor:
-        """Rewards (N, heads) float32; arguments are the arrays of `service.bundle.layout.Layout`."""
-        plan = BlockPlan(
-            position_ids, query_index, key_index, key_valid, unblock_index, causal=self.family is Family.CAUSAL
-        )
+        """Rewards (N, heads) float32; arguments are `service.bundle.layout.Layout.arrays()` as tensors."""
+        plan = BlockPlan(position_ids, seen_from, seen_to, unblock_index, block_tensors(blocks))
         hidden = self.hidden_states(input_ids, plan)
         # Under autocast the head would run in bf16, whose steps make false ties between close scores.
         with torch.autocast(hidden.device.type, enabled=False):
@@ -102,11 +101,19 @@ class RewardModel(nn.Module):
         """(T, hidden) -> (N, hidden)."""
         if self.pooling is not Pooling.MEAN:
             return hidden.index_select(0, read_index)
-        # A bidirectional sequence is the keys of any of its blocks.
-        block = plan.unblock_index[read_index] // plan.query_index.shape[1]
-        valid = plan.key_valid.index_select(0, block)[:, :, None].to(hidden.dtype)
-        keys = gather_rows(hidden, plan.key_index.index_select(0, block))
-        return (keys * valid).sum(1) / valid.sum(1)
+        # A bidirectional sequence is what its first token is seen by. As a product, which rounds less than
+        # differences of running sums, and costs next to nothing beside the backbone.
+        place = torch.arange(hidden.shape[0], device=hidden.device)
+        starts, stops = read_index[:, None], plan.seen_to.index_select(0, read_index)[:, None]
+        inside = ((starts <= place) & (place < stops)).to(hidden.dtype)
+        return (inside @ hidden) / (stops - starts).to(hidden.dtype)
+
+
+def block_tensors(blocks: Mapping[str, torch.Tensor]) -> tuple[BlockTensors, ...]:
+    """The groups of blocks from the layout's tensors by graph input name."""
+    return tuple(
+        BlockTensors(**{name: blocks[f"{name}_{group}"] for name in BLOCK_INPUTS}) for group in range(BLOCK_GROUPS)
+    )
 
 
 _LAYERS = {"attention", "full_attention", "sliding_attention"}

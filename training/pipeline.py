@@ -18,6 +18,7 @@ from service.bundle.calibration import Calibration
 from service.bundle.layout import Family, Pooling
 from service.bundle.manifest import Provenance
 from service.bundle.reader import Bundle
+from service.bundle.reference import Reference
 from service.bundle.text_format import Formatter
 from training.backbone import load_backbone
 from training.checkpoint import (
@@ -36,6 +37,7 @@ from training.export.bundle import export_bundle
 from training.fit import CHECKPOINTS, TENSORBOARD, FitResult, fit
 from training.model import RewardModel
 from training.prepare import PreparedData, prepare_data
+from training.reference import select_reference
 from training.scoring import score_examples
 
 logger = logging.getLogger("assay.training")
@@ -44,7 +46,7 @@ MOST_TOKENS_BY_DEFAULT = 1024
 
 # What lies in a run's folder.
 BEGUN = "configuration.json"
-EVALUATION = ("calibration.json", "evaluated.json", "evaluation.json", "summary.md")
+EVALUATION = ("calibration.json", "evaluated.json", "evaluation.json", "reference.json", "summary.md")
 RESULTS = ("data.json", "training.json", "model", *EVALUATION)
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -204,6 +206,8 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
     evaluation = evaluate(*parts[1], temperature=calibration.temperature)
     _write(config.run / "calibration.json", calibration.model_dump(mode="json"))
     _write(config.run / "evaluation.json", evaluation.as_json())
+    if (reference := select_reference(*parts[1])) is not None:
+        _write(config.run / "reference.json", reference.model_dump(mode="json"))
     _write(config.run / "evaluated.json", {"weights_sha256": weights_sha256(config.run / "model")})
     (config.run / "summary.md").write_text(summary(checkpoint.description.name, evaluation), encoding="utf-8")
     return evaluation
@@ -224,8 +228,10 @@ def run_export(config: TrainingConfig) -> Bundle:
     evaluation = _read_as(Evaluation, config.run / "evaluation.json")
     if _read(config.run / "evaluated.json") != {"weights_sha256": weights_sha256(config.run / "model")}:
         raise CheckpointError(f"{config.run}: the weights are not those that were evaluated; run evaluate again")
+    path = config.run / "reference.json"
+    reference = _read_as(Reference, path) if config.export.reference and path.is_file() else None
     destination = config.bundle if "bundle" in config.model_fields_set else trained.bundle
-    bundle = export_bundle(checkpoint, calibration, evaluation, destination)
+    bundle = export_bundle(checkpoint, calibration, evaluation, destination, reference)
     logger.info("wrote %s, digest %s", destination, bundle.digest)
     return bundle
 

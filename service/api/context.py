@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
+from service.engine.gate import Gate
 from service.engine.runner import Runner
 from service.observability.metrics import Metrics
 from service.scoring.scorer import Scorer
@@ -35,6 +36,7 @@ class Context:
     runner: Runner
     scorer: Scorer
     version: str
+    gate: Gate | None = None
     on_failed: Callable[[], None] = lambda: None
     _state: State = field(default=State.STARTING, init=False)
 

@@ -233,8 +233,12 @@ class ModelReply(_Closed):
     base_model: str
     licence: str
     max_tokens: int
-    precision: str
+    precision: str = Field(description="What the graph is computed in.")
     provider: str = Field(description="Execution provider that really runs the graph.")
+    nodes: dict[str, int] = Field(description="Nodes of the graph that each provider ran when it was loaded.")
+    precision_gate: dict[str, Any] | None = Field(
+        description="How this precision ordered the bundle's held-out pairs, compared with fp32; null for fp32."
+    )
     heads: list[str]
     text_format_sha256: str
     layout_version: int

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -120,8 +121,10 @@ async def model(request: Request) -> ModelReply:
         base_model=manifest.base_model,
         licence=manifest.licence,
         max_tokens=manifest.max_tokens,
-        precision=manifest.precision,
+        precision=context.runner.session.precision,
         provider=context.runner.session.provider,
+        nodes=context.runner.session.placement.nodes,
+        precision_gate=None if context.gate is None else asdict(context.gate),
         heads=list(manifest.heads),
         text_format_sha256=manifest.text_format_sha256,
         layout_version=manifest.layout_version,

@@ -1,18 +1,23 @@
-"""Layout version 1: token sequences in, the arrays of the scoring graph out.
+"""Layout version 2: token sequences in, the arrays of the scoring graph out.
 
 A batch is a forest of prefix trees written flat, each distinct token once, in depth-first order.
 Sorting the sequences gives that order: a sequence adds the tokens after its longest common prefix
-with the sequence before it. Attention runs in blocks of at most Q queries; the queries of a block are
-consecutive flat tokens of one sequence, its keys the path from the root to its last query. A
-bidirectional model shares nothing but whole sequences, and the keys of a block are its whole sequence.
+with the sequence before it. In that order the descendants of a token are the flat tokens behind it up
+to the end of its subtree, so that two numbers say who sees a token: `seen_from` and `seen_to`.
+
+Attention runs in blocks of at most Q consecutive flat tokens, whatever sequences they belong to; the keys of a
+block are the ancestors of its first query and the block itself. A bidirectional model shares nothing but whole
+sequences, and the keys of a block are the sequences that its queries come from. Blocks of few keys and blocks of
+many are kept in separate groups, each padded to its own size.
 
 Pure numpy: training, the export's parity gate and the server all plan with this module.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from itertools import pairwise
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +25,10 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-LAYOUT_VERSION: Final = 1
-DEFAULT_BLOCK_QUERIES = 64
+LAYOUT_VERSION: Final = 2
+DEFAULT_BLOCK_QUERIES = 128
+BLOCK_GROUPS: Final = 2
+"""Groups of blocks in the graph."""
 
 
 class Family(StrEnum):
@@ -40,38 +47,84 @@ class Pooling(StrEnum):
 
 
 @dataclass(frozen=True)
+class BlockGroup:
+    """B blocks of Q queries and K keys. A group that no token needs is one block of one query and one key.
+
+    Attributes:
+        query_index: (B, Q) int64, flat index of each query; padding is 0.
+        key_index: (B, K) int64, flat index of each key, ascending; padding is 0.
+        key_valid: (B, K) bool, false where a key is padding.
+    """
+
+    query_index: IntArray
+    key_index: IntArray
+    key_valid: BoolArray
+
+    @property
+    def cells(self) -> int:
+        """B * Q * K, the pairs of query and key that attention computes, padding included."""
+        return int(self.query_index.size * self.key_index.shape[1])
+
+
+@dataclass(frozen=True)
 class Layout:
-    """The arrays of one batch: T flat tokens, B blocks of Q queries and K keys, N scores.
+    """The arrays of one batch: T flat tokens in `BLOCK_GROUPS` groups of blocks, N scores.
 
     Attributes:
         input_ids: (T,) int64, the distinct tokens.
         position_ids: (T,) int64, depth of each token in its tree, from 0.
-        query_index: (B, Q) int64, flat index of each query; padding is 0.
-        key_index: (B, K) int64, flat index of each key; padding is 0.
-        key_valid: (B, K) bool, false where a key is padding.
-        unblock_index: (T,) int64, row of each flat token in the (B*Q) block results.
+        seen_from, seen_to: (T,) int64, a token is seen by the flat tokens from `seen_from` up to, without, `seen_to`.
+        unblock_index: (T,) int64, row of each flat token in the block results, all groups one after the other.
         read_index: (N,) int64, flat token at which the score of each sequence is read, in the caller's order.
+        groups: the blocks.
     """
 
     input_ids: IntArray
     position_ids: IntArray
-    query_index: IntArray
-    key_index: IntArray
-    key_valid: BoolArray
+    seen_from: IntArray
+    seen_to: IntArray
     unblock_index: IntArray
     read_index: IntArray
+    groups: tuple[BlockGroup, ...]
 
-    def arrays(self) -> dict[str, npt.NDArray[np.int64] | npt.NDArray[np.bool_]]:
+    def arrays(self) -> dict[str, IntArray | BoolArray]:
         """The arrays by graph input name, ready to feed."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays: dict[str, IntArray | BoolArray] = {name: getattr(self, name) for name in FLAT_INPUTS}
+        for number, group in enumerate(self.groups):
+            arrays.update({f"{name}_{number}": getattr(group, name) for name in BLOCK_INPUTS})
+        return arrays
 
     @property
     def tokens(self) -> int:
         """T, the tokens really computed."""
         return len(self.input_ids)
 
+    @property
+    def query_slots(self) -> int:
+        """Queries that attention computes, padding included."""
+        return sum(group.query_index.size for group in self.groups)
 
-GRAPH_INPUTS: tuple[str, ...] = tuple(field.name for field in fields(Layout))
+    @property
+    def cells(self) -> int:
+        """Pairs of query and key that attention computes, padding included."""
+        return sum(group.cells for group in self.groups)
+
+    @property
+    def padded_cells(self) -> int:
+        """Those of `cells` whose query or key is padding."""
+        filled = np.bincount(self._block_of_token(), minlength=sum(len(group.query_index) for group in self.groups))
+        keys = np.concatenate([group.key_valid.sum(1) for group in self.groups])
+        return self.cells - int(filled @ keys)
+
+    def _block_of_token(self) -> IntArray:
+        """(T,) which block each token is a query of, all groups counted through."""
+        first_row = np.concatenate([np.full(len(g.query_index), g.query_index.shape[1]) for g in self.groups])
+        return np.searchsorted(np.cumsum(first_row), self.unblock_index, side="right").astype(np.int64)
+
+
+FLAT_INPUTS: Final = ("input_ids", "position_ids", "seen_from", "seen_to", "unblock_index", "read_index")
+BLOCK_INPUTS: Final = ("query_index", "key_index", "key_valid")
+GRAPH_INPUTS: Final = FLAT_INPUTS + tuple(f"{name}_{group}" for group in range(BLOCK_GROUPS) for name in BLOCK_INPUTS)
 GRAPH_OUTPUT = "rewards"
 
 
@@ -82,6 +135,7 @@ class _Run:
     sequence: IntArray
     depth: int
     path: IntArray  # (len(sequence),) flat index of every token from the root
+    start: int  # flat index of the first token that it adds
 
 
 def common_prefix(a: IntArray, b: IntArray) -> int:
@@ -142,15 +196,22 @@ def plan_layout(
         if shared < len(sequence):
             new = np.arange(size, size + len(sequence) - shared, dtype=np.int64)
             path = np.concatenate([runs[-1].path[:shared], new]) if shared else new
-            runs.append(_Run(sequence, shared, path))
+            runs.append(_Run(sequence, shared, path, size))
             size += len(new)
         read_index[index] = runs[-1].path[len(sequence) - 1 if causal else 0]
 
+    position_ids = np.concatenate([np.arange(run.depth, len(run.path), dtype=np.int64) for run in runs])
+    seen_from, seen_to = _seen(runs, size, causal)
+    cut = _causal_blocks if causal else _bidirectional_blocks
+    groups, unblock_index = _group(cut(runs, position_ids, block_queries), size)
     return Layout(
         input_ids=np.concatenate([run.sequence[run.depth :] for run in runs]),
-        position_ids=np.concatenate([np.arange(run.depth, len(run.path), dtype=np.int64) for run in runs]),
-        **_blocks(runs, size, block_queries, causal),
+        position_ids=position_ids,
+        seen_from=seen_from,
+        seen_to=seen_to,
+        unblock_index=unblock_index,
         read_index=read_index,
+        groups=groups,
     )
 
 
@@ -161,27 +222,81 @@ def _shared_tokens(previous: IntArray, sequence: IntArray, causal: bool) -> int:
     return shared if causal or whole else 0
 
 
-def _blocks(runs: Sequence[_Run], size: int, block_queries: int, causal: bool) -> dict[str, npt.NDArray[Any]]:
-    """Cut the runs into blocks; `size` is T. Returns the four block arrays by name."""
-    spans = [
-        (run, start, min(start + block_queries, len(run.path)))
-        for run in runs
-        for start in range(run.depth, len(run.path), block_queries)
+def _seen(runs: Sequence[_Run], size: int, causal: bool) -> tuple[IntArray, IntArray]:
+    """`seen_from` and `seen_to` of a forest of `size` tokens."""
+    seen_from, seen_to = np.arange(size, dtype=np.int64), np.full(size, size, dtype=np.int64)
+    for number, run in enumerate(runs):
+        stop = runs[number + 1].start if number + 1 < len(runs) else size
+        if not causal:
+            seen_from[run.start : stop], seen_to[run.start : stop] = run.start, stop
+        elif number + 1 < len(runs):  # where the next run branches off, the subtrees below end
+            seen_to[run.path[runs[number + 1].depth :]] = stop
+    return seen_from, seen_to
+
+
+_Block = tuple[int, int, IntArray]
+"""First flat token, end, and keys."""
+
+
+def _causal_blocks(runs: Sequence[_Run], position_ids: IntArray, block_queries: int) -> list[_Block]:
+    """Equal cuts of the flat tokens; what lies before a cut and is seen behind it are the ancestors of the cut."""
+    size = len(position_ids)
+    bounds = _even_cuts(0, size, block_queries)
+    at = np.searchsorted([run.start for run in runs], bounds[:-1], side="right") - 1
+    return [
+        (start, stop, np.concatenate([runs[run].path[: position_ids[start]], np.arange(start, stop, dtype=np.int64)]))
+        for start, stop, run in zip(bounds[:-1], bounds[1:], at, strict=True)
     ]
-    keys = [run.path[:stop] if causal else run.path for run, _, stop in spans]
-    query_index = np.zeros((len(spans), block_queries), dtype=np.int64)
-    key_index = np.zeros((len(spans), max(map(len, keys))), dtype=np.int64)
-    key_valid = np.zeros(key_index.shape, dtype=np.bool_)
+
+
+def _bidirectional_blocks(runs: Sequence[_Run], position_ids: IntArray, block_queries: int) -> list[_Block]:
+    """Equal cuts of each long sequence; several short ones together."""
+    bounds = [run.start for run in runs] + [len(position_ids)]
+    blocks: list[_Block] = []
+    first = 0
+    while first < len(runs):
+        last = first + 1
+        while last < len(runs) and bounds[last + 1] - bounds[first] <= block_queries:
+            last += 1
+        keys = np.arange(bounds[first], bounds[last], dtype=np.int64)
+        cuts = _even_cuts(bounds[first], bounds[last], block_queries)
+        blocks += [(start, stop, keys) for start, stop in pairwise(cuts)]
+        first = last
+    return blocks
+
+
+def _even_cuts(start: int, stop: int, most: int) -> list[int]:
+    """Bounds of the fewest spans of at most `most` that cover start..stop, as equal as can be."""
+    count = -(-(stop - start) // most)
+    return [start + (stop - start) * number // count for number in range(count + 1)]
+
+
+def _group(blocks: Sequence[_Block], size: int) -> tuple[tuple[BlockGroup, ...], IntArray]:
+    """Pad the blocks in groups, and say where each flat token's result lies."""
     unblock_index = np.zeros(size, dtype=np.int64)
-    for block, ((run, start, stop), block_keys) in enumerate(zip(spans, keys, strict=True)):
-        queries = run.path[start:stop]
-        query_index[block, : len(queries)] = queries
-        key_index[block, : len(block_keys)] = block_keys
-        key_valid[block, : len(block_keys)] = True
-        unblock_index[queries] = block * block_queries + np.arange(len(queries))
-    return {
-        "query_index": query_index,
-        "key_index": key_index,
-        "key_valid": key_valid,
-        "unblock_index": unblock_index,
-    }
+    groups, rows = [], 0
+    for members in _few_and_many(blocks):
+        queries = max((stop - start for start, stop, _ in members), default=1)
+        keys = max((len(block_keys) for _, _, block_keys in members), default=1)
+        query_index = np.zeros((max(1, len(members)), queries), dtype=np.int64)
+        key_index = np.zeros((len(query_index), keys), dtype=np.int64)
+        key_valid = np.zeros(key_index.shape, dtype=np.bool_)
+        key_valid[:, 0] = True  # also of the group that nobody needs: a softmax over nothing is NaN
+        for row, (start, stop, block_keys) in enumerate(members):
+            query_index[row, : stop - start] = np.arange(start, stop)
+            key_index[row, : len(block_keys)] = block_keys
+            key_valid[row, : len(block_keys)] = True
+            unblock_index[start:stop] = np.arange(stop - start) + rows + row * queries
+        groups.append(BlockGroup(query_index, key_index, key_valid))
+        rows += query_index.size
+    return tuple(groups), unblock_index
+
+
+def _few_and_many(blocks: Sequence[_Block]) -> tuple[Sequence[_Block], Sequence[_Block]]:
+    """Part the blocks by their number of keys, so that padding all to the most of their part costs least."""
+    ordered = sorted(blocks, key=lambda block: len(block[2]))
+    keys = np.array([len(block[2]) for block in ordered])
+    few = np.arange(len(ordered))  # how many blocks go to the first group
+    cost = few * keys[few - 1] + (len(ordered) - few) * keys[-1]
+    split = int(cost.argmin())
+    return ordered[:split], ordered[split:]

@@ -14,6 +14,7 @@ MODEL_NAME = "model.onnx"
 TOKENIZER_NAME = "tokenizer.json"
 TEMPLATE_NAME = "chat_template.jinja"
 PARITY_NAME = "parity.json"
+REFERENCE_NAME = "reference.json"
 REPORT_FOLDER = "report"
 
 REQUIRED_FILES = (MODEL_NAME, TOKENIZER_NAME, TEMPLATE_NAME, PARITY_NAME)
@@ -67,7 +68,7 @@ class Manifest(_Closed):
     max_tokens: int = Field(ge=4, description="The most tokens of one item, special tokens included.")
     text_format: TextFormat
     text_format_sha256: Sha256
-    layout_version: Literal[1] = LAYOUT_VERSION
+    layout_version: Literal[2] = LAYOUT_VERSION
     block_queries: int = Field(default=DEFAULT_BLOCK_QUERIES, ge=1, description="Q of the layout.")
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     heads: tuple[str, ...] = Field(min_length=1, description="Names of the graph's scores; the first is the reward.")

@@ -16,11 +16,13 @@ from service.bundle.layout import GRAPH_INPUTS, GRAPH_OUTPUT
 from service.bundle.manifest import (
     MANIFEST_NAME,
     MODEL_NAME,
+    REFERENCE_NAME,
     REQUIRED_FILES,
     TEMPLATE_NAME,
     TOKENIZER_NAME,
     Manifest,
 )
+from service.bundle.reference import Reference
 from service.bundle.text_format import FormatError, Formatter
 from service.bundle.tokenizer import TextTokenizer
 
@@ -41,12 +43,14 @@ class Bundle:
         manifest: its contract.
         digest: SHA-256 of `bundle.json`; since that lists the hash of every file, the identity of the model.
         formatter: its text format, ready to use.
+        reference: held-out pairs to check a precision against, if it has them.
     """
 
     folder: Path
     manifest: Manifest
     digest: str
     formatter: Formatter
+    reference: Reference | None = None
 
     @property
     def model_path(self) -> Path:
@@ -81,7 +85,23 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(
             folder / MANIFEST_NAME, "text_format_sha256 does not match the format, template and tokenizer"
         )
-    return Bundle(folder, manifest, digest, formatter)
+    return Bundle(folder, manifest, digest, formatter, _read_reference(folder, manifest, tokenizer))
+
+
+def _read_reference(folder: Path, manifest: Manifest, tokenizer: TextTokenizer) -> Reference | None:
+    path = folder / REFERENCE_NAME
+    if REFERENCE_NAME not in manifest.files:
+        return None
+    try:
+        reference = Reference.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BundleError(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    for number, pair in enumerate(reference.pairs):
+        for ids in (pair.first, pair.second):
+            if max(ids) >= tokenizer.vocabulary_size or len(ids) > manifest.max_tokens:
+                raise BundleError(path, f"pairs.{number}: no item of this model's tokenizer and length")
+    return reference
 
 
 def sha256_of(path: Path) -> str:
@@ -156,7 +176,7 @@ def _check_graph(folder: Path, manifest: Manifest) -> None:
     if outputs != [GRAPH_OUTPUT]:
         raise BundleError(path, f"has the outputs {outputs}, not [{GRAPH_OUTPUT!r}]")
     for value in inputs:
-        _check_type(path, value, "BOOL" if value.name == "key_valid" else "INT64")
+        _check_type(path, value, "BOOL" if value.name.startswith("key_valid") else "INT64")
     _check_type(path, model.graph.output[0], "FLOAT")
     shape = [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim]  # 0 where it is free
     if len(shape) != 2 or shape[1] not in (0, len(manifest.heads)):

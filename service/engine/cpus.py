@@ -1,9 +1,10 @@
-"""How many processors this process may really use."""
+"""What processors this process has: how many it may really use, and what they compute in."""
 
 import os
 from pathlib import Path
 
 _CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
+_CPUINFO = Path("/proc/cpuinfo")
 _CGROUP_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 
 
@@ -28,3 +29,13 @@ def _quota() -> float | None:
         return quota / period if quota > 0 else None
     except (OSError, ValueError):
         return None
+
+
+def computes_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 natively (AMX or AVX-512); elsewhere it would only be emulated."""
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return "amx_bf16" in flags or "avx512_bf16" in flags

@@ -73,7 +73,7 @@ class Metrics:
         )  # fmt: skip
         self.attention_cells = Counter(
             "assay_attention_cells",
-            "Attention cells of batches: query slots times keys that are needed, and room under the longest item.",
+            "Pairs of query and key that attention computed: those that are needed, and padding.",
             ("kind",), registry=r,
         )  # fmt: skip
         self.cost_scale = Gauge(

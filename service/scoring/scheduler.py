@@ -254,10 +254,11 @@ class Scheduler:
         metrics.batch_samples.observe(len(batch))
         metrics.batch_tokens.observe(layout.tokens)
         metrics.tokens.labels("real").inc(layout.tokens)
-        metrics.tokens.labels("padding").inc(layout.query_index.size - layout.tokens)
+        metrics.tokens.labels("padding").inc(layout.query_slots - layout.tokens)
         metrics.tokens.labels("shared").inc(sum(map(len, batch.sequences.values())) - layout.tokens)
-        metrics.attention_cells.labels("needed").inc(batch.needed_cells)
-        metrics.attention_cells.labels("padding").inc(batch.cells - batch.needed_cells)
+        padded = layout.padded_cells
+        metrics.attention_cells.labels("needed").inc(layout.cells - padded)
+        metrics.attention_cells.labels("padding").inc(padded)
         self._pace.learn(batch.tokens, batch.cells, seconds)
         metrics.cost_scale.set(self._pace.scale)
 

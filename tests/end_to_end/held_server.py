@@ -5,6 +5,7 @@ import sys
 import time
 
 import service.__main__ as entry
+import service.engine.load as load
 from service.bundle.layout import Layout
 from service.engine.session import OnnxSession, Rewards
 
@@ -19,5 +20,5 @@ class HeldSession(OnnxSession):
 
 
 if __name__ == "__main__":
-    entry.OnnxSession = HeldSession  # type: ignore[misc]
+    load.OnnxSession = HeldSession  # type: ignore[misc]
     sys.exit(entry.main())

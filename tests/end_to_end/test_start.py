@@ -106,7 +106,7 @@ def test_a_batch_smaller_than_an_item(pocket_bundle, start):
         (["--port", "70000"], "port: Input should be less than or equal to 65535"),
         (["--max-batch-tokens", "many"], "max_batch_tokens: Input should be a valid integer"),
         (["--api-keys", " , "], "api_keys: holds no key"),
-        (["--provider", "tpu"], "provider: Input should be 'auto', 'cpu' or 'cuda'"),
+        (["--provider", "tpu"], "provider: Input should be 'auto', 'cuda', 'tensorrt', 'openvino' or 'cpu'"),
         (["--default-timeout-ms", "700000"], "default_timeout_ms is above max_timeout_ms"),
     ],
 )

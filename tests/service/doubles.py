@@ -12,8 +12,9 @@ import numpy as np
 
 from service.bundle.layout import Family, Layout
 from service.engine.runner import BatchResult, Runner
-from service.engine.session import Rewards
+from service.engine.session import Placement, Rewards
 from tests.pocket import pocket_reward
+from tests.service.bundle.forests import seen_by
 
 PATIENCE = 10.0
 """Seconds after which a test that waits has failed."""
@@ -36,6 +37,8 @@ class ScriptedSession:
     """Gives pocket rewards, except where a step was scripted, and can be held in the middle of a batch."""
 
     provider = "ScriptedProvider"
+    precision = "fp32"
+    placement = Placement({"ScriptedProvider": 1}, {})
 
     def __init__(self, family: Family = Family.CAUSAL) -> None:
         self.family = family
@@ -110,15 +113,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def rewards_of(layout: Layout, family: Family) -> Rewards:
     """(N, 1) pocket rewards, from the tokens that each read token sees through its block."""
-    width = layout.query_index.shape[1]
     rewards = np.empty((len(layout.read_index), 1), dtype=np.float32)
-    for place, read in enumerate(layout.read_index):
-        block = layout.unblock_index[read] // width
-        keys = layout.key_index[block][layout.key_valid[block]]
-        if family is Family.CAUSAL:
-            keys = keys[layout.position_ids[keys] <= layout.position_ids[read]]
-        ids = layout.input_ids[keys[np.argsort(layout.position_ids[keys])]]
-        rewards[place] = pocket_reward(ids, family)
+    for place, read in enumerate(layout.read_index.tolist()):
+        rewards[place] = pocket_reward(layout.input_ids[seen_by(layout, read)], family)
     return rewards
 
 

@@ -208,6 +208,7 @@ def test_run_from_preferences_to_a_bundle(tmp_path: Path, data: Path) -> None:
         "data.json",
         "evaluation.json",
         "model",
+        "reference.json",
         "summary.md",
         "tensorboard",
         "training.json",

@@ -24,7 +24,8 @@ def loss(i: float, j: float, share: float, margin: float | None = None, smoothin
 @given(scores, scores, shares, margins, smoothings)
 def test_swapping_the_sides_changes_nothing(i: float, j: float, share: float, margin: float, smoothing: float) -> None:
     swapped = loss(j, i, 1 - share, -margin, smoothing)
-    assert loss(i, j, share, margin, smoothing) == pytest.approx(swapped, rel=1e-4, abs=1e-5)
+    rounding = 2**-23 * abs(i - j)  # of the share, which in float32 is not 1 minus the other share
+    assert loss(i, j, share, margin, smoothing) == pytest.approx(swapped, rel=1e-4, abs=1e-5 + rounding)
 
 
 @given(scores, scores, shares, smoothings)

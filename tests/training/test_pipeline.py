@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from service.bundle.reference import Reference
 from tests.training.tiny import causal_tokenizer, save_backbone, toy_records
 from training.checkpoint import CheckpointError, load_checkpoint
-from training.config import DataConfig, ModelConfig, OptimiserConfig, TrainingConfig
+from training.config import DataConfig, ExportConfig, ModelConfig, OptimiserConfig, TrainingConfig
 from training.data import write_records
 from training.fit import RewardTrainer
 from training.pipeline import run_evaluate, run_export, run_fit
@@ -60,6 +61,10 @@ def test_fit_and_evaluate_leave_what_they_promise(configure: Configure) -> None:
     assert checkpoint.description.base_model == Path(config.model.backbone).name
     assert checkpoint.description.max_tokens == 64
     assert "accuracy" in (config.run / "summary.md").read_text()
+    reference = Reference.model_validate_json((config.run / "reference.json").read_text())
+    bundle = run_export(config)
+    assert bundle.reference == reference
+    assert run_export(config.model_copy(update={"export": ExportConfig(reference=False)})).reference is None
     for path in config.run.glob("*.json"):
         json.loads(path.read_text(), parse_constant=pytest.fail)  # NaN and infinities are no JSON
 

@@ -11,12 +11,14 @@ from service.bundle.calibration import Calibration
 from service.bundle.manifest import (
     MODEL_NAME,
     PARITY_NAME,
+    REFERENCE_NAME,
     REPORT_FOLDER,
     TEMPLATE_NAME,
     TOKENIZER_NAME,
     Manifest,
 )
 from service.bundle.reader import Bundle
+from service.bundle.reference import Reference
 from service.bundle.writer import list_files, write_bundle
 from training.checkpoint import Checkpoint
 from training.evaluation.evaluate import Evaluation
@@ -30,8 +32,11 @@ def export_bundle(
     calibration: Calibration,
     evaluation: Evaluation,
     destination: Path,
+    reference: Reference | None = None,
 ) -> Bundle:
     """Write the bundle; an existing one at `destination` is replaced only by one that passed the gate.
+
+    With `reference`, servers can check on their own machine whether a lower precision will do.
 
     Raises:
         ExportError: the backbone cannot be written as a graph; nothing is written.
@@ -56,6 +61,8 @@ def export_bundle(
         if parity.failure is not None:
             raise ParityError(f"the exported graph does not match the trained model: {parity.failure}")
         _write_json(staging / PARITY_NAME, parity.as_json())
+        if reference is not None:
+            (staging / REFERENCE_NAME).write_text(reference.model_dump_json() + "\n", encoding="utf-8")
         report = staging / REPORT_FOLDER
         report.mkdir()
         _write_json(report / "evaluation.json", evaluation.as_json())

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.export import Dim
 
-from service.bundle.layout import GRAPH_OUTPUT, plan_layout
+from service.bundle.layout import BLOCK_GROUPS, FLAT_INPUTS, GRAPH_INPUTS, GRAPH_OUTPUT, plan_layout
 from training.examples import layout_tensors
 from training.model import RewardModel
 
@@ -28,26 +29,22 @@ def export_graph(model: RewardModel, path: Path, block_queries: int) -> None:
     Raises:
         ExportError: torch cannot trace or translate the model.
     """
-    names = ("tokens", "blocks", "queries", "keys", "scores")
-    tokens, blocks, queries, keys, scores = (Dim(name, min=1) for name in names)
-    shapes = {
-        "input_ids": {0: tokens},
-        "position_ids": {0: tokens},
-        "query_index": {0: blocks, 1: queries},
-        "key_index": {0: blocks, 1: keys},
-        "key_valid": {0: blocks, 1: keys},
-        "unblock_index": {0: tokens},
-        "read_index": {0: scores},
-    }
+    example = layout_tensors(plan_layout(_sample(), model.family, block_queries=block_queries))
+    tokens, scores = Dim("tokens", min=1), Dim("scores", min=1)
+    shapes = {name: {0: tokens} for name in FLAT_INPUTS} | {"read_index": {0: scores}}
+    for group in range(BLOCK_GROUPS):
+        blocks, queries, keys = (Dim(f"{name}_{group}", min=1) for name in ("blocks", "queries", "keys"))
+        shapes[f"query_index_{group}"] = {0: blocks, 1: queries}
+        shapes[f"key_index_{group}"] = {0: blocks, 1: keys}
+        shapes[f"key_valid_{group}"] = {0: blocks, 1: keys}
     with _quiet(), _exportable_experts(model), torch.no_grad():
         try:
             program = torch.onnx.export(
-                model.eval(),
-                (),
-                kwargs=layout_tensors(plan_layout(_sample(), model.family, block_queries=block_queries)),
+                _Positional(model).eval(),
+                tuple(example[name] for name in GRAPH_INPUTS),
                 dynamo=True,
-                dynamic_shapes=shapes,
-                input_names=list(shapes),
+                dynamic_shapes=(tuple(shapes[name] for name in GRAPH_INPUTS),),
+                input_names=list(GRAPH_INPUTS),
                 output_names=[GRAPH_OUTPUT],
                 opset_version=OPSET,
                 optimize=True,
@@ -59,6 +56,19 @@ def export_graph(model: RewardModel, path: Path, block_queries: int) -> None:
             ) from error
         assert program is not None  # only without dynamo is nothing returned
         program.save(str(path), external_data=True)
+
+
+class _Positional(nn.Module):
+    """The model with its inputs in the order of `GRAPH_INPUTS`: torch.export cannot give keywords free shapes."""
+
+    def __init__(self, model: RewardModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
+        """The arrays of a layout -> (N, heads) float32."""
+        rewards: torch.Tensor = self.model(**dict(zip(GRAPH_INPUTS, arrays, strict=True)))
+        return rewards
 
 
 def _sample() -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from service.bundle.layout import Family, IntArray, Layout, plan_layout
+from service.bundle.layout import BlockGroup, Family, IntArray, Layout, plan_layout
 
 Ids = tuple[int, ...]
 
@@ -45,13 +45,22 @@ def plan(
     return plan_layout(arrays(sequences), family, block_queries=queries, share_prefixes=share_prefixes)
 
 
-def seen_by(layout: Layout, token: int, family: Family) -> list[int]:
+def block_of(layout: Layout, token: int) -> tuple[BlockGroup, int, int]:
+    """The group, block and place in it where a flat token is a query."""
+    row = int(layout.unblock_index[token])
+    for group in layout.groups:
+        if row < group.query_index.size:
+            return group, *divmod(row, group.query_index.shape[1])
+        row -= group.query_index.size
+    raise AssertionError(f"token {token} is in no block")
+
+
+def seen_by(layout: Layout, token: int) -> list[int]:
     """Flat tokens that a flat token attends to, by position: as the graph finds them, through its block."""
-    block = layout.unblock_index[token] // layout.query_index.shape[1]
-    keys: list[int] = layout.key_index[block][layout.key_valid[block]].tolist()
-    if family is Family.CAUSAL:
-        keys = [key for key in keys if layout.position_ids[key] <= layout.position_ids[token]]
-    return sorted(keys, key=layout.position_ids.__getitem__)
+    group, block, _ = block_of(layout, token)
+    keys: list[int] = group.key_index[block][group.key_valid[block]].tolist()
+    seen = [key for key in keys if layout.seen_from[key] <= token < layout.seen_to[key]]
+    return sorted(seen, key=layout.position_ids.__getitem__)
 
 
 def spelled(layout: Layout, tokens: Sequence[int]) -> Ids:

@@ -24,7 +24,7 @@ from tests.service.bundle.forests import (
 
 def written_paths(layout: Layout) -> Counter[Ids]:
     """How often each path from a root is written."""
-    return Counter(spelled(layout, seen_by(layout, token, Family.CAUSAL)) for token in range(layout.tokens))
+    return Counter(spelled(layout, seen_by(layout, token)) for token in range(layout.tokens))
 
 
 # -- what is written, and what it sees -----------------------------------------
@@ -52,12 +52,10 @@ def test_a_bidirectional_model_shares_whole_sequences_only(sequences: list[Ids],
     distinct = set(sequences)
     assert layout.tokens == sum(map(len, distinct))
     starts = np.flatnonzero(layout.position_ids == 0).tolist()
-    assert Counter(spelled(layout, seen_by(layout, start, Family.BIDIRECTIONAL)) for start in starts) == Counter(
-        distinct
-    )
+    assert Counter(spelled(layout, seen_by(layout, start)) for start in starts) == Counter(distinct)
     for start, stop in zip(starts, [*starts[1:], layout.tokens], strict=True):
         for token in range(start, stop):
-            assert seen_by(layout, token, Family.BIDIRECTIONAL) == list(range(start, stop))
+            assert seen_by(layout, token) == list(range(start, stop))
 
 
 @given(BATCHES, QUERIES)
@@ -65,7 +63,7 @@ def test_a_bidirectional_batch_without_sharing_repeats_duplicates(sequences: lis
     layout = plan(sequences, Family.BIDIRECTIONAL, queries, share_prefixes=False)
     assert layout.input_ids.tolist() == [token for sequence in sequences for token in sequence]
     for read, sequence in zip(layout.read_index.tolist(), sequences, strict=True):
-        assert seen_by(layout, read, Family.BIDIRECTIONAL) == list(range(read, read + len(sequence)))
+        assert seen_by(layout, read) == list(range(read, read + len(sequence)))
 
 
 @given(BATCHES, QUERIES, st.booleans())
@@ -74,17 +72,17 @@ def test_a_token_sees_itself_last_and_before_it_what_its_parent_sees(
 ) -> None:
     layout = plan(sequences, queries=queries, share_prefixes=share_prefixes)
     for token in range(layout.tokens):
-        *ancestors, last = seen_by(layout, token, Family.CAUSAL)
+        *ancestors, last = seen_by(layout, token)
         assert last == token
         assert layout.position_ids[[*ancestors, token]].tolist() == list(range(len(ancestors) + 1))
         if ancestors:
-            assert seen_by(layout, ancestors[-1], Family.CAUSAL) == ancestors
+            assert seen_by(layout, ancestors[-1]) == ancestors
 
 
 @given(BATCHES, QUERIES)
 def test_two_sequences_have_in_common_their_prefix_and_nothing_else(sequences: list[Ids], queries: int) -> None:
     layout = plan(sequences, queries=queries)
-    seen = [set(seen_by(layout, read, Family.CAUSAL)) for read in layout.read_index.tolist()]
+    seen = [set(seen_by(layout, read)) for read in layout.read_index.tolist()]
     for (tokens_a, a), (tokens_b, b) in combinations(zip(seen, sequences, strict=True), 2):
         assert len(tokens_a & tokens_b) == len(set(prefixes(a)) & set(prefixes(b)))
 
@@ -95,7 +93,7 @@ def test_a_score_is_read_where_the_whole_sequence_is_seen(
 ) -> None:
     layout = plan(sequences, family, queries, share_prefixes)
     for read, sequence in zip(layout.read_index.tolist(), sequences, strict=True):
-        tokens = seen_by(layout, read, family)
+        tokens = seen_by(layout, read)
         assert spelled(layout, tokens) == sequence
         assert read == (tokens[-1] if family is Family.CAUSAL else tokens[0])
 
@@ -110,6 +108,7 @@ def test_the_order_of_the_sequences_moves_only_where_scores_are_read(
     order = data.draw(st.permutations(range(len(sequences))))
     layout = plan(sequences, family, queries)
     permuted = plan([sequences[index] for index in order], family, queries)
+    assert permuted.cells == layout.cells
     for name, array in layout.arrays().items():
         expected = array[list(order)] if name == "read_index" else array
         np.testing.assert_array_equal(permuted.arrays()[name], expected)
@@ -157,10 +156,15 @@ def test_the_example_of_the_design() -> None:
     layout = plan([(7, 8, 1, 2), (7, 8, 1, 3), (9, 4), (7, 8, 5)], queries=2)
     assert layout.input_ids.tolist() == [7, 8, 1, 2, 3, 5, 9, 4]
     assert layout.position_ids.tolist() == [0, 1, 2, 3, 3, 2, 0, 1]
-    assert layout.query_index.tolist() == [[0, 1], [2, 3], [4, 0], [5, 0], [6, 7]]
-    assert layout.key_valid.sum(1).tolist() == [2, 4, 4, 3, 2]
-    assert layout.key_index[2].tolist() == [0, 1, 2, 4]
-    assert layout.unblock_index.tolist() == [0, 1, 2, 3, 4, 6, 8, 9]
+    assert layout.seen_from.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert layout.seen_to.tolist() == [6, 6, 5, 4, 5, 6, 8, 8]
+    few, many = layout.groups
+    assert few.query_index.tolist() == [[0, 1], [6, 7]]
+    assert few.key_index.tolist() == [[0, 1], [6, 7]]
+    assert many.query_index.tolist() == [[2, 3], [4, 5]]
+    assert many.key_index.tolist() == [[0, 1, 2, 3, 0], [0, 1, 2, 4, 5]]
+    assert many.key_valid.sum(1).tolist() == [4, 5]
+    assert layout.unblock_index.tolist() == [0, 1, 4, 5, 6, 7, 2, 3]
     assert layout.read_index.tolist() == [3, 4, 7, 5]
 
 
@@ -170,11 +174,16 @@ def test_one_token(family: Family) -> None:
     assert {name: array.tolist() for name, array in layout.arrays().items()} == {
         "input_ids": [5],
         "position_ids": [0],
-        "query_index": [[0]],
-        "key_index": [[0]],
-        "key_valid": [[True]],
-        "unblock_index": [0],
+        "seen_from": [0],
+        "seen_to": [1],
+        "unblock_index": [1],
         "read_index": [0],
+        "query_index_0": [[0]],
+        "key_index_0": [[0]],
+        "key_valid_0": [[True]],
+        "query_index_1": [[0]],
+        "key_index_1": [[0]],
+        "key_valid_1": [[True]],
     }
 
 

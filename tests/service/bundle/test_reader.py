@@ -182,7 +182,7 @@ def test_an_unknown_format_version(folder: Path, version: object) -> None:
         ("text_format.surprise", 1, "text_format.surprise: Extra inputs"),
         ("files", {"a": {"sha256": "0" * 64, "bytes": 1, "mode": 7}}, "files.a.mode: Extra inputs"),
         ("files", {"a": {"sha256": "0" * 63, "bytes": 1}}, "files.a.sha256: String should match"),
-        ("layout_version", 2, "layout_version: Input should be 1"),
+        ("layout_version", 1, "layout_version: Input should be 2"),
         ("text_format.version", 2, "text_format.version: Input should be 1"),
         ("text_format.end", [], "text_format.end: .* at least 1 item"),
         ("family", "sideways", "family: Input should be 'causal' or 'bidirectional'"),

@@ -25,14 +25,14 @@ def test_a_broken_graph(folder: Path, content: bytes) -> None:
 def test_an_empty_graph(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(b"")
     reseal(folder)
-    refuse(folder, "model.onnx", r"has the inputs \[\], but layout 1 has \['input_ids', ")
+    refuse(folder, "model.onnx", r"has the inputs \[\], but layout 2 has \['input_ids', ")
 
 
 def test_names_that_are_no_text(folder: Path) -> None:
     content = (folder / "model.onnx").read_bytes()
     (folder / "model.onnx").write_bytes(content.replace(b"position_ids", b"positio\xff_ids"))
     reseal(folder)
-    refuse(folder, "model.onnx", "has the inputs .* but layout 1 has")
+    refuse(folder, "model.onnx", "has the inputs .* but layout 2 has")
 
 
 @pytest.mark.parametrize("name", GRAPH_INPUTS)
@@ -41,7 +41,7 @@ def test_a_graph_without_one_of_the_inputs(folder: Path, name: str) -> None:
         model.graph.input.remove(next(value for value in model.graph.input if value.name == name))
 
     edit_model(folder, drop)
-    refuse(folder, "model.onnx", "has the inputs .* but layout 1 has")
+    refuse(folder, "model.onnx", "has the inputs .* but layout 2 has")
 
 
 def test_a_graph_with_one_more_input(folder: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_graph_with_an_input_of_another_type(folder: Path, name: str, kind: in
         next(value for value in model.graph.input if value.name == name).type.tensor_type.elem_type = kind
 
     edit_model(folder, change)
-    refuse(folder, "model.onnx", f"{name} is {spelled}, not {'BOOL' if name == 'key_valid' else 'INT64'}")
+    refuse(folder, "model.onnx", f"{name} is {spelled}, not {'BOOL' if name.startswith('key_valid') else 'INT64'}")
 
 
 def test_weights_may_be_listed_among_the_inputs(folder: Path) -> None:
@@ -74,7 +74,7 @@ def test_weights_may_be_listed_among_the_inputs(folder: Path) -> None:
 def test_an_input_that_is_fixed_by_a_weight_is_no_input(folder: Path) -> None:
     fixed = numpy_helper.from_array(np.zeros(3, dtype=np.int64), "position_ids")
     edit_model(folder, lambda model: model.graph.initializer.append(fixed))
-    refuse(folder, "model.onnx", "has the inputs .* but layout 1 has")
+    refuse(folder, "model.onnx", "has the inputs .* but layout 2 has")
 
 
 def test_a_graph_with_other_outputs(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The ONNX Runtime session: on the provider that was asked for, or not at all."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -11,7 +12,8 @@ import pytest
 from service.bundle.layout import Family, plan_layout
 from service.bundle.manifest import MODEL_NAME
 from service.bundle.reader import BundleError, read_bundle
-from service.engine.session import EngineError, OnnxSession, ProviderError
+from service.engine.providers import PROVIDERS, ProviderError
+from service.engine.session import EngineError, OnnxSession, OutOfMemoryError, read_placement
 from tests.pocket import pocket_reward, reseal
 
 
@@ -19,10 +21,10 @@ def layout_of(*sequences, family=Family.CAUSAL):
     return plan_layout([np.array(ids, dtype=np.int64) for ids in sequences], family, block_queries=8)
 
 
-@pytest.mark.parametrize("provider", ["auto", "cpu"])
-def test_it_scores(pocket_bundle, provider):
-    session = OnnxSession(pocket_bundle, provider, 1)
-    assert session.provider == "CPUExecutionProvider"
+def test_it_scores(pocket_bundle):
+    session = OnnxSession(pocket_bundle, PROVIDERS["cpu"], "fp32", 1)
+    assert (session.provider, session.precision) == ("CPUExecutionProvider", "fp32")
+    assert set(session.placement.nodes) == {"CPUExecutionProvider"}
     sequences = [[97, 98, 99], [97, 98], [100] * 20]
     rewards = session.run(layout_of(*sequences))
     assert rewards.shape == (3, 1)
@@ -31,21 +33,31 @@ def test_it_scores(pocket_bundle, provider):
     assert rewards[:, 0].tolist() == pytest.approx(right, abs=1e-5)
 
 
-def test_a_provider_that_is_not_built_in(pocket_bundle):
-    with pytest.raises(ProviderError, match=r"CUDAExecutionProvider is not in this build .*CPUExecutionProvider"):
-        OnnxSession(pocket_bundle, "cuda", 1)
+def test_nothing_of_the_placement_check_stays_on_disk(pocket_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    OnnxSession(pocket_bundle, PROVIDERS["cpu"], "fp32", 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_provider_that_the_runtime_falls_back_from(pocket_bundle, monkeypatch):
     """A build with CUDA on a machine whose driver is missing: the runtime only warns, and serves on the CPU."""
-    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     load = ort.InferenceSession
     monkeypatch.setattr(
         ort, "InferenceSession", lambda path, options, providers: load(path, options, ["CPUExecutionProvider"])
     )
-    for provider in "cuda", "auto":
-        with pytest.raises(ProviderError, match="asked for CUDAExecutionProvider, but ONNX Runtime runs CPU"):
-            OnnxSession(pocket_bundle, provider, 1)
+    with pytest.raises(ProviderError, match="asked for CUDAExecutionProvider, but ONNX Runtime runs CPU"):
+        OnnxSession(pocket_bundle, PROVIDERS["cuda"], "fp32", 1)
+
+
+def test_a_graph_that_is_left_to_another_provider(tmp_path):
+    event = {"cat": "Node", "args": {"op_name": "MatMul", "provider": "CPUExecutionProvider"}}
+    shape = {"cat": "Node", "args": {"op_name": "Shape", "provider": "CPUExecutionProvider"}}
+    ours = {"cat": "Node", "args": {"op_name": "MatMul", "provider": "CUDAExecutionProvider"}}
+    (tmp_path / "profile.json").write_text(json.dumps([event, event, shape, ours, {"cat": "Session"}]))
+    placement = read_placement(tmp_path / "profile.json", "CUDAExecutionProvider")
+    assert placement.nodes == {"CPUExecutionProvider": 3, "CUDAExecutionProvider": 1}
+    assert placement.heavy_elsewhere == {"MatMul": 2}
 
 
 def test_a_broken_graph(pocket_bundle, tmp_path):
@@ -55,18 +67,40 @@ def test_a_broken_graph(pocket_bundle, tmp_path):
     onnx.save(model, folder / MODEL_NAME)
     reseal(folder)
     with pytest.raises(BundleError, match=r"model\.onnx: ONNX Runtime cannot load it"):
-        OnnxSession(read_bundle(folder), "cpu", 1)
+        OnnxSession(read_bundle(folder), PROVIDERS["cpu"], "fp32", 1)
 
 
 def test_a_graph_that_is_gone(pocket_bundle, tmp_path):
     with pytest.raises(BundleError, match="cannot load it"):
-        OnnxSession(replace(pocket_bundle, folder=tmp_path), "cpu", 1)
+        OnnxSession(replace(pocket_bundle, folder=tmp_path), PROVIDERS["cpu"], "fp32", 1)
 
 
 def test_a_batch_that_fails(pocket_bundle):
-    session = OnnxSession(pocket_bundle, "cpu", 1)
+    session = OnnxSession(pocket_bundle, PROVIDERS["cpu"], "fp32", 1)
     layout = layout_of([97, 98])
     broken = replace(layout, input_ids=np.array([10**6, 10**6]))
     with pytest.raises(EngineError, match="failed on a batch of 2 tokens"):
         session.run(broken)
     assert np.isfinite(session.run(layout)).all()
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("bfc_arena: Failed to allocate memory for requested buffer of size 1073741824", OutOfMemoryError),
+        ("CUDA failure 2: out of memory", OutOfMemoryError),
+        ("std::bad_alloc", OutOfMemoryError),
+        ("Non-zero status code returned while running MatMul", EngineError),
+    ],
+)
+def test_a_lack_of_memory_is_told_apart(pocket_bundle, monkeypatch, message, kind):
+    session = OnnxSession(pocket_bundle, PROVIDERS["cpu"], "fp32", 1)
+
+    class Failing:
+        def run(self, *_):
+            raise RuntimeError(message)
+
+    monkeypatch.setattr(session, "_session", Failing())
+    with pytest.raises(EngineError) as raised:
+        session.run(layout_of([97, 98]))
+    assert type(raised.value) is kind

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
-import math
 import os
 import time
 from collections.abc import AsyncIterator
@@ -27,6 +26,7 @@ from service.engine.warmup import warm_up
 from service.observability.metrics import Metrics
 from service.scoring.admission import Limits
 from service.scoring.cache import ScoreCache
+from service.scoring.cost import Attention
 from service.scoring.scheduler import Scheduler
 from service.scoring.scorer import Scorer
 from service.settings import Settings
@@ -71,9 +71,7 @@ def build_app(
         settings.queue_tokens,
         settings.max_batch_tokens,
         # What a batch of items of full length takes: the largest that the warm-up tries.
-        batch_cells=math.ceil(settings.max_batch_tokens / manifest.block_queries)
-        * manifest.block_queries
-        * manifest.max_tokens,
+        batch_cells=Attention(manifest.block_queries).cells(settings.max_batch_tokens, manifest.max_tokens),
         batch_seconds=settings.batch_seconds,
     )
     cache = ScoreCache(settings.score_cache_items, bundle.digest) if settings.score_cache_items else None

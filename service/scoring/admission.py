@@ -18,7 +18,7 @@ class Limits:
     queue_tokens: int
     batch_tokens: int
     batch_cells: int = sys.maxsize
-    """Attention cells: query slots times the longest item, which is what memory and attention's time follow."""
+    """Attention cells, see `service.scoring.cost.Attention`."""
     batch_seconds: float = 0.25
     """Predicted seconds of one batch."""
 
@@ -103,10 +103,10 @@ class Admission:
 
     def retry_after(self) -> float:
         """Seconds until what waits now should be done, as the cost model predicts them; a second if it cannot yet."""
-        index, model = self._line.index, self._pace.model
         if not self._pace.measured:
             return 1.0
-        seconds = model.seconds(index.tokens, index.cells) if len(index) else 0.0
-        further = min(seconds // self.limits.batch_seconds, max(0, len(index) - 1))  # batches after the first
+        model, items = self._pace.model, len(self._line.index)
+        seconds = self._line.seconds(model)
+        further = min(seconds // self.limits.batch_seconds, max(0, items - 1))  # batches after the first
         seconds += model.fixed * further
         return min(_MOST_RETRY, max(_LEAST_RETRY, seconds))

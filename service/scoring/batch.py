@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from service.bundle.layout import Family, IntArray
-from service.scoring.cost import CostModel
+from service.scoring.cost import Attention, CostModel
 from service.scoring.prefixes import PrefixIndex
 
 FAMILY_STRETCH = 4
@@ -18,7 +18,7 @@ class Bounds:
 
     Attributes:
         tokens: distinct tokens.
-        cells: attention cells (query slots times the longest item), which memory follows.
+        cells: attention cells, which memory follows (see `Attention`).
         seconds: predicted; `FAMILY_STRETCH` times that for items that share at least half their tokens.
     """
 
@@ -40,13 +40,14 @@ class Batch:
         seconds: predicted.
     """
 
-    def __init__(self, bounds: Bounds, model: CostModel, family: Family, block_queries: int) -> None:
+    def __init__(self, bounds: Bounds, model: CostModel, family: Family, attention: Attention) -> None:
         self.sequences: dict[bytes, IntArray] = {}
         self.longest = 0
         self.seconds = 0.0
         self._bounds = bounds
         self._model = model
-        self._index = PrefixIndex(family, block_queries)
+        self._index = PrefixIndex(family)
+        self._attention = attention
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -62,23 +63,19 @@ class Batch:
     @property
     def cells(self) -> int:
         """Attention cells, padding included."""
-        return self._index.slots * self.longest
-
-    @property
-    def needed_cells(self) -> int:
-        """Attention cells without the room that short items leave under the longest."""
-        return self._index.cells
+        return self._attention.cells(self.tokens, self.longest)
 
     def alone(self, length: int) -> float:
         """Predicted seconds of a batch of one item."""
-        return self._model.seconds(length, self._index.slots_of(length) * length)
+        return self._model.seconds(length, self._attention.cells(length, length))
 
     def add(self, key: bytes, sequence: IntArray) -> bool:
         """Take an item that is not in the batch, if it belongs in it; the first always does."""
         length = len(sequence)
         place = self._index.look(key, sequence)
         longest = max(self.longest, length)
-        tokens, cells = self.tokens + place.tokens, (self._index.slots + place.slots) * longest
+        tokens = self.tokens + place.tokens
+        cells = self._attention.cells(tokens, longest)
         seconds = self._model.seconds(tokens, cells)
         if self.sequences:
             bounds = self._bounds

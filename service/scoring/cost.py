@@ -14,7 +14,7 @@ class CostModel:
     """Seconds of a batch: `fixed + per_token * tokens + per_cell * cells`.
 
     Everything but attention follows the tokens that are really computed. Attention follows its padded area, in cells:
-    the query slots of all blocks times the keys of the longest path, which every block has room for.
+    the query slots of all blocks times the keys that each has room for (see `Attention`).
 
     Attributes:
         fixed: seconds of any batch.
@@ -70,6 +70,25 @@ class CostModel:
                     best, least = np.zeros(3), error
                     best[active] = solution / scale[active]
         return cls(*best.tolist())
+
+
+@dataclass(frozen=True)
+class Attention:
+    """How much room a batch's attention takes, told from its tokens and its longest item before it is planned.
+
+    Blocks are cut from consecutive tokens, whatever items they belong to; the keys of a block are at most the longest
+    path to it and the block itself. So this is what the layout stays below, by a quarter for items of one length.
+
+    Attributes:
+        block_queries: Q, the most queries in a block.
+    """
+
+    block_queries: int
+
+    def cells(self, tokens: int, longest: int) -> int:
+        """Query slots times keys."""
+        slots = -(-tokens // self.block_queries) * self.block_queries
+        return slots * (longest + self.block_queries)
 
 
 NEUTRAL = CostModel(fixed=1e-3, per_token=1e-4, per_cell=5e-8)

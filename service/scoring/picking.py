@@ -5,7 +5,7 @@ from itertools import islice
 
 from service.bundle.layout import Family
 from service.scoring.batch import FAMILY_STRETCH, Batch, Bounds
-from service.scoring.cost import CostModel
+from service.scoring.cost import Attention, CostModel
 from service.scoring.waiting import Item, WaitingLine, Work
 
 AGE_SHARE = 0.25
@@ -41,14 +41,15 @@ class Picker:
     Args:
         line: what waits.
         bounds: of a batch.
-        family, block_queries: of the model.
+        family: of the model.
+        attention: of the layout.
     """
 
-    def __init__(self, line: WaitingLine, bounds: Bounds, family: Family, block_queries: int) -> None:
+    def __init__(self, line: WaitingLine, bounds: Bounds, family: Family, attention: Attention) -> None:
         self.bounds = bounds
         self._line = line
         self._family = family
-        self._block_queries = block_queries
+        self._attention = attention
         self._owed = 0.0  # seconds, to the oldest
 
     def pick(self, now: float, model: CostModel) -> tuple[Batch, list[Work]]:
@@ -60,7 +61,7 @@ class Picker:
             now: monotonic seconds.
             model: predicts the seconds of batches.
         """
-        batch = Batch(self.bounds, model, self._family, self._block_queries)
+        batch = Batch(self.bounds, model, self._family, self._attention)
         late: dict[Work, None] = {}
         self._pick_by_age(batch, now, late)
         by_age = batch.seconds

@@ -20,14 +20,12 @@ class Place(NamedTuple):
         at: index.
         before, after: tokens that it shares with the one before it and the one after it.
         tokens: tokens that the forest would grow by.
-        slots: query slots that its blocks would grow by.
     """
 
     at: int
     before: int
     after: int
     tokens: int
-    slots: int
 
 
 class PrefixIndex:
@@ -38,28 +36,21 @@ class PrefixIndex:
 
     Args:
         family: of the model.
-        block_queries: Q, the queries in a block of attention.
 
     Attributes:
         tokens: size of the forest.
-        slots: query slots of its blocks.
-        cells: attention cells that are needed: of each sequence, its own slots times its own length.
+        length_tokens: of each sequence, the tokens that it adds times its own length, summed.
     """
 
-    def __init__(self, family: Family, block_queries: int) -> None:
-        self.tokens = self.slots = self.cells = 0
+    def __init__(self, family: Family) -> None:
+        self.tokens = self.length_tokens = 0
         self._shares = family is Family.CAUSAL
-        self._block_queries = block_queries
         self._keys: list[bytes] = []
         self._sequences: list[IntArray] = []
         self._shared: list[int] = []
 
     def __len__(self) -> int:
         return len(self._keys)
-
-    def slots_of(self, tokens: int) -> int:
-        """Query slots of the blocks that hold so many tokens of one sequence."""
-        return -(-tokens // self._block_queries) * self._block_queries
 
     def look(self, key: bytes, sequence: IntArray) -> Place:
         """What adding a sequence that is not in the index would change."""
@@ -72,13 +63,7 @@ class PrefixIndex:
                 follows = self._shared[at]
                 # What its neighbours share with each other, it shares with both; if with one more, then not with both.
                 after = follows if before > follows else common_prefix(sequence, self._sequences[at])
-        tokens = len(sequence) - before
-        slots = self.slots_of(tokens)
-        if after != follows:
-            length = len(self._sequences[at])
-            tokens -= after - follows
-            slots += self.slots_of(length - after) - self.slots_of(length - follows)
-        return Place(at, before, after, tokens, slots)
+        return Place(at, before, after, len(sequence) - before - (after - follows))
 
     def add(self, key: bytes, sequence: IntArray, place: Place | None = None) -> Place:
         """Add a sequence that is not in the index.
@@ -141,10 +126,9 @@ class PrefixIndex:
 
     def _count(self, at: int, sign: int) -> None:
         length = len(self._sequences[at])
-        slots = self.slots_of(length - self._shared[at])
-        self.tokens += sign * (length - self._shared[at])
-        self.slots += sign * slots
-        self.cells += sign * slots * length
+        added = sign * (length - self._shared[at])
+        self.tokens += added
+        self.length_tokens += added * length
 
 
 @dataclass(frozen=True)

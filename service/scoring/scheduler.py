@@ -15,7 +15,7 @@ from service.observability.metrics import Metrics
 from service.scoring.admission import Admission, Limits, Reservation
 from service.scoring.batch import Batch, Bounds
 from service.scoring.cache import ScoreCache
-from service.scoring.cost import CostModel
+from service.scoring.cost import Attention, CostModel
 from service.scoring.errors import DeadlineExceededError, EngineFailedError
 from service.scoring.pace import Pace
 from service.scoring.picking import Picker
@@ -101,11 +101,11 @@ class Scheduler:
         self._metrics = metrics
         self._clock = clock
         self._cache = cache
-        self._line = WaitingLine(family, block_queries)
+        self._line = WaitingLine(family)
         self._pace = Pace()
         self.admission = Admission(limits, self._line, self._pace)
         bounds = Bounds(limits.batch_tokens, limits.batch_cells, limits.batch_seconds)
-        self._picker = Picker(self._line, bounds, family, block_queries)
+        self._picker = Picker(self._line, bounds, family, Attention(block_queries))
         # A thread of its own: a plan must not wait behind texts that are being tokenized while the runner idles.
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="assay-plan")
         self._pending: dict[Work, _Pending] = {}

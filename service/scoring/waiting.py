@@ -61,9 +61,9 @@ class WaitingLine:
         index: the items that are in no batch yet.
     """
 
-    def __init__(self, family: Family, block_queries: int) -> None:
+    def __init__(self, family: Family) -> None:
         self.places = 0
-        self.index = PrefixIndex(family, block_queries)
+        self.index = PrefixIndex(family)
         self._waiting: dict[bytes, Item] = {}
         self._running: dict[bytes, Item] = {}
         self._by_age: OrderedDict[Work, None] = OrderedDict()  # leaves quickly from anywhere
@@ -89,6 +89,10 @@ class WaitingLine:
         """When the oldest of the requests with items in no batch yet was admitted."""
         return next(iter(self._by_age)).admitted if self._by_age else None
 
+    def seconds(self, model: CostModel) -> float:
+        """Predicted seconds of one batch of all that waits, if padding and memory were no matter; 0 for nothing."""
+        return model.seconds(self.index.tokens, self.index.length_tokens) if len(self.index) else 0.0
+
     def by_age(self) -> Iterator[Work]:
         """Requests with items in no batch yet, first come first."""
         return iter(self._by_age)
@@ -113,7 +117,7 @@ class WaitingLine:
         if not sequences:
             raise ValueError("a request needs at least one item")
         work = Work(now, deadline)
-        tokens, cells = self.index.tokens, self.index.cells
+        before = self.seconds(model)
         for key, sequence in sequences.items():
             item = self._waiting.get(key) or self._running.get(key)
             if item is None:
@@ -125,8 +129,7 @@ class WaitingLine:
                 work.waiting[item] = None
         self.places += len(sequences)
         if work.waiting:
-            added = model.seconds(max(0, self.index.tokens - tokens), max(0, self.index.cells - cells))
-            work.size = math.frexp(added)[1]
+            work.size = math.frexp(self.seconds(model) - before)[1]
             self._by_age[work] = None
             self._by_size.setdefault(work.size, OrderedDict())[work] = None
         return work

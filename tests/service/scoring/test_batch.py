@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.bundle.layout import Family, plan_layout
 from service.scoring.batch import FAMILY_STRETCH, Batch, Bounds
-from service.scoring.cost import CostModel
+from service.scoring.cost import Attention, CostModel
 from service.scoring.prefixes import token_key
 from tests.service.scoring.sequences import FAMILIES, forest, sequences
 
@@ -21,17 +21,18 @@ ANY = sys.maxsize
 def test_a_batch_stays_within_its_bounds_and_is_never_dearer_than_its_items_one_by_one(
     items, limits, model, family, queries
 ):
-    batch = Batch(limits, model, family, queries)
+    batch = Batch(limits, model, family, Attention(queries))
     for sequence in items:
         if token_key(sequence) not in batch:
             had = len(batch)
             assert batch.add(token_key(sequence), sequence) == (len(batch) > had)
     inside = list(batch.sequences.values())
     trees = forest(inside, family)
-    slots = sum(-(-added // queries) * queries for _, added in trees)
-    assert batch.tokens == sum(added for _, added in trees) == plan_layout(inside, family).tokens
-    assert batch.cells == slots * max(map(len, inside))
-    assert batch.needed_cells <= batch.cells
+    layout = plan_layout(inside, family, block_queries=queries)
+    assert batch.tokens == sum(added for _, added in trees) == layout.tokens
+    assert batch.cells == -(-batch.tokens // queries) * queries * (max(map(len, inside)) + queries)
+    if family is Family.CAUSAL:
+        assert layout.cells - 2 <= batch.cells  # a group of blocks that nobody needs has a cell too
     assert batch.seconds == model.seconds(batch.tokens, batch.cells)
     assert batch.seconds <= sum(batch.alone(len(item)) for item in inside) * (1 + 1e-6)
     if len(batch) > 1:
@@ -41,7 +42,7 @@ def test_a_batch_stays_within_its_bounds_and_is_never_dearer_than_its_items_one_
 
 def batch_of(limits: Bounds, model: CostModel, *lengths: int) -> list[int]:
     """Lengths of those items that a batch took; no two share a token."""
-    batch = Batch(limits, model, Family.CAUSAL, 1)
+    batch = Batch(limits, model, Family.CAUSAL, Attention(1))
     for place, length in enumerate(lengths):
         sequence = np.arange(1000 * place, 1000 * place + length)
         batch.add(token_key(sequence), sequence)
@@ -60,7 +61,7 @@ def test_seconds_bound_a_batch_but_not_its_first_item():
 
 
 def test_items_that_are_half_computed_already_may_exceed_the_seconds():
-    batch = Batch(Bounds(ANY, ANY, 10.0), CostModel(0.0, 1.0, 0.0), Family.CAUSAL, 1)
+    batch = Batch(Bounds(ANY, ANY, 10.0), CostModel(0.0, 1.0, 0.0), Family.CAUSAL, Attention(1))
     prefix = np.arange(8)
     taken = [batch.add(token_key(item), item) for last in range(50) if len(item := np.append(prefix, 100 + last))]
     assert sum(taken) == FAMILY_STRETCH * 10 - 8

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.bundle.layout import Family, IntArray
 from service.scoring.batch import FAMILY_STRETCH, Batch, Bounds
-from service.scoring.cost import CostModel
+from service.scoring.cost import Attention, CostModel
 from service.scoring.picking import AGE_SHARE, Picker
 from service.scoring.waiting import WaitingLine, Work
 from tests.service.scoring.sequences import FAMILIES, distinct, requests
@@ -34,8 +34,8 @@ class Engine:
     picked: dict[Work, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.line = WaitingLine(self.family, 1)
-        self.picker = Picker(self.line, self.limits, self.family, 1)
+        self.line = WaitingLine(self.family)
+        self.picker = Picker(self.line, self.limits, self.family, Attention(1))
 
     def join(self, *items: IntArray, deadline: float | None = None) -> Work:
         return self.line.join(distinct(items, self.family), self.now, deadline, self.model)
@@ -56,7 +56,7 @@ class Engine:
         return batch
 
     def alone(self, key: bytes) -> float:
-        return Batch(self.limits, self.model, self.family, 1).alone(len(self.line[key].sequence))
+        return Batch(self.limits, self.model, self.family, Attention(1)).alone(len(self.line[key].sequence))
 
 
 def run(first: int, length: int) -> IntArray:
@@ -117,7 +117,7 @@ def test_the_bound_holds_for_every_request_under_any_arrivals(history, limits, m
     while len(engine.line):
         step()
         bounded()
-    assert longest <= max([FAMILY_STRETCH * limits.seconds, *(model.seconds(n, n * n) for n in range(1, 13))])
+    assert longest <= max([FAMILY_STRETCH * limits.seconds, *(model.seconds(n, n * (n + 1)) for n in range(1, 13))])
 
 
 @pytest.mark.parametrize("small_per_batch", [1, 10, 40])
@@ -162,7 +162,8 @@ def test_items_of_similar_length_are_picked_together(family):
         engine.join(run(1000 * place, int(length)))
     while len(engine.line):
         engine.step()
-    cells, needed = (sum(getattr(batch, name) for batch in engine.batches) for name in ("cells", "needed_cells"))
+    cells = sum(batch.cells for batch in engine.batches)
+    needed = sum(Attention(1).cells(int(length), int(length)) for length in lengths)
     assert 1 - needed / cells < 0.25
     spared = engine.model.seconds(int(lengths.sum()), needed) - engine.model.fixed
     assert engine.now < 1.1 * spared  # padding and the fixed part of every batch together

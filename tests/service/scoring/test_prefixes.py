@@ -10,16 +10,16 @@ from service.scoring.prefixes import PrefixIndex, Sequences, forest_tokens, toke
 from tests.service.scoring.sequences import FAMILIES, forest, requests, sequences
 
 
-@given(st.lists(st.tuples(st.booleans(), sequences), max_size=40), st.sampled_from(FAMILIES), st.integers(1, 5))
-def test_its_counts_are_those_of_the_forest_after_any_history(history, family, queries):
-    index, inside = PrefixIndex(family, queries), {}
+@given(st.lists(st.tuples(st.booleans(), sequences), max_size=40), st.sampled_from(FAMILIES))
+def test_its_counts_are_those_of_the_forest_after_any_history(history, family):
+    index, inside = PrefixIndex(family), {}
     for adding, sequence in history:
         key = token_key(sequence)
-        before = index.tokens, index.slots
+        before = index.tokens
         if adding and key not in inside:
             place = index.add(key, sequence)
             inside[key] = sequence
-            assert (index.tokens, index.slots) == (before[0] + place.tokens, before[1] + place.slots)
+            assert index.tokens == before + place.tokens
         elif not adding and inside:
             gone = sorted(inside)[len(sequence) % len(inside)]
             index.remove(gone)
@@ -27,13 +27,12 @@ def test_its_counts_are_those_of_the_forest_after_any_history(history, family, q
         trees = forest(list(inside.values()), family)
         assert len(index) == len(inside)
         assert index.tokens == sum(added for _, added in trees)
-        assert index.slots == sum(-(-added // queries) * queries for _, added in trees)
-        assert index.cells == sum(-(-added // queries) * queries * length for length, added in trees)
+        assert index.length_tokens == sum(added * length for length, added in trees)
 
 
 @given(requests, st.sampled_from(FAMILIES), st.integers(1, 5))
 def test_its_size_is_that_of_the_planned_layout(items, family, queries):
-    index = PrefixIndex(family, queries)
+    index = PrefixIndex(family)
     for key, sequence in Sequences.of(items, family).distinct.items():
         index.add(key, sequence)
     assert index.tokens == plan_layout(items, family, block_queries=queries).tokens
@@ -41,7 +40,7 @@ def test_its_size_is_that_of_the_planned_layout(items, family, queries):
 
 @given(st.lists(sequences, min_size=1, max_size=20))
 def test_siblings_share_at_least_half_of_themselves_nearest_first_and_none_is_left_out_between(items):
-    index = PrefixIndex(Family.CAUSAL, 1)
+    index = PrefixIndex(Family.CAUSAL)
     unique = Sequences.of(items, Family.CAUSAL).distinct
     for key, sequence in unique.items():
         index.add(key, sequence)
@@ -58,7 +57,7 @@ def test_siblings_share_at_least_half_of_themselves_nearest_first_and_none_is_le
 
 
 def test_a_bidirectional_model_has_no_siblings():
-    index = PrefixIndex(Family.BIDIRECTIONAL, 1)
+    index = PrefixIndex(Family.BIDIRECTIONAL)
     for last in range(3):
         sequence = np.array([1, 2, 3, last])
         index.add(token_key(sequence), sequence)
@@ -86,7 +85,7 @@ def test_no_sequences_have_no_forest():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_removing_what_is_not_there_is_a_mistake(family):
-    index = PrefixIndex(family, 1)
+    index = PrefixIndex(family)
     index.add(token_key(np.arange(3)), np.arange(3))
     with pytest.raises((AssertionError, IndexError)):
         index.remove(token_key(np.arange(4)))

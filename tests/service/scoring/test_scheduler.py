@@ -156,7 +156,7 @@ async def test_the_first_batch_sets_the_scale_of_a_model_that_was_not_measured(p
         await line.queued(1)
         assert line.metric("assay_queue_tokens") == layout.tokens
         seconds = line.scheduler.admission.retry_after()
-        assert seconds == pytest.approx(2.0)
+        assert seconds == pytest.approx(2.0, rel=0.01)  # but for the room in blocks
         line.session.let_go()
         await asyncio.gather(*running, waiting)
 

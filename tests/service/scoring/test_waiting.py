@@ -16,7 +16,7 @@ BY_TOKENS = CostModel(fixed=0.0, per_token=1.0, per_cell=0.0)
 
 
 def line_of(*items_of_works, family: Family = Family.CAUSAL) -> tuple[WaitingLine, list[Work]]:
-    line = WaitingLine(family, 1)
+    line = WaitingLine(family)
     return line, [
         line.join(distinct(items), float(now), None, BY_TOKENS) for now, items in enumerate(items_of_works, start=7)
     ]
@@ -47,11 +47,11 @@ def test_a_request_is_as_large_as_what_it_adds_to_the_line():
 
 def test_a_request_without_items_would_never_be_done():
     with pytest.raises(ValueError, match="item"):
-        WaitingLine(Family.CAUSAL, 1).join({}, 0.0, None, BY_TOKENS)
+        WaitingLine(Family.CAUSAL).join({}, 0.0, None, BY_TOKENS)
 
 
 def test_an_item_is_wanted_while_one_who_waits_for_it_has_time():
-    line = WaitingLine(Family.CAUSAL, 1)
+    line = WaitingLine(Family.CAUSAL)
     for deadline in 5.0, 6.0:
         work = line.join(distinct([np.arange(3)]), 0.0, deadline, BY_TOKENS)
     (item,) = work.items
@@ -72,7 +72,7 @@ class AnyHistory(RuleBasedStateMachine):
     @initialize(family=st.sampled_from(FAMILIES))
     def begin(self, family) -> None:
         self.family = family
-        self.line = WaitingLine(family, 2)
+        self.line = WaitingLine(family)
         self.here: list[Expected] = []
         self.waiting: dict[bytes, np.ndarray] = {}
         self.batches: list[list[Item]] = []

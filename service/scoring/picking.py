@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from service.bundle.layout import Family
-from service.scoring.batch import FAMILY_STRETCH, Batch, Bounds
+from service.scoring.batch import Batch, Bounds
 from service.scoring.cost import Attention, CostModel
 from service.scoring.waiting import Item, WaitingLine, Work
 
@@ -20,14 +20,12 @@ _PATIENCE = 32
 class Picker:
     """Picks batches. Deterministic, and never waits: while anything waits that is not late, a batch is not empty.
 
-    A batch is filled in two steps.
+    Most batches go *by size*: items of the smallest requests, in classes of fourfold work, with the others that share
+    at least half of themselves with one that was picked; within a class those of similar length first.
 
-    1. *By age.* Items of the oldest requests, strictly in order, until `AGE_SHARE` of all seconds picked so far (while
-       anything waited) have gone to them. The next one may not belong in this batch; what is still owed then is owed
-       by the next batch, and nothing else is picked while the debt is above `AGE_SHARE * FAMILY_STRETCH` times the
-       seconds of a batch.
-    2. *By size.* Items of the smallest requests, in classes of doubling work, with the others that share at least half
-       of themselves with one that was picked; within a class those of similar length first.
+    `AGE_SHARE` of all seconds picked while anything waited is owed to the oldest requests. Once about a batch is owed,
+    the next one begins *by age*: items of the oldest requests, strictly in order, until all is paid or one does not
+    belong in the batch; what is left of it goes by size, unless still more than a batch is owed.
 
     The bound. Let W be the predicted seconds, item by item, of all that is waiting when a request is admitted, the
     request included. Its last item is picked at the latest when the batches picked since add up to
@@ -35,8 +33,8 @@ class Picker:
         W / AGE_SHARE + 2 * b
 
     predicted seconds, b being the most that a batch takes: `FAMILY_STRETCH` times its seconds, or one item if that
-    takes longer. For step 1 pays nothing to younger requests before this one is done, an item in company costs no more
-    than alone, and step 2 adds at most AGE_SHARE * b to a debt of at most AGE_SHARE * b.
+    takes longer. For what goes by age goes to no younger request before this one is done, an item in company costs no
+    more than alone, and a batch adds at most AGE_SHARE * b to a debt that was below AGE_SHARE * b.
 
     Args:
         line: what waits.
@@ -51,6 +49,7 @@ class Picker:
         self._family = family
         self._attention = attention
         self._owed = 0.0  # seconds, to the oldest
+        self._patience = (1 - AGE_SHARE) * bounds.seconds  # what one batch by age pays; below AGE_SHARE * b
 
     def pick(self, now: float, model: CostModel) -> tuple[Batch, list[Work]]:
         """The next batch, empty if nothing waits that is not late; and requests that were met and are late.
@@ -63,9 +62,10 @@ class Picker:
         """
         batch = Batch(self.bounds, model, self._family, self._attention)
         late: dict[Work, None] = {}
-        self._pick_by_age(batch, now, late)
+        if self._owed > self._patience:
+            self._pick_by_age(batch, now, late)
         by_age = batch.seconds
-        if self._owed <= AGE_SHARE * FAMILY_STRETCH * self.bounds.seconds:
+        if self._owed <= self._patience:
             self._pick_by_size(batch, now, late)
             self._owed += AGE_SHARE * (batch.seconds - by_age)
         if len(batch) == len(self._line.index):

@@ -37,7 +37,7 @@ class Work:
         deadline: monotonic seconds after which it waits for nothing any more, None for none.
         items: what it waits for, in depth-first order, those that another request brought included.
         waiting: those of `items` that are in no batch yet.
-        size: binary magnitude of the predicted seconds that it added to what waits.
+        size: magnitude, to base 4, of the predicted seconds that it added to what waits.
     """
 
     admitted: float
@@ -98,7 +98,7 @@ class WaitingLine:
         return iter(self._by_age)
 
     def by_size(self) -> Iterator[Iterable[Work]]:
-        """The same in classes of doubling size, smallest first; within a class first come first."""
+        """The same in classes of fourfold size, smallest first; within a class first come first."""
         for size in sorted(self._by_size):
             yield self._by_size[size]
 
@@ -129,7 +129,7 @@ class WaitingLine:
                 work.waiting[item] = None
         self.places += len(sequences)
         if work.waiting:
-            work.size = math.frexp(self.seconds(model) - before)[1]
+            work.size = math.frexp(self.seconds(model) - before)[1] // 2
             self._by_age[work] = None
             self._by_size.setdefault(work.size, OrderedDict())[work] = None
         return work

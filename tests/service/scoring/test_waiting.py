@@ -31,8 +31,8 @@ def test_the_oldest_is_the_first_whose_items_are_not_all_in_batches():
     assert line.oldest is None
 
 
-def test_requests_are_in_classes_of_doubling_work_with_the_oldest_first():
-    line, works = line_of(*(([np.arange(1000 * n, 1000 * n + size)]) for n, size in enumerate([90, 3, 5, 100, 2, 7])))
+def test_requests_are_in_classes_of_fourfold_work_with_the_oldest_first():
+    line, works = line_of(*(([np.arange(1000 * n, 1000 * n + size)]) for n, size in enumerate([90, 3, 10, 100, 2, 14])))
     assert [[works.index(work) for work in peers] for peers in line.by_size()] == [[1, 4], [2, 5], [0, 3]]
 
 
@@ -41,7 +41,7 @@ def test_a_request_is_as_large_as_what_it_adds_to_the_line():
     _, (first, second, third) = line_of(
         [np.append(prefix, 100)], [np.append(prefix, 101), np.append(prefix, 102)], [np.append(prefix, 100)]
     )
-    assert (first.size, second.size) == (6, 2)
+    assert (first.size, second.size) == (3, 1)
     assert third.size <= 0  # all of it was waiting
 
 

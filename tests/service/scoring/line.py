@@ -19,6 +19,11 @@ from tests.service.doubles import Clock, ScriptedSession, WatchedRunner, until
 ROOMY = Limits(queue_items=100_000, queue_tokens=10_000_000, batch_tokens=4096)
 
 
+def items(count: int, name: str = "r") -> list[Item]:
+    """So many items with one prompt and responses of that name."""
+    return [Item("p", f"{name}{place}") for place in range(count)]
+
+
 @dataclass
 class Line:
     """One scorer with everything under it."""

@@ -1,0 +1,134 @@
+"""Who is admitted, and what those who are not are told."""
+
+import asyncio
+import threading
+
+import pytest
+
+from service.scoring.admission import Limits
+from service.scoring.cost import CostModel
+from service.scoring.errors import NeverFitsError, QueueFullError
+from tests.service.scoring.line import items, line_over
+
+
+async def test_admission_by_items_is_whole_and_counts_nothing_twice(pocket_bundle):
+    async with line_over(pocket_bundle, Limits(queue_items=10, queue_tokens=10_000, batch_tokens=8)) as line:
+        line.session.hold()
+        running = [line.submit(items(1, name)) for name in "ab"]
+        for _ in running:
+            await line.runner.submission()
+        waiting = line.submit(items(6))
+        await line.queued(6)
+        with pytest.raises(QueueFullError, match="6 items are waiting, 5 more") as refused:
+            await line.submit(items(5, "x"))
+        assert refused.value.by == "queue_full"
+        assert line.metric("assay_queue_samples") == 6
+        more = line.submit(items(4, "y"))  # exactly what is left
+        await line.queued(10)
+        with pytest.raises(QueueFullError):
+            await line.submit(items(1, "z"))
+        line.session.let_go()
+        for name, request in [("r", waiting), ("y", more)]:
+            scores = await request
+            assert scores.raw == pytest.approx(line.right(items(len(scores.items), name)), abs=1e-5)
+        await asyncio.gather(*running)
+
+
+async def test_places_are_held_while_a_request_is_tokenized(pocket_bundle):
+    async with line_over(pocket_bundle, Limits(queue_items=10, queue_tokens=10_000, batch_tokens=4096)) as line:
+        released = threading.Event()
+        blockers = [line.executor.submit(released.wait, 10) for _ in range(2)]
+        first = line.submit(items(6))
+        await asyncio.sleep(0)  # it runs up to the tokenizer
+        assert line.metric("assay_queue_samples") == 6
+        with pytest.raises(QueueFullError):
+            await line.submit(items(5, "x"))
+        released.set()
+        assert len((await first).items) == 6
+        assert all(blocker.result() for blocker in blockers)
+
+
+async def test_admission_by_tokens(pocket_bundle):
+    # One item has 4 tokens around prompt and response: 3 + "p" + "r0" + ... = 7 the first, 2 more each other.
+    async with line_over(pocket_bundle, Limits(queue_items=100, queue_tokens=30, batch_tokens=8)) as line:
+        line.session.hold()
+        running = [line.submit(items(1, name)) for name in "ab"]
+        for _ in running:
+            await line.runner.submission()
+        waiting = line.submit(items(8))
+        await line.queued(8)
+        tokens = line.metric("assay_queue_tokens")
+        assert 20 < tokens <= 30
+        with pytest.raises(QueueFullError, match=f"{tokens:.0f} tokens are waiting") as refused:
+            await line.submit(items(8, "x"))
+        assert refused.value.by == "token_budget"
+        assert line.metric("assay_queue_samples") == 8
+        with pytest.raises(NeverFitsError, match="tokens"):
+            await line.submit(items(20, "y"))
+        line.session.let_go()
+        assert len((await waiting).items) == 8
+        await asyncio.gather(*running)
+
+
+async def test_more_items_than_the_whole_queue_never_fit(pocket_bundle):
+    async with line_over(pocket_bundle, Limits(queue_items=10, queue_tokens=10_000, batch_tokens=64)) as line:
+        with pytest.raises(NeverFitsError, match="11 items"):
+            await line.submit(items(11))
+
+
+async def test_retry_after_is_what_waits_as_the_cost_model_predicts_it(pocket_bundle):
+    limits = Limits(queue_items=20, queue_tokens=10_000, batch_tokens=64, batch_seconds=5.0)
+    async with line_over(pocket_bundle, limits) as line:
+        line.session.hold()
+        assert line.scheduler.admission.retry_after() == 1.0  # nothing measured yet
+        line.scheduler.use_cost_model(CostModel(fixed=0.5, per_token=0.25, per_cell=0.0))
+        running = [line.submit(items(1, name)) for name in "ab"]
+        for _ in running:
+            await line.runner.submission()
+        waiting = line.submit(items(20))
+        await line.queued(20)
+        with pytest.raises(QueueFullError) as refused:
+            await line.submit(items(1, "y"))
+        seconds = 0.5 + 0.25 * line.metric("assay_queue_tokens")
+        assert refused.value.retry_after == pytest.approx(seconds + 0.5 * (seconds // 5.0))
+        line.session.let_go()
+        await asyncio.gather(*running, waiting)
+
+
+async def test_the_first_batch_sets_the_scale_of_a_model_that_was_not_measured(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        first = line.submit(items(1))
+        layout = await line.session.batch()
+        line.clock.now += 2.0
+        line.session.release()
+        await first
+        running = [line.submit(items(1, name)) for name in "ab"]
+        await line.session.batch()
+        waiting = line.submit(items(1, "x"))  # of the same size as the first
+        await line.queued(1)
+        assert line.metric("assay_queue_tokens") == layout.tokens
+        seconds = line.scheduler.admission.retry_after()
+        assert seconds == pytest.approx(2.0, rel=0.01)  # but for the room in blocks
+        line.session.let_go()
+        await asyncio.gather(*running, waiting)
+
+
+async def test_retry_after_has_bounds(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        request = line.submit(items(1))
+        await line.session.batch()
+        line.clock.now += 1e6
+        line.session.let_go()
+        await request
+        assert line.scheduler.admission.retry_after() == 0.1  # nothing waits
+        line.session.hold()
+        running = [line.submit(items(1, name)) for name in "ab"]
+        for _ in range(3):
+            await line.runner.submission()
+        waiting = line.submit(items(9))
+        await line.queued(9)
+        assert line.scheduler.admission.retry_after() == 60.0
+        line.session.let_go()
+        await asyncio.gather(*running, waiting)

@@ -1,0 +1,81 @@
+"""Who is hurt when a batch fails or the runner stops."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from service.engine.session import EngineError
+from service.scoring.admission import Limits
+from service.scoring.errors import EngineFailedError
+from tests.service.doubles import fails, until
+from tests.service.scoring.line import items, line_over
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        fails(EngineError("out of memory")),
+        fails(RuntimeError("unforeseen")),
+        fails(SystemExit(3)),
+        lambda rewards: rewards[:-1],
+        lambda rewards: np.vstack([rewards, rewards]),
+        lambda rewards: rewards[:, 0],
+        lambda rewards: rewards[:, :0],
+        lambda rewards: None,
+    ],
+    ids=["engine error", "any error", "exit", "too few", "too many", "no heads", "no head", "nothing"],
+)
+async def test_a_failed_batch_fails_its_own_requests_only(pocket_bundle, step):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        line.session.then(lambda rewards: rewards, step)
+        before = line.submit(items(2, "before"))
+        await line.runner.submission()
+        victim = line.submit(items(2, "victim"))
+        await line.runner.submission()
+        after = line.submit(items(2, "after"))
+        await line.queued(2)
+        line.session.let_go()
+        assert (await before).raw == pytest.approx(line.right(items(2, "before")), abs=1e-5)
+        with pytest.raises(EngineFailedError, match="the batch of this request failed"):
+            await victim
+        assert (await after).raw == pytest.approx(line.right(items(2, "after")), abs=1e-5)
+        assert line.runner.alive(1.0)
+        assert line.metric("assay_engine_errors_total", kind="runtime") == 1
+        assert line.metric("assay_samples_total", model="pocket", outcome="error") == 2
+
+
+async def test_the_rest_of_a_split_request_is_not_computed_after_a_failure(pocket_bundle):
+    async with line_over(pocket_bundle, Limits(1000, 100_000, batch_tokens=40)) as line:
+        line.session.then(fails(EngineError("broken")))
+        with pytest.raises(EngineFailedError):
+            await line.submit(items(200))
+        assert line.metric("assay_queue_samples") == 0
+        assert (await line.submit(items(3))).raw == pytest.approx(line.right(items(3)), abs=1e-5)
+        assert len(line.session.layouts) <= 3
+
+
+async def test_a_stopped_runner_is_an_error_and_not_a_hang(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        assert await asyncio.to_thread(line.runner.stop, 10)
+        with pytest.raises(EngineFailedError, match="not running"):
+            await line.submit(items(1))
+
+
+async def test_stopping_finishes_what_was_handed_over_and_fails_the_rest_loudly(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        handed = [line.submit(items(2, name)) for name in "ab"]
+        for _ in handed:
+            await line.runner.submission()
+        waiting = line.submit(items(2, "c"))
+        await line.queued(2)
+        stopping = asyncio.ensure_future(asyncio.to_thread(line.runner.stop, 10))
+        await until(lambda: line.runner._closed)
+        line.session.let_go()
+        for name, request in zip("ab", handed, strict=True):
+            assert (await request).raw == pytest.approx(line.right(items(2, name)), abs=1e-5)
+        with pytest.raises(EngineFailedError):
+            await waiting
+        assert await stopping

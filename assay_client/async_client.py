@@ -34,7 +34,8 @@ class AsyncRewardClient:
     `base_url` is by default ASSAY_URL or http://127.0.0.1:8000, `api_key` is ASSAY_API_KEY. `timeout` is the
     deadline in seconds of a whole call with all its parts and retries. `max_concurrency` bounds the requests
     in flight, `max_items` the items of one request (by default what the server allows). With `model_digest`
-    any other model is refused. `retries` bounds the repeats of each request.
+    any other model is refused. `retries` bounds the repeats of a request after faults of the server (500, a reply
+    that breaks off); the deadline alone bounds those after refusals. With 0 nothing is repeated.
 
     One client for the life of a process is best: it keeps connections open. It may follow its user into a
     forked child or another event loop, where it connects anew, but serves one loop at a time.

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -14,6 +15,9 @@ from service.scoring.scorer import Scorer
 from service.settings import Settings
 
 T = TypeVar("T")
+
+LARGE_BYTES = 2**16
+"""From here on JSON is not read or written on the event loop, where probes would wait for it."""
 
 
 class State(StrEnum):
@@ -36,6 +40,8 @@ class Context:
     scorer: Scorer
     version: str
     on_failed: Callable[[], None] = lambda: None
+    # One thread: several would only take the interpreter's lock from the loop in turn.
+    json_thread: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "assay-json"), init=False)
     _state: State = field(default=State.STARTING, init=False)
 
     @property
@@ -64,6 +70,13 @@ def context_of(request: Request) -> Context:
     """The context that the application was built with."""
     context: Context = request.app.state.context
     return context
+
+
+async def aside(context: Context, size: int, work: Callable[[], T]) -> T:
+    """Do `work` on JSON of `size` bytes: at once if it is small, else in the thread for it."""
+    if size <= LARGE_BYTES:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(context.json_thread, work)
 
 
 async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

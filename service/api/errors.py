@@ -8,6 +8,7 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from service.api.schemas import PROMPT_FORMS, ErrorBody, ErrorReply
@@ -98,7 +99,8 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
 
     async def on_validation_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return reply(422, "invalid", *_explain(error.errors()))
+        # All other problems are found while the body is decoded.
+        return reply(422, "invalid", "a JSON object is missing as the body")
 
     async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -119,19 +121,31 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(HTTPException, on_http_exception)
 
 
+def unknown_field(path: Sequence[str | int]) -> ApiError:
+    """The refusal of a field that no schema has."""
+    message = f"unknown field {_short(str(path[-1]))!r}; remove it (the fields are listed under /docs)"
+    return ApiError(422, "invalid", message, _dotted(path))
+
+
+def invalid(error: ValidationError) -> ApiError:
+    """The refusal of a body for the first of its problems; their structure was checked, so that they are few."""
+    return ApiError(422, "invalid", *_explain(error.errors(include_url=False, include_input=False)))
+
+
 def _explain(problems: Sequence[Any]) -> tuple[str, str | None]:
     """Message and field of the first problem. The input itself is not echoed: it may be huge, or not encodable."""
     first = problems[0]
-    # The form of a prompt is a step of the path for pydantic; a caller knows only its own fields.
-    path = [_short(str(step)) for step in first["loc"][1:] if step not in PROMPT_FORMS]
     message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = f"unknown field {_short(str(first['loc'][-1]))!r}; remove it (the fields are listed under /docs)"
-    elif first["type"] == "missing":
-        message = f"the field {path[-1]!r} is missing" if path else "a JSON object is missing as the body"
+    if first["type"] == "missing":
+        message = f"the field {_short(str(first['loc'][-1]))!r} is missing"
     others = len(problems) - 1
     more = f" (and {others} more {'problem' if others == 1 else 'problems'})" if others else ""
-    return message + more, ".".join(path) or None
+    return message + more, _dotted(first["loc"])
+
+
+def _dotted(path: Sequence[str | int]) -> str | None:
+    """A path as callers write it. The form of a prompt is a step of it for pydantic; a caller knows only its fields."""
+    return ".".join(_short(str(step)) for step in path if step not in PROMPT_FORMS) or None
 
 
 def _short(name: str) -> str:

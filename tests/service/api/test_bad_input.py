@@ -50,7 +50,7 @@ CASES = [
     Bad("deep nesting", b"[" * 100_000, 400, "invalid_json", None, "not valid JSON"),
     Bad("two documents", b"{} {}", 400, "invalid_json", None, "not valid JSON"),
     # shape
-    Bad("a list", [GOOD], 422, "invalid", None, "valid dictionary"),
+    Bad("a list", [GOOD], 422, "invalid", None, "must be a JSON object"),
     Bad("null", b"null", 422, "invalid", None, "object"),
     Bad("nothing", {}, 422, "invalid", None, 'send either "pairs", or "prompt" together with "responses"'),
     Bad("both forms", GOOD | {"pairs": [PAIR]}, 422, "invalid", None, 'send either "pairs"'),

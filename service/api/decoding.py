@@ -53,7 +53,8 @@ class StrictRoute(APIRoute):
             strict_request = StrictRequest(request.scope, request.receive)
             if self.body_field is not None:
                 schema = self.body_field.field_info.annotation
-                assert isinstance(schema, type) and issubclass(schema, BaseModel)
+                assert isinstance(schema, type)
+                assert issubclass(schema, BaseModel)
                 strict_request.body_schema = schema
                 _require_json(request)
                 try:

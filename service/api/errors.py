@@ -34,6 +34,8 @@ _REJECTION = {
     "deadline_exceeded": "deadline", "method_not_allowed": "method", "unsupported_media_type": "media_type",
     "too_many_items": "too_many_items", "headers_too_large": "headers",
 }  # fmt: skip
+_NAME_CHARS, _FIELD_CHARS, _MESSAGE_CHARS = 100, 300, 600
+"""The longest name, field and message of a reply; what is cut ends in dots."""
 _SERVER_FAULTS = {"nonfinite_score", "engine_failed", "internal"}
 
 
@@ -57,9 +59,19 @@ class ApiError(HTTPException):
 def error_response(
     status: int, code: str, message: str, field: str | None = None, retry_after: float | None = None
 ) -> JSONResponse:
-    """The reply for one failure; Retry-After is whole seconds, rounded up, as HTTP wants it."""
+    """The reply for one failure; Retry-After is whole seconds, rounded up, as HTTP wants it.
+
+    However long a text found its way into the message, say by a chat template that repeats what it refuses, the reply
+    is short.
+    """
     body = ErrorReply(
-        error=ErrorBody(code=code, message=message, field=field, request_id=request_id.get(), retry_after_s=retry_after)
+        error=ErrorBody(
+            code=code,
+            message=_short(message, _MESSAGE_CHARS),
+            field=None if field is None else _short(field, _FIELD_CHARS),
+            request_id=request_id.get(),
+            retry_after_s=retry_after,
+        )
     )
     headers = {} if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
     return JSONResponse(body.model_dump(exclude_none=True), status, headers)
@@ -94,7 +106,7 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
             retry_after, reason = error.retry_after, error.by
         elif status == 503:
             retry_after = 1.0
-            logger.error("engine failure: %s", error)
+            logger.error("engine failure: %s", _short(str(error), _MESSAGE_CHARS))
         return reply(status, code, str(error), _item_field(request, error), retry_after, reason)
 
     async def on_validation_error(_: Request, error: Exception) -> JSONResponse:
@@ -110,7 +122,7 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
             message = f"there is nothing at {path}; the routes are listed under /docs"
         elif error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "another method")
-            message = f"{request.method} is not allowed at {path}; use {allowed}"
+            message = f"{_short(request.method)} is not allowed at {path}; use {allowed}"
         response = reply(error.status_code, _STATUS.get(error.status_code, "invalid"), message)
         response.headers.update(error.headers or {})
         return response
@@ -148,6 +160,6 @@ def _dotted(path: Sequence[str | int]) -> str | None:
     return ".".join(_short(str(step)) for step in path if step not in PROMPT_FORMS) or None
 
 
-def _short(name: str) -> str:
-    """A name that the caller made up, short enough to send back."""
-    return name if len(name) <= 100 else f"{name[:100]}..."
+def _short(text: str, characters: int = _NAME_CHARS) -> str:
+    """What may hold a text of the caller, short enough to send back."""
+    return text if len(text) <= characters else f"{text[:characters]}..."

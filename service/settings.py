@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     """Characters of one prompt or response; a longer one is refused before it is tokenized."""
     max_body_bytes: int = Field(16 * 2**20, ge=1024)
     """Bytes of a request's body."""
+    max_bodies_bytes: int = Field(256 * 2**20, ge=1024)
+    """Bytes of request bodies held at once, over all connections; a request that would hold more gets a 503."""
     max_header_bytes: int = Field(32 * 2**10, ge=1024)
     """Bytes of a request's line and headers."""
     receive_timeout_s: FiniteFloat = Field(30, gt=0)
@@ -100,6 +102,11 @@ class Settings(BaseSettings):
         if self.queue_items < self.max_items:
             raise ValueError(
                 f"queue_items ({self.queue_items}) is below max_items ({self.max_items}): "
+                "a legal request could never fit"
+            )
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_bodies_bytes ({self.max_bodies_bytes}) is below max_body_bytes ({self.max_body_bytes}): "
                 "a legal request could never fit"
             )
         if self.default_timeout_ms > self.max_timeout_ms:

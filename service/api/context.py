@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
+from service.api.bodies import BodyBudget
 from service.engine.runner import Runner
 from service.observability.metrics import Metrics
 from service.scoring.scorer import Scorer
@@ -40,9 +41,14 @@ class Context:
     scorer: Scorer
     version: str
     on_failed: Callable[[], None] = lambda: None
+    bodies: BodyBudget = field(init=False)
     # One thread: several would only take the interpreter's lock from the loop in turn.
     json_thread: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "assay-json"), init=False)
     _state: State = field(default=State.STARTING, init=False)
+
+    def __post_init__(self) -> None:
+        self.bodies = BodyBudget(self.settings.max_bodies_bytes)
+        self.metrics.watch_bodies(lambda: self.bodies.held)
 
     @property
     def state(self) -> State:
@@ -58,8 +64,8 @@ class Context:
 
     def count_refusal(self, code: str) -> None:
         """Count what the HTTP parser refuses before there is a request."""
-        reasons = {"headers_too_large": "headers", "request_timeout": "slow_request", "invalid_http": "invalid_http"}
-        self.metrics.rejected.labels(reasons[code]).inc()
+        reasons = {"headers_too_large": "headers", "request_timeout": "slow_request"}
+        self.metrics.rejected.labels(reasons.get(code, code)).inc()
 
 
 class ClientGoneError(Exception):

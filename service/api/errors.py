@@ -29,7 +29,11 @@ _SCORING: dict[type[scoring.ScoringError], tuple[int, str]] = {
     scoring.NonFiniteScoreError: (500, "nonfinite_score"),
     scoring.EngineFailedError: (503, "engine_failed"),
 }
-_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
+_STATUS = {
+    404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type",
+    503: "too_many_bodies",
+}  # fmt: skip
+"""Codes of what the framework and the middleware refuse."""
 _REJECTION = {
     "deadline_exceeded": "deadline", "method_not_allowed": "method", "unsupported_media_type": "media_type",
     "too_many_items": "too_many_items", "headers_too_large": "headers",

@@ -9,6 +9,7 @@ from service.api.context import State, context_of
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/live", include_in_schema=False)
 @router.get("/live", summary="Is the engine making progress?")
 async def live(request: Request) -> Response:
     """200 while the runner thread is there and not stuck in a batch; idle is alive. 503 means: restart me."""
@@ -17,6 +18,7 @@ async def live(request: Request) -> Response:
     return JSONResponse({"live": alive, "state": context.state}, 200 if alive else 503)
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", summary="Should I get traffic?")
 async def ready(request: Request) -> Response:
     """200 when the model is loaded, warm, not draining, and the engine alive."""

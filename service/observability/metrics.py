@@ -16,7 +16,7 @@ _BODY_BYTES = tuple(1024 * 4**n for n in range(9))
 REJECTIONS = (
     "queue_full", "token_budget", "deadline", "body_too_large", "too_many_items", "too_many_tokens", "invalid",
     "invalid_json", "empty_text", "unauthorized", "model_mismatch", "not_found", "method", "media_type", "headers",
-    "slow_request", "invalid_http", "not_ready", "draining",
+    "slow_request", "invalid_http", "too_many_bodies", "not_ready", "draining",
 )  # fmt: skip
 OUTCOMES = ("ok", "truncated", "invalid", "nonfinite", "expired", "cancelled", "error")
 STAGES = ("parse", "tokenize", "queue", "infer", "serialize")
@@ -48,6 +48,9 @@ class Metrics:
         )
         self.request_body_bytes = Histogram(
             "assay_request_body_bytes", "Size of request bodies.", buckets=_BODY_BYTES, registry=r
+        )
+        self.bodies_held = Gauge(
+            "assay_request_bodies_held_bytes", "Bytes of request bodies held over all connections.", registry=r
         )
         self.rejected = Counter("assay_requests_rejected", "Requests refused, by reason.", ("reason",), registry=r)
         # Work
@@ -123,6 +126,10 @@ class Metrics:
         if self.score is None:
             bounds = [centre + spread * step / 2 for step in range(-8, 9)]
             self.score = BulkHistogram("assay_score", "Raw scores.", bounds, self.registry)
+
+    def watch_bodies(self, held: Callable[[], int]) -> None:
+        """Read at scrape time how many bytes of bodies are held."""
+        self.bodies_held.set_function(lambda: float(held()))
 
     def watch_queue(self, read: Callable[[], "tuple[int, int, float, int, float]"], limit: int) -> None:
         """Read the queue's gauges at scrape time, so that they cannot drift.

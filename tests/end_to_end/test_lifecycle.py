@@ -55,6 +55,8 @@ def test_a_drain_ends_with_typed_errors_when_its_time_is_up(pocket_bundle, tmp_p
             server.until_metric("assay_http_requests_in_flight", 3)
             began = time.monotonic()
             server.signal(signal.SIGTERM)
+            assert half.recv(100).startswith(b"HTTP/1.1 503 ")  # at once: it may go elsewhere
+            assert not stuck.done()
             status, body = stuck.result(30)
             assert (status, body["error"]["code"]) == (503, "draining")
             assert server.ended() == 0

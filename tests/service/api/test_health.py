@@ -15,6 +15,7 @@ SERIES = {
     "assay_http_requests_in_flight": "gauge",
     "assay_request_samples": "histogram",
     "assay_request_body_bytes": "histogram",
+    "assay_request_bodies_held_bytes": "gauge",
     "assay_requests_rejected": "counter",
     "assay_samples": "counter",
     "assay_stage_duration_seconds": "histogram",
@@ -138,6 +139,13 @@ def test_probes_of_a_healthy_server(served):
     live, ready = served.get("/live"), served.get("/ready")
     assert (live.status, live.json) == (200, {"live": True, "state": "ready"})
     assert (ready.status, ready.json) == (200, {"ready": True, "state": "ready"})
+
+
+@pytest.mark.parametrize("path", ["/live", "/ready"])
+def test_probes_by_head(served, path):
+    reply = served.request("HEAD", path)
+    assert (reply.status, reply.content) == (200, b"")
+    assert reply.headers["content-length"] == str(len(served.get(path).content))
 
 
 def test_a_hung_engine_is_neither_live_nor_ready_and_that_is_told_at_once(served, session):

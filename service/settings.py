@@ -94,8 +94,8 @@ class Settings(BaseSettings):
     """Seconds that requests in flight then have to finish."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
-    log_json: bool = False
-    """Log JSON lines instead of text for a terminal."""
+    log_json: bool | None = None
+    """Log JSON lines (true) or text (false). Default: text if standard error is a terminal, else JSON."""
 
     @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Self:

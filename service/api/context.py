@@ -1,6 +1,7 @@
 """What the routes need of the running server."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ class Context:
     scorer: Scorer
     version: str
     on_failed: Callable[[], None] = lambda: None
+    on_ready: Callable[[], None] = lambda: None
+    failure: BaseException | None = field(default=None, init=False)
     bodies: BodyBudget = field(init=False)
     # One thread: several would only take the interpreter's lock from the loop in turn.
     json_thread: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "assay-json"), init=False)
@@ -60,7 +63,10 @@ class Context:
         self._state = state
         self.metrics.set_state(state)
         if state is State.FAILED:
+            self.failure = sys.exception()  # whoever gives up says so while handling the reason
             self.on_failed()
+        elif state is State.READY:
+            self.on_ready()
 
     def count_refusal(self, code: str) -> None:
         """Count what the HTTP parser refuses before there is a request."""

@@ -86,7 +86,7 @@ def test_sigint_stops_at_once(pocket_bundle, tmp_path):
 
 
 def test_probes_tell_the_truth_about_a_hung_engine(pocket_bundle, tmp_path, callers):
-    with server_process(pocket_bundle, tmp_path, "--stuck-after-s", "0.3", "--log-json", module=HELD) as server:
+    with server_process(pocket_bundle, tmp_path, "--stuck-after-s", "0.3", module=HELD) as server:
         server.hold()
         stuck = callers.submit(server.request, "POST", "/v1/score", SCORE)
         server.until("/live", 503)
@@ -112,3 +112,17 @@ def test_a_warm_up_that_hangs_is_not_live_and_does_not_keep_the_process(pocket_b
         server.signal(signal.SIGTERM)
         assert server.ended() == 0
         assert "the engine is stuck" in server.log
+
+
+def test_the_greeting_comes_when_its_curl_works(pocket_bundle, tmp_path):
+    gate = tmp_path / "gate"
+    gate.touch()
+    with server_process(pocket_bundle, tmp_path, module=HELD, wait=False) as server:
+        server.until_said(r"listens at http://\S+ and warms up; /ready says when it is done\n")
+        server.until("/ready", 503)
+        assert "curl" not in server.said
+        server.let_go()
+        url, body = server.until_said(r"(?s)curl -s (\S+) -H 'Content-Type: application/json' -d '(.*?)'\n").groups()
+        assert url == f"{server.url}/v1/score"
+        body = {"prompt": "p", "responses": json.loads(body)["responses"], "truncate": "response_right"}  # pocket-sized
+        assert server.request("POST", "/v1/score", body)[0] == 200

@@ -4,11 +4,14 @@ Given as a flag (`--port 9000`), as an environment variable (`ASSAY_PORT=9000`),
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, FiniteFloat, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.observability.metrics import SECONDS
 
 
 def _keys(given: object) -> object:
@@ -21,6 +24,17 @@ def _keys(given: object) -> object:
     if any(" " in key or not (key.isascii() and key.isprintable()) for key in keys):
         raise ValueError("a key holds a space or a character that is not plain ASCII; no header could carry it")
     return keys
+
+
+def _parts(given: object) -> object:
+    """The parts of a comma-separated list."""
+    return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
+
+
+def _rising(bounds: tuple[float, ...]) -> tuple[float, ...]:
+    if not bounds or bounds[0] <= 0 or any(a >= b for a, b in pairwise(bounds)):
+        raise ValueError("must be numbers over 0 that rise, such as 0.01,0.1,1,10")
+    return bounds
 
 
 _CLIENT_VARIABLES = {"ASSAY_URL", "ASSAY_DATA"}
@@ -92,6 +106,10 @@ class Settings(BaseSettings):
     """Seconds after SIGTERM in which /ready is 503 and requests are still served, for balancers to notice."""
     drain_timeout_s: FiniteFloat = Field(30, gt=0)
     """Seconds that requests in flight then have to finish."""
+    duration_buckets_s: Annotated[
+        tuple[FiniteFloat, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_rising)
+    ] = SECONDS
+    """Upper bounds of the buckets of every duration in the metrics, in seconds, comma-separated."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
     log_json: bool | None = None

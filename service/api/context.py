@@ -29,6 +29,7 @@ class State(StrEnum):
     WARMING = "warming"
     READY = "ready"
     DRAINING = "draining"
+    WEDGED = "wedged"  # the engine hangs; see `Context.shown_state`
     FAILED = "failed"
 
 
@@ -51,7 +52,9 @@ class Context:
 
     def __post_init__(self) -> None:
         self.bodies = BodyBudget(self.settings.max_bodies_bytes)
+        self.metrics.set_duration_buckets(self.settings.duration_buckets_s)
         self.metrics.watch_bodies(lambda: self.bodies.held)
+        self.metrics.watch_state(lambda: self.shown_state)
 
     @property
     def state(self) -> State:
@@ -61,12 +64,23 @@ class Context:
     @state.setter
     def state(self, state: State) -> None:
         self._state = state
-        self.metrics.set_state(state)
         if state is State.FAILED:
             self.failure = sys.exception()  # whoever gives up says so while handling the reason
             self.on_failed()
         elif state is State.READY:
             self.on_ready()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine makes progress, or has nothing to do."""
+        return self._state is not State.FAILED and self.runner.alive(self.settings.stuck_after_s)
+
+    @property
+    def shown_state(self) -> State:
+        """The state as probes and metrics have it: whatever the server is doing, it does not while its engine hangs."""
+        if self._state in (State.STARTING, State.FAILED) or self.alive:
+            return self._state
+        return State.WEDGED
 
     def count_refusal(self, code: str) -> None:
         """Count what the HTTP parser refuses before there is a request."""

@@ -91,7 +91,7 @@ def test_probes_tell_the_truth_about_a_hung_engine(pocket_bundle, tmp_path, call
         stuck = callers.submit(server.request, "POST", "/v1/score", SCORE)
         server.until("/live", 503)
         began = time.monotonic()
-        assert server.request("GET", "/live")[1] == {"live": False, "state": "ready"}
+        assert server.request("GET", "/live")[1] == {"live": False, "state": "wedged"}
         assert server.request("GET", "/ready")[0] == 503
         assert time.monotonic() - began < 2  # neither waits for the batch
         server.let_go()
@@ -106,7 +106,7 @@ def test_a_warm_up_that_hangs_is_not_live_and_does_not_keep_the_process(pocket_b
     flags = ("--stuck-after-s", "0.3", "--drain-notice-s", "0")
     with server_process(pocket_bundle, tmp_path, *flags, module=HELD, wait=False) as server:
         server.until("/live", 503)
-        assert server.request("GET", "/ready")[1] == {"ready": False, "state": "warming"}
+        assert server.request("GET", "/ready")[1] == {"ready": False, "state": "wedged"}
         status, body = server.request("POST", "/v1/score", SCORE)
         assert (status, body["error"]["code"]) == (503, "not_ready")
         server.signal(signal.SIGTERM)

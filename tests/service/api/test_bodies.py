@@ -5,8 +5,10 @@ import json
 import time
 
 import pytest
+from pydantic import ValidationError
 
 from service.api.bodies import BodyBudget
+from service.settings import Settings
 from tests.service.doubles import PATIENCE, ScriptedSession
 from tests.service.serving import read_raw, serving
 
@@ -128,3 +130,8 @@ def test_a_share_is_given_back_once():
     assert not first.take(1)  # it has ended
     second.close()
     assert budget.held == 0
+
+
+def test_a_legal_body_must_fit():
+    with pytest.raises(ValidationError, match=r"max_bodies_bytes \(2000\) is below max_body_bytes \(2001\)"):
+        Settings(max_body_bytes=2001, max_bodies_bytes=2000)

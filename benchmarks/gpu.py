@@ -157,7 +157,7 @@ def measure(subject: Subject, device: torch.device, rounds: int, limit: float) -
         layout = plan_layout(sequences, family)
         tensors = {name: tensor.to(device) for name, tensor in layout_tensors(layout).items()}
         rows = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(s) for s in sequences], batch_first=True).to(device)
-        arms = {
+        arms: dict[str, Callable[[], Any]] = {
             "onnx": partial(session.run, [GRAPH_OUTPUT], layout.arrays()),
             "torch packed": partial(on_device, **tensors),
             "torch padded": partial(_padded, on_device.backbone, rows),

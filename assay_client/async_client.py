@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
-from assay_client.batching import split
+from assay_client.batching import gather, halving, items_allowed, split
 from assay_client.calls import Call, poll_ready, send
 from assay_client.connection import Connection
 from assay_client.decoding import (
@@ -34,7 +35,8 @@ class AsyncRewardClient:
     `base_url` is by default ASSAY_URL or http://127.0.0.1:8000, `api_key` is ASSAY_API_KEY. `timeout` is the
     deadline in seconds of a whole call with all its parts and retries. `max_concurrency` bounds the requests
     in flight, `max_items` the items of one request (by default what the server allows). With `model_digest`
-    any other model is refused. `retries` bounds the repeats of each request.
+    any other model is refused. `retries` bounds the repeats of a request after faults of the server (500, a reply
+    that breaks off); the deadline alone bounds those after refusals. With 0 nothing is repeated.
 
     One client for the life of a process is best: it keeps connections open. It may follow its user into a
     forked child or another event loop, where it connects anew, but serves one loop at a time.
@@ -122,7 +124,7 @@ class AsyncRewardClient:
         """Order the responses to one prompt, best first. One request: too many raise `TooLargeError`."""
         options = self._options(None, truncate, allow_empty)
         request = responses_request("/v1/rank", prompt, responses, options)
-        return await self._split_call(request, options, decode_ranking, _only, timeout, whole=True)
+        return await self._split_call(request, options, decode_ranking, None, timeout)
 
     async def model(self, *, timeout: float | None = None) -> ModelInfo:
         """Return what is loaded, and the server's limits."""
@@ -159,8 +161,7 @@ class AsyncRewardClient:
             async with asyncio.timeout(timeout):
                 return await work(await self._connected(), call)
         except AssayError as error:
-            if isinstance(error, TooLargeError):
-                self._limits = None  # They may have changed: ask again next time.
+            self._doubt_limits(error)
             call.complete(error)
             raise
         except TimeoutError:
@@ -171,59 +172,59 @@ class AsyncRewardClient:
         request: Request,
         options: Options,
         decode: Callable[[bytes, int, Options], Reply],
-        join: Callable[[Sequence[Reply]], Reply],
+        join: Callable[[Sequence[Reply]], Reply] | None,
         timeout: float | None,
         texts: int = 1,
-        whole: bool = False,
     ) -> Reply:
-        async def part(connection: Connection, call: Call, number: int, span: range) -> Reply:
+        """Send a request in parts and join their replies; without `join` it goes whole or not at all."""
+
+        async def part(connection: Connection, call: Call, span: range, request_id: str) -> Reply:
             try:
                 body = await send(
                     connection,
                     call,
                     "POST",
                     request.path,
-                    request_id=f"{call.request_id}-{number}",
+                    request_id=request_id,
                     retries=self._settings.retries,
                     body=lambda timeout_ms: request.body(span, timeout_ms),
                 )
                 reply = decode(body, len(span), options)
                 call.check_digest(reply.model.digest)
             except AssayError as error:
-                error.request_id = error.request_id or f"{call.request_id}-{number}"
+                self._doubt_limits(error)
+                error.request_id = error.request_id or request_id
                 shift_items(error, span.start)
                 raise
             return reply
 
         async def parts(connection: Connection, call: Call) -> Reply:
             limits = await self._server_limits(connection, call)
-            max_items = self._max_items(limits, texts)
+            allowed = items_allowed(limits, texts=texts, whole=join is None)
+            max_items = min(allowed, self._settings.max_items or allowed)
             spans = split(
                 [len(item) for item in request.items],
                 max_items=max_items,
                 max_bytes=limits.body_bytes - request.fixed_bytes,
                 name=request.list_name,
             )
-            if whole and len(spans) > 1:
+            if join is None and len(spans) > 1:
                 raise TooLargeError(
                     f"{len(request.items)} {request.list_name} must go in one request, which may hold "
                     f"{max_items} of them and {limits.body_bytes} bytes",
                     field=request.list_name,
                 )
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(part(connection, call, i, span)) for i, span in enumerate(spans)]
-            except BaseExceptionGroup as errors:
-                # The first failure cancelled the rest. Its own cause stays; the group adds nothing.
-                raise errors.exceptions[0] from errors.exceptions[0].__cause__
-            return join([task.result() for task in tasks])
+            send_part = partial(part, connection, call)
+            if join is None:
+                return await send_part(spans[0], f"{call.request_id}-0")
+            replies = await gather(halving(span, f"{call.request_id}-{i}", send_part) for i, span in enumerate(spans))
+            return join([reply for of_span in replies for reply in of_span])
 
         return await self._within_deadline(timeout, parts)
 
-    def _max_items(self, limits: Limits, texts: int) -> int:
-        # A request of more texts than the queue holds could never be admitted.
-        allowed = min(limits.items_per_request, limits.queue_items or limits.items_per_request)
-        return max(1, min(allowed // texts, self._settings.max_items or allowed))
+    def _doubt_limits(self, error: AssayError) -> None:
+        if isinstance(error, TooLargeError):
+            self._limits = None  # They may have changed: ask again next time.
 
     async def _connected(self) -> Connection:
         if self._closed:
@@ -251,8 +252,3 @@ class AsyncRewardClient:
             if self._limits is None:
                 self._limits = (await self._ask_model(connection, call)).limits
             return self._limits
-
-
-def _only(parts: Sequence[Ranking]) -> Ranking:
-    (ranking,) = parts
-    return ranking

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -18,7 +17,7 @@ from assay_client.errors import (
     OverloadedError,
     UnavailableError,
 )
-from assay_client.retry import backoff_s, is_transient, process_budget
+from assay_client.retry import backoff_s, is_fault, is_free, is_transient, process_budget
 
 SHORTEST_ATTEMPT_S = 0.05
 """With less time than this left, another attempt would only load the server."""
@@ -31,6 +30,11 @@ _jitter = random.SystemRandom()
 _log = logging.getLogger("assay_client")
 
 
+def _now() -> float:
+    # The loop's clock, as `asyncio.timeout` uses: one deadline must not have two clocks.
+    return asyncio.get_running_loop().time()
+
+
 @dataclass
 class Call:
     """What all parts and attempts of one public call share. Times in seconds."""
@@ -38,13 +42,13 @@ class Call:
     timeout_s: float
     digest: str | None
     request_id: str = field(default_factory=lambda: uuid4().hex)
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=_now)
     attempts: int = 0
     last_failure: AssayError | None = None
 
     def elapsed_s(self) -> float:
         """Time since the call began."""
-        return time.monotonic() - self.started
+        return _now() - self.started
 
     def remaining_s(self) -> float:
         """Time until the deadline; negative after it."""
@@ -87,11 +91,12 @@ async def send(
     """Send a request, again while its failure is transient, and return the reply's body.
 
     `body` makes the JSON from the milliseconds that remain. The caller enforces the deadline; this function
-    gives up before it where waiting is of no use.
+    gives up before it where waiting is of no use: after `retries` faults of the server, after a second internal
+    error, and with `retries` 0 after any failure.
     """
     budget = process_budget()
     budget.add_request()
-    attempt, internal_errors = 0, 0
+    attempt, internal_errors, faults = 0, 0, 0
     while True:
         attempt += 1
         call.attempts = max(call.attempts, attempt)
@@ -104,7 +109,8 @@ async def send(
         failure.request_id = failure.request_id or request_id
         failure.attempts, failure.elapsed_s = attempt, call.elapsed_s()
         internal_errors += failure.status == 500
-        if attempt > retries or not is_transient(failure, internal_errors=internal_errors):
+        faults += is_fault(failure)
+        if retries == 0 or faults > retries or not is_transient(failure, internal_errors=internal_errors):
             raise failure
         call.last_failure = failure
         remaining, retry_after = call.remaining_s(), failure.retry_after_s
@@ -116,7 +122,7 @@ async def send(
         _log.warning("attempt %d of %s failed, next in %.2f s: %s", attempt, path, delay, failure)
         await asyncio.sleep(delay)
         # Without a token the retry waits, up to the deadline, for the process to earn one.
-        while not budget.try_spend():
+        while not is_free(failure) and not budget.try_spend():
             await asyncio.sleep(_jitter.uniform(0.5, 1.5) / budget.per_second)
 
 

@@ -8,7 +8,14 @@ import os
 
 import aiohttp
 
-from assay_client.errors import BadReplyError, ConnectionFailedError
+from assay_client.errors import (
+    CONNECTION_LOST,
+    INCOMPLETE_REPLY,
+    NOT_CONNECTED,
+    TLS_REFUSED,
+    BadReplyError,
+    ConnectionFailedError,
+)
 from assay_client.failures import error_from_reply
 from assay_client.settings import Settings
 
@@ -53,6 +60,7 @@ class Connection:
         headers = {"X-Request-Id": request_id, "X-Assay-Attempt": str(attempt)}
         if body is not None:
             headers["Content-Type"] = "application/json"
+        on_break = CONNECTION_LOST
         try:
             async with self._session.request(
                 method,
@@ -62,19 +70,25 @@ class Connection:
                 headers=headers,
                 allow_redirects=False,
             ) as response:
+                on_break = INCOMPLETE_REPLY
                 content = await response.read()
         except aiohttp.ClientConnectorCertificateError as error:
-            raise ConnectionFailedError(f"TLS certificate refused: {error}", code="tls") from error
+            raise ConnectionFailedError(f"TLS certificate refused: {error}", code=TLS_REFUSED) from error
         except aiohttp.ClientResponseError as error:
             # Not chained: its repr holds the request's headers and so the key.
             raise BadReplyError(f"the reply is not valid HTTP: {error.message}") from None
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise self._failed(error, NOT_CONNECTED) from error
         except (aiohttp.ClientError, OSError) as error:
-            reason = str(error) or type(error).__name__
-            raise ConnectionFailedError(f"no reply from {self._base_url}: {reason}") from error
+            raise self._failed(error, on_break) from error
         # Outside the try: an error of ours may be an OSError too, as DeadlineExceededError is.
         if response.status != 200:
             raise error_from_reply(response.status, response.headers, content)
         return content
+
+    def _failed(self, error: Exception, code: str) -> ConnectionFailedError:
+        reason = str(error) or type(error).__name__
+        return ConnectionFailedError(f"no reply from {self._base_url}: {reason}", code=code)
 
     def require_idle(self) -> None:
         """Raise `RuntimeError` if its loop is another one and still running: the session cannot leave it."""

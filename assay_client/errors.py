@@ -5,6 +5,11 @@ A call returns scores or raises one of these; it never returns a substitute for 
 
 from __future__ import annotations
 
+TLS_REFUSED = "tls"
+NOT_CONNECTED = "not_connected"
+CONNECTION_LOST = "connection_lost"
+INCOMPLETE_REPLY = "incomplete_reply"
+
 
 class AssayError(Exception):
     """Base of every error of this client.
@@ -47,7 +52,11 @@ class AssayError(Exception):
 
 
 class ConnectionFailedError(AssayError, ConnectionError):
-    """No connection, or it broke before the whole reply came. `code` is "tls" for a refused certificate."""
+    """No connection, or it broke before the whole reply came.
+
+    `code` is "tls" for a refused certificate, "not_connected" where no connection was made, "connection_lost" where
+    it broke before the reply and "incomplete_reply" where it broke within.
+    """
 
 
 class DeadlineExceededError(AssayError, TimeoutError):

@@ -1,4 +1,9 @@
-"""Which failures are worth another attempt, how long to wait before it, and how many a process may make."""
+"""Which failures are worth another attempt, what limits their number, and how long to wait before each.
+
+A refusal costs the server nothing, so only the call's deadline and the back-off limit its repeats: a worker must
+outlive a restart of the server. Where the server may have worked, the process's retry budget limits them too. Where
+it worked and failed, they are counted as well.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,11 @@ from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import Protocol
 
-from assay_client.errors import AssayError, ConnectionFailedError
+from assay_client.errors import INCOMPLETE_REPLY, NOT_CONNECTED, TLS_REFUSED, AssayError, ConnectionFailedError
 
 BACKOFF_BASE_S = 0.25
-BACKOFF_CAP_S = 8.0
+BACKOFF_CAP_S = 4.0
+"""Short against a restart, after which calls should go on soon; long against the cost of a refusal."""
 
 
 class Uniform(Protocol):
@@ -31,10 +37,25 @@ def is_transient(error: AssayError, *, internal_errors: int) -> bool:
     may be bad luck, the second is a fault. A score that is not finite stays so and is never asked for again.
     """
     if isinstance(error, ConnectionFailedError):
-        return error.code != "tls"
+        return error.code != TLS_REFUSED
     if error.status == 500:
         return error.code in (None, "internal") and internal_errors <= 1
     return error.status in (408, 429, 502, 503, 504)
+
+
+def is_fault(error: AssayError) -> bool:
+    """Tell whether the server did the work and failed at it: after a few of these, another will not help."""
+    return error.status == 500 or error.code == INCOMPLETE_REPLY
+
+
+def is_free(error: AssayError) -> bool:
+    """Tell whether a retry needs no token of the budget.
+
+    That is so if the server said when to come back, and if it did no work: it was not reached, or it (or, with 502,
+    a proxy that did not reach it) refused at the door. Hundreds of calls meet such a failure at once in every
+    restart, and must not queue for tokens after it.
+    """
+    return error.retry_after_s is not None or error.status in (429, 502, 503) or error.code == NOT_CONNECTED
 
 
 def backoff_s(retry: int, *, retry_after_s: float | None, remaining_s: float, rng: Uniform) -> float:
@@ -69,8 +90,8 @@ def parse_retry_after(header: str | None, *, now: datetime | None = None) -> flo
 class RetryBudget:
     """A token bucket: a retry takes one token, a request brings `per_request`, time brings `per_second`.
 
-    So a process that is refused everything sends about 10 % more than without retries, and a quiet one can
-    still retry now and then. Safe to use from several threads.
+    So a process whose every request fails makes the server work about 10 % more than without retries, and a quiet
+    one can still retry now and then. Retries that are free (`is_free`) take none. Safe to use from several threads.
     """
 
     def __init__(
@@ -95,7 +116,7 @@ class RetryBudget:
             self._tokens = min(self.capacity, self._tokens + self.per_request)
 
     def try_spend(self) -> bool:
-        """Take the token for one retry; False if there is none."""
+        """Take the token of one retry; False if there is none."""
         with self._lock:
             now = self._clock()
             self._tokens = min(self.capacity, self._tokens + (now - self._counted_at) * self.per_second)

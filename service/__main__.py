@@ -1,6 +1,7 @@
 """assay-serve: settings -> application -> uvicorn."""
 
 import asyncio
+import gc
 import logging
 import math
 import os
@@ -39,6 +40,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, context: Context) -> None:
         super().__init__(config)
         self.context = context
+        self.address: str | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First SIGTERM: drain. SIGINT, or a second signal: stop. One more: without waiting for requests."""
@@ -67,20 +69,27 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
-            _greet(host, port)
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+            self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            if self.context.state is State.READY:
+                self.greet()
+            else:
+                print(f"\n  Assay listens at {self.address} and warms up; /ready says when it is done", flush=True)
+
+    def greet(self) -> None:
+        """Say how to call the server, as soon as that works."""
+        if self.address is not None:
+            print(_GREETING.format(address=self.address), flush=True)
 
 
-def _greet(host: str, port: int) -> None:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    print(
-        f"\n  Assay serves at {address}   docs: {address}/docs   metrics: {address}/metrics\n\n"
-        f"  curl -s {address}/v1/score -H 'Content-Type: application/json' -d '{{\n"
-        '    "prompt": "How do I boil an egg?",\n'
-        '    "responses": ["Lower it into boiling water: 7 minutes for a soft yolk, 10 for a hard one.",\n'
-        '                  "Eggs come from hens, which were first kept in Asia."]}\'\n',
-        flush=True,
-    )
+_GREETING = """
+  Assay serves at {address}   docs: {address}/docs   metrics: {address}/metrics
+
+  curl -s {address}/v1/score -H 'Content-Type: application/json' -d '{{
+    "prompt": "How do I boil an egg?",
+    "responses": ["Lower it into boiling water: 7 minutes for a soft yolk, 10 for a hard one.",
+                  "Eggs come from hens, which were first kept in Asia."]}}'
+"""
 
 
 def main() -> int:
@@ -122,8 +131,14 @@ def _serve(settings: Settings) -> int:
         )
         loaded = load_session(bundle, wanted)
         server = build_server(build_app(settings, bundle, loaded.session, time.monotonic() - began, loaded.gate))
+        # All that was loaded stays. A collection that looks through it holds up everything for a tenth of a second.
+        gc.collect()
+        gc.freeze()
         server.run([listener])
-    return 0 if server.started and server.context.state is not State.FAILED else 1
+    if server.context.state is State.FAILED:
+        reason = " ".join(str(server.context.failure).split())
+        raise BundleError(settings.bundle, f"the warm-up failed, so nothing was served: {reason}")
+    return 0 if server.started else 1
 
 
 def build_server(app: FastAPI) -> Server:
@@ -143,6 +158,7 @@ def build_server(app: FastAPI) -> Server:
     )
     server = Server(config, context)
     context.on_failed = server.stop
+    context.on_ready = server.greet
     return server
 
 

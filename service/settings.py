@@ -4,11 +4,14 @@ Given as a flag (`--port 9000`), as an environment variable (`ASSAY_PORT=9000`),
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, FiniteFloat, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.observability.metrics import SECONDS
 
 
 def _keys(given: object) -> object:
@@ -21,6 +24,17 @@ def _keys(given: object) -> object:
     if any(" " in key or not (key.isascii() and key.isprintable()) for key in keys):
         raise ValueError("a key holds a space or a character that is not plain ASCII; no header could carry it")
     return keys
+
+
+def _parts(given: object) -> object:
+    """The parts of a comma-separated list."""
+    return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
+
+
+def _rising(bounds: tuple[float, ...]) -> tuple[float, ...]:
+    if not bounds or bounds[0] <= 0 or any(a >= b for a, b in pairwise(bounds)):
+        raise ValueError("must be numbers over 0 that rise, such as 0.01,0.1,1,10")
+    return bounds
 
 
 _CLIENT_VARIABLES = {"ASSAY_URL", "ASSAY_DATA"}
@@ -76,6 +90,8 @@ class Settings(BaseSettings):
     """Characters of one prompt or response; a longer one is refused before it is tokenized."""
     max_body_bytes: int = Field(16 * 2**20, ge=1024)
     """Bytes of a request's body."""
+    max_bodies_bytes: int = Field(256 * 2**20, ge=1024)
+    """Bytes of request bodies held at once, over all connections; a request that would hold more gets a 503."""
     max_header_bytes: int = Field(32 * 2**10, ge=1024)
     """Bytes of a request's line and headers."""
     receive_timeout_s: FiniteFloat = Field(30, gt=0)
@@ -98,16 +114,25 @@ class Settings(BaseSettings):
     """Seconds after SIGTERM in which /ready is 503 and requests are still served, for balancers to notice."""
     drain_timeout_s: FiniteFloat = Field(30, gt=0)
     """Seconds that requests in flight then have to finish."""
+    duration_buckets_s: Annotated[
+        tuple[FiniteFloat, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_rising)
+    ] = SECONDS
+    """Upper bounds of the buckets of every duration in the metrics, in seconds, comma-separated."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
-    log_json: bool = False
-    """Log JSON lines instead of text for a terminal."""
+    log_json: bool | None = None
+    """Log JSON lines (true) or text (false). Default: text if standard error is a terminal, else JSON."""
 
     @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Self:
         if self.queue_items < self.max_items:
             raise ValueError(
                 f"queue_items ({self.queue_items}) is below max_items ({self.max_items}): "
+                "a legal request could never fit"
+            )
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_bodies_bytes ({self.max_bodies_bytes}) is below max_body_bytes ({self.max_body_bytes}): "
                 "a legal request could never fit"
             )
         if self.default_timeout_ms > self.max_timeout_ms:

@@ -1,13 +1,16 @@
 """What the routes need of the running server."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from fastapi import Request
 
+from service.api.bodies import BodyBudget
 from service.engine.gate import Gate
 from service.engine.runner import Runner
 from service.observability.metrics import Metrics
@@ -15,6 +18,9 @@ from service.scoring.scorer import Scorer
 from service.settings import Settings
 
 T = TypeVar("T")
+
+LARGE_BYTES = 2**16
+"""From here on JSON is not read or written on the event loop, where probes would wait for it."""
 
 
 class State(StrEnum):
@@ -24,6 +30,7 @@ class State(StrEnum):
     WARMING = "warming"
     READY = "ready"
     DRAINING = "draining"
+    WEDGED = "wedged"  # the engine hangs; see `Context.shown_state`
     FAILED = "failed"
 
 
@@ -38,7 +45,18 @@ class Context:
     version: str
     gate: Gate | None = None
     on_failed: Callable[[], None] = lambda: None
+    on_ready: Callable[[], None] = lambda: None
+    failure: BaseException | None = field(default=None, init=False)
+    bodies: BodyBudget = field(init=False)
+    # One thread: several would only take the interpreter's lock from the loop in turn.
+    json_thread: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "assay-json"), init=False)
     _state: State = field(default=State.STARTING, init=False)
+
+    def __post_init__(self) -> None:
+        self.bodies = BodyBudget(self.settings.max_bodies_bytes)
+        self.metrics.set_duration_buckets(self.settings.duration_buckets_s)
+        self.metrics.watch_bodies(lambda: self.bodies.held)
+        self.metrics.watch_state(lambda: self.shown_state)
 
     @property
     def state(self) -> State:
@@ -48,14 +66,28 @@ class Context:
     @state.setter
     def state(self, state: State) -> None:
         self._state = state
-        self.metrics.set_state(state)
         if state is State.FAILED:
+            self.failure = sys.exception()  # whoever gives up says so while handling the reason
             self.on_failed()
+        elif state is State.READY:
+            self.on_ready()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine makes progress, or has nothing to do."""
+        return self._state is not State.FAILED and self.runner.alive(self.settings.stuck_after_s)
+
+    @property
+    def shown_state(self) -> State:
+        """The state as probes and metrics have it: whatever the server is doing, it does not while its engine hangs."""
+        if self._state in (State.STARTING, State.FAILED) or self.alive:
+            return self._state
+        return State.WEDGED
 
     def count_refusal(self, code: str) -> None:
         """Count what the HTTP parser refuses before there is a request."""
-        reasons = {"headers_too_large": "headers", "request_timeout": "slow_request", "invalid_http": "invalid_http"}
-        self.metrics.rejected.labels(reasons[code]).inc()
+        reasons = {"headers_too_large": "headers", "request_timeout": "slow_request"}
+        self.metrics.rejected.labels(reasons.get(code, code)).inc()
 
 
 class ClientGoneError(Exception):
@@ -66,6 +98,13 @@ def context_of(request: Request) -> Context:
     """The context that the application was built with."""
     context: Context = request.app.state.context
     return context
+
+
+async def aside(context: Context, size: int, work: Callable[[], T]) -> T:
+    """Do `work` on JSON of `size` bytes: at once if it is small, else in the thread for it."""
+    if size <= LARGE_BYTES:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(context.json_thread, work)
 
 
 async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from service.api.schemas import PROMPT_FORMS, ErrorBody, ErrorReply
@@ -28,11 +29,17 @@ _SCORING: dict[type[scoring.ScoringError], tuple[int, str]] = {
     scoring.NonFiniteScoreError: (500, "nonfinite_score"),
     scoring.EngineFailedError: (503, "engine_failed"),
 }
-_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
+_STATUS = {
+    404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type",
+    503: "too_many_bodies",
+}  # fmt: skip
+"""Codes of what the framework and the middleware refuse."""
 _REJECTION = {
     "deadline_exceeded": "deadline", "method_not_allowed": "method", "unsupported_media_type": "media_type",
     "too_many_items": "too_many_items", "headers_too_large": "headers",
 }  # fmt: skip
+_NAME_CHARS, _FIELD_CHARS, _MESSAGE_CHARS = 100, 300, 600
+"""The longest name, field and message of a reply; what is cut ends in dots."""
 _SERVER_FAULTS = {"nonfinite_score", "engine_failed", "internal"}
 
 
@@ -56,9 +63,19 @@ class ApiError(HTTPException):
 def error_response(
     status: int, code: str, message: str, field: str | None = None, retry_after: float | None = None
 ) -> JSONResponse:
-    """The reply for one failure; Retry-After is whole seconds, rounded up, as HTTP wants it."""
+    """The reply for one failure; Retry-After is whole seconds, rounded up, as HTTP wants it.
+
+    However long a text found its way into the message, say by a chat template that repeats what it refuses, the reply
+    is short.
+    """
     body = ErrorReply(
-        error=ErrorBody(code=code, message=message, field=field, request_id=request_id.get(), retry_after_s=retry_after)
+        error=ErrorBody(
+            code=code,
+            message=_short(message, _MESSAGE_CHARS),
+            field=None if field is None else _short(field, _FIELD_CHARS),
+            request_id=request_id.get(),
+            retry_after_s=retry_after,
+        )
     )
     headers = {} if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
     return JSONResponse(body.model_dump(exclude_none=True), status, headers)
@@ -93,12 +110,13 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
             retry_after, reason = error.retry_after, error.by
         elif status == 503:
             retry_after = 1.0
-            logger.error("engine failure: %s", error)
+            logger.error("engine failure: %s", _short(str(error), _MESSAGE_CHARS))
         return reply(status, code, str(error), _item_field(request, error), retry_after, reason)
 
     async def on_validation_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return reply(422, "invalid", *_explain(error.errors()))
+        # All other problems are found while the body is decoded.
+        return reply(422, "invalid", "a JSON object is missing as the body")
 
     async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -108,7 +126,7 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
             message = f"there is nothing at {path}; the routes are listed under /docs"
         elif error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "another method")
-            message = f"{request.method} is not allowed at {path}; use {allowed}"
+            message = f"{_short(request.method)} is not allowed at {path}; use {allowed}"
         response = reply(error.status_code, _STATUS.get(error.status_code, "invalid"), message)
         response.headers.update(error.headers or {})
         return response
@@ -119,21 +137,33 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(HTTPException, on_http_exception)
 
 
+def unknown_field(path: Sequence[str | int]) -> ApiError:
+    """The refusal of a field that no schema has."""
+    message = f"unknown field {_short(str(path[-1]))!r}; remove it (the fields are listed under /docs)"
+    return ApiError(422, "invalid", message, _dotted(path))
+
+
+def invalid(error: ValidationError) -> ApiError:
+    """The refusal of a body for the first of its problems; their structure was checked, so that they are few."""
+    return ApiError(422, "invalid", *_explain(error.errors(include_url=False, include_input=False)))
+
+
 def _explain(problems: Sequence[Any]) -> tuple[str, str | None]:
     """Message and field of the first problem. The input itself is not echoed: it may be huge, or not encodable."""
     first = problems[0]
-    # The form of a prompt is a step of the path for pydantic; a caller knows only its own fields.
-    path = [_short(str(step)) for step in first["loc"][1:] if step not in PROMPT_FORMS]
     message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = f"unknown field {_short(str(first['loc'][-1]))!r}; remove it (the fields are listed under /docs)"
-    elif first["type"] == "missing":
-        message = f"the field {path[-1]!r} is missing" if path else "a JSON object is missing as the body"
+    if first["type"] == "missing":
+        message = f"the field {_short(str(first['loc'][-1]))!r} is missing"
     others = len(problems) - 1
     more = f" (and {others} more {'problem' if others == 1 else 'problems'})" if others else ""
-    return message + more, ".".join(path) or None
+    return message + more, _dotted(first["loc"])
 
 
-def _short(name: str) -> str:
-    """A name that the caller made up, short enough to send back."""
-    return name if len(name) <= 100 else f"{name[:100]}..."
+def _dotted(path: Sequence[str | int]) -> str | None:
+    """A path as callers write it. The form of a prompt is a step of it for pydantic; a caller knows only its fields."""
+    return ".".join(_short(str(step)) for step in path if step not in PROMPT_FORMS) or None
+
+
+def _short(text: str, characters: int = _NAME_CHARS) -> str:
+    """What may hold a text of the caller, short enough to send back."""
+    return text if len(text) <= characters else f"{text[:characters]}..."

@@ -9,21 +9,23 @@ from service.api.context import State, context_of
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/live", include_in_schema=False)
 @router.get("/live", summary="Is the engine making progress?")
 async def live(request: Request) -> Response:
     """200 while the runner thread is there and not stuck in a batch; idle is alive. 503 means: restart me."""
     context = context_of(request)
-    alive = context.state is not State.FAILED and context.runner.alive(context.settings.stuck_after_s)
-    return JSONResponse({"live": alive, "state": context.state}, 200 if alive else 503)
+    alive = context.alive
+    return JSONResponse({"live": alive, "state": context.shown_state}, 200 if alive else 503)
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", summary="Should I get traffic?")
 async def ready(request: Request) -> Response:
     """200 when the model is loaded, warm, not draining, and the engine alive."""
     context = context_of(request)
-    is_ready = context.state is State.READY and context.runner.alive(context.settings.stuck_after_s)
+    is_ready = context.shown_state is State.READY
     headers = {} if is_ready else {"Retry-After": "1"}
-    return JSONResponse({"ready": is_ready, "state": context.state}, 200 if is_ready else 503, headers)
+    return JSONResponse({"ready": is_ready, "state": context.shown_state}, 200 if is_ready else 503, headers)
 
 
 @router.get("/metrics", summary="Prometheus metrics")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.context import Context
 from service.api.errors import ApiError, error_response
 from service.observability.logs import request_id
 from service.observability.metrics import Metrics
@@ -90,7 +91,10 @@ class Observe:
 
 
 class LimitBody:
-    """Refuses bodies over the limit, by the bytes that really arrive; a longer announced one at once."""
+    """Refuses bodies over the limit, by the bytes that really arrive; a longer announced one at once.
+
+    What all requests hold together is bounded too; see `service.api.bodies`.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -101,23 +105,36 @@ class LimitBody:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        context: Context = scope["app"].state.context
         announced = _header(scope, b"content-length")
         announced_too_much = announced is not None and announced.isdecimal() and int(announced) > self._max_bytes
         received = 0
+        share = context.bodies.open()
 
         async def limited_receive() -> Message:
             nonlocal received
             if not announced_too_much:
                 message = await receive()
-                received += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                received += size
                 if received <= self._max_bytes:
+                    if size and not share.take(size):
+                        raise _too_many(context.bodies.limit)
                     return message
             # Raised inside the application, where the error map turns it into a reply.
             raise ApiError(
                 413, "body_too_large", f"the body is larger than {self._max_bytes} bytes; send fewer items at a time"
             )
 
-        await self._app(scope, limited_receive, send)
+        try:
+            await self._app(scope, limited_receive, send)
+        finally:
+            share.close()
+
+
+def _too_many(limit: int) -> ApiError:
+    message = f"the bodies of all requests together would be larger than {limit} bytes; try again in a moment"
+    return ApiError(503, "too_many_bodies", message, retry_after=1.0)
 
 
 class RequireKey:

@@ -1,4 +1,4 @@
-"""HTTP parsing with the two limits that uvicorn does not have: header bytes, and time to arrive whole."""
+"""HTTP parsing with what uvicorn's lacks: limits of header bytes and of the time to arrive, half-closed clients."""
 
 import asyncio
 import json
@@ -9,6 +9,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _LINGER_SECONDS, _LINGER_BYTES = 1.0, 2**20
 """How long, and how much, a refused connection is still read from; see `LimitedProtocol._linger`."""
+
+_FIRST_PROBE_SECONDS, _LONGEST_PROBE_SECONDS = 0.1, 5.0
+"""Between two looks whether a client that sends nothing more is still there; see `LimitedProtocol._probe`."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -27,6 +30,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._tail = b""  # of what came so far
         self._body_came = False
         self._unread: int | None = None  # once refused: bytes that may still come before the connection is cut
+        self._stopping = False  # the server is
+        self._half_closed = False  # the client has closed its sending side
         self._receive_deadline: asyncio.TimerHandle | None = None
         self._send_deadline: asyncio.TimerHandle | None = None
 
@@ -82,6 +87,45 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_headers = True
         self._header_bytes = 0
 
+    def on_response_complete(self) -> None:
+        """Go on with the next request, if there is to be one."""
+        super().on_response_complete()
+        if self._half_closed and not self._reply_due():
+            self.transport.close()
+        elif self._stopping and self._bodiless():
+            self._refuse_stopping()
+
+    def shutdown(self) -> None:
+        """The server stops: requests that are there get their replies, those that are not do not hold up the end."""
+        self._stopping = True
+        if self._bodiless():
+            self._refuse_stopping()
+        else:
+            super().shutdown()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends nothing more; true to keep the connection until it has its replies."""
+        if self._unread is not None or not self._reply_due():
+            return False
+        self._half_closed = True
+        if not self._arriving:
+            self.cycle.keep_alive = False
+        self._probe(_FIRST_PROBE_SECONDS)
+        return True
+
+    def _probe(self, pause: float) -> None:
+        """See whether the client is still there, and look again after `pause` seconds.
+
+        One that has closed its socket altogether looks the same as one that only has nothing more to send, until it is
+        written to: then its system resets the connection. So it is told to continue, which any client must ignore.
+        """
+        if self.transport.is_closing() or not self._reply_due():
+            return
+        running = not self.pipeline and not self.cycle.response_started
+        if running and self.cycle.scope["http_version"] == "1.1":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.loop.call_later(pause, self._probe, min(2 * pause, _LONGEST_PROBE_SECONDS))
+
     def pause_writing(self) -> None:
         """The client does not read its reply: it may not keep it in our memory for ever."""
         super().pause_writing()  # type: ignore[no-untyped-call, unused-ignore]
@@ -132,6 +176,17 @@ class LimitedProtocol(HttpToolsProtocol):
         earlier = self._in_headers and self.cycle is not None and not self.cycle.response_complete
         return earlier or bool(self.pipeline)
 
+    def _bodiless(self) -> bool:
+        """Whether nothing is due but the reply to a request that has not arrived whole."""
+        answered = not self._in_headers and self.cycle.response_started
+        return self._arriving and not self._reply_due() and not answered
+
+    def _refuse_stopping(self) -> None:
+        self._refuse(
+            b"503 Service Unavailable", "draining",
+            "the server is stopping and this request had not arrived; try another one", retry_after_s=1,
+        )  # fmt: skip
+
     def _arm(self) -> None:
         self._receive_deadline = self.loop.call_later(self.receive_timeout_s, self._on_deadline)
 
@@ -152,7 +207,7 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             self.transport.close()  # not a byte of a request: nobody to reply to
 
-    def _refuse(self, status: bytes, code: str, message: str) -> None:
+    def _refuse(self, status: bytes, code: str, message: str, retry_after_s: int | None = None) -> None:
         """Reply without the application, which has not seen the whole request, and close."""
         self._disarm()
         if self.transport.is_closing():
@@ -162,9 +217,12 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         if self._in_headers or not self.cycle.response_started:
-            body = json.dumps({"error": {"code": code, "message": message}}).encode()
-            head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-            self.transport.write(head % (status, len(body)) + body)
+            retry = {} if retry_after_s is None else {"retry_after_s": retry_after_s}
+            body = json.dumps({"error": {"code": code, "message": message} | retry}).encode()
+            head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % (status, len(body))
+            if retry_after_s is not None:
+                head += b"retry-after: %d\r\n" % retry_after_s
+            self.transport.write(head + b"connection: close\r\n\r\n" + body)
         self._linger()
 
     def _linger(self) -> None:

@@ -30,7 +30,11 @@ Text = Annotated[str, AfterValidator(_no_nul)]
 class ChatMessage(Message):
     """One turn of a conversation."""
 
-    role: Annotated[Text, Field(min_length=1, description="user, assistant, system, or what the template knows.")]
+    role: Annotated[
+        str,
+        Field(min_length=1, max_length=64, description="user, assistant, system, or what the template knows."),
+        AfterValidator(_no_nul),
+    ]
     content: Text
 
 
@@ -83,7 +87,9 @@ class Options(_Closed):
     timeout_ms: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = Field(
         None, description="Time for this request, in milliseconds; after it the reply is 504."
     )
-    model_digest: str | None = Field(None, description="Refuse (409) if another model is served than this one.")
+    model_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="Refuse (409) if another model is served than this one."
+    )
 
 
 _SCORE_EXAMPLE: dict[str, JsonValue] = {

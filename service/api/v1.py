@@ -1,18 +1,19 @@
 """The native API: score, compare, rank, model."""
 
-import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
+from pydantic_core import to_json
 
-from service.api.context import Context, State, context_of, until_gone
+from service.api.context import Context, State, aside, context_of, until_gone
 from service.api.decoding import StrictRoute
 from service.api.errors import ApiError, FieldName, Part
+from service.api.items import measured
 from service.api.schemas import (
     CompareReply,
     CompareRequest,
@@ -50,6 +51,9 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         504: "The time for the request was up.",
     }.items()
 }
+_ITEM_BYTES, _NUMBER_BYTES = 128, 20
+"""What an item's details and scores, and one number, take in a reply at most, about."""
+
 router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["native"], responses=_ERRORS)
 
 
@@ -57,57 +61,60 @@ router = APIRouter(prefix="/v1", route_class=StrictRoute, tags=["native"], respo
 async def score(request: Request, body: ScoreRequest) -> Response:
     """Score prompt/response pairs, or many responses to one prompt; scores come back in the same order."""
     if body.pairs is not None:
-        items = [Item(pair.prompt, pair.response) for pair in body.pairs]
+        items = [measured(pair.prompt, [pair.response])[0] for pair in body.pairs]
         call = await _Call.score(request, items, _pair_field, body, body.on_error == "item")
     else:
         assert body.prompt is not None  # the schema saw to it
         assert body.responses is not None
-        items = [Item(body.prompt, response) for response in body.responses]
+        items = measured(body.prompt, body.responses)
         call = await _Call.score(request, items, _response_field, body, body.on_error == "item")
     scale = Scale(body.scale)
-    shown = [call.shown(result, scale) for result in call.scores.items]
-    return call.reply(ScoreReply(**call.common(), scale=body.scale, scores=shown))
+
+    def reply() -> ScoreReply:
+        shown = [call.shown(result, scale) for result in call.scores.items]
+        return ScoreReply(**call.common(), scale=body.scale, scores=shown)
+
+    return await call.reply(reply)
 
 
 @router.post("/compare", response_model=CompareReply)
 async def compare(request: Request, body: CompareRequest) -> Response:
     """Which of two responses is preferred, with a calibrated probability."""
-    items = [Item(row.prompt, text) for row in body.comparisons for text in (row.response_a, row.response_b)]
+    items = [item for row in body.comparisons for item in measured(row.prompt, [row.response_a, row.response_b])]
     call = await _Call.score(request, items, _comparison_field, body)
     raw = call.scores.raw
     calibration = call.context.scorer.bundle.manifest.calibration
-    results = [
-        ComparisonResult(
-            preferred="a" if a > b else "b" if b > a else "tie",
-            probability=calibration.preference(a, b),
-            margin=a - b,
-            score_a=a,
-            score_b=b,
-        )
-        for a, b in zip(raw[::2], raw[1::2], strict=True)
-    ]
-    return call.reply(CompareReply(**call.common(), comparisons=results))
+
+    def reply() -> CompareReply:
+        results = [
+            ComparisonResult(
+                preferred="a" if a > b else "b" if b > a else "tie",
+                probability=calibration.preference(a, b),
+                margin=a - b,
+                score_a=a,
+                score_b=b,
+            )
+            for a, b in zip(raw[::2], raw[1::2], strict=True)
+        ]
+        return CompareReply(**call.common(), comparisons=results)
+
+    return await call.reply(reply)
 
 
 @router.post("/rank", response_model=RankReply)
 async def rank(request: Request, body: RankRequest) -> Response:
     """Put the responses to one prompt in order, with all pairwise probabilities."""
-    items = [Item(body.prompt, response) for response in body.responses]
+    items = measured(body.prompt, body.responses)
     call = await _Call.score(request, items, _response_field, body)
     raw = call.scores.raw
     temperature = call.context.scorer.bundle.manifest.calibration.temperature
 
-    def reply() -> Response:
-        return call.reply(
-            RankReply(
-                **call.common(),
-                order=sorted(range(len(raw)), key=lambda place: -raw[place]),
-                scores=raw,
-                win_probabilities=_preferences(raw, temperature),
-            )
-        )
+    def reply() -> RankReply:
+        order = sorted(range(len(raw)), key=lambda place: -raw[place])
+        return RankReply(**call.common(), order=order, scores=raw, win_probabilities=[])
 
-    return await asyncio.to_thread(reply)  # a thousand responses make a million probabilities
+    # Row by row: a thousand responses make a million probabilities.
+    return await call.reply(reply, "win_probabilities", lambda: _preferences(raw, temperature))
 
 
 @router.get("/model")
@@ -213,11 +220,31 @@ class _Call:
             return self.context.scorer.bundle.manifest.calibration.rescale(result.score, scale)
         return ItemFailure(error=FailureBody(code="nonfinite_score", message=str(result.score)))
 
-    def reply(self, body: BaseModel) -> Response:
-        """The reply; every number in it is finite, since JSON has no other."""
-        began = time.perf_counter()
-        content = body.model_dump_json()
-        self.context.metrics.stage_duration.labels("serialize").observe(time.perf_counter() - began)
+    async def reply(
+        self, build: Callable[[], BaseModel], long_field: str | None = None,
+        rows: Callable[[], Iterable[list[float]]] = lambda: (),
+    ) -> Response:  # fmt: skip
+        """The reply; every number in it is finite, since JSON has no other.
+
+        Args:
+            build: makes the body.
+            long_field: a field that `build` leaves empty, if it is to be written from `rows`.
+            rows: of that field.
+        """
+
+        def write() -> bytes:
+            began = time.perf_counter()
+            content = build().model_dump_json(exclude=None if long_field is None else {long_field}).encode()
+            if long_field is not None:
+                # One call for all of them would hold the interpreter's lock, and with it every probe, until it is done.
+                table = b",".join(map(to_json, rows()))
+                content = b'%b,"%b":[%b]}' % (content[:-1], long_field.encode(), table)
+            self.context.metrics.stage_duration.labels("serialize").observe(time.perf_counter() - began)
+            return content
+
+        items = len(self.scores.items)
+        size = items * (_ITEM_BYTES if long_field is None else _NUMBER_BYTES * items)
+        content = await aside(self.context, size, write)
         digest = self.context.scorer.bundle.digest
         return Response(content, media_type="application/json", headers={"X-Assay-Model-Digest": digest})
 
@@ -235,12 +262,13 @@ def _comparison_field(place: int, part: Part) -> str:
     return f"comparisons.{place // 2}.{name}"
 
 
-def _preferences(raw: Sequence[float], temperature: float) -> list[list[float]]:
-    """Probability that each is preferred to each: `Calibration.preference` for all pairs at once."""
+def _preferences(raw: Sequence[float], temperature: float) -> Iterator[list[float]]:
+    """Probability that each is preferred to each: `Calibration.preference`, a row at a time."""
     scores = np.array(raw)
-    with np.errstate(over="ignore"):  # to 1 / (1 + inf), which is the 0 that it should be
-        preferences: list[list[float]] = (1 / (1 + np.exp((scores - scores[:, None]) / temperature))).tolist()
-    return preferences
+    for score in raw:
+        with np.errstate(over="ignore"):  # to 1 / (1 + inf), which is the 0 that it should be
+            row: list[float] = (1 / (1 + np.exp((scores - score) / temperature))).tolist()
+        yield row
 
 
 def _model_name(context: Context) -> ModelName:

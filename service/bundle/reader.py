@@ -1,18 +1,20 @@
 """Open a bundle, trusting nothing in it: every file is accounted for before any of it is used."""
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, SparseTensorProto, TensorProto, ValueInfoProto
 from pydantic import ValidationError
 
-from service.bundle.layout import GRAPH_INPUTS, GRAPH_OUTPUT
+from service.bundle.layout import FLAT_INPUTS, GRAPH_INPUTS, GRAPH_OUTPUT
 from service.bundle.manifest import (
     MANIFEST_NAME,
     MODEL_NAME,
@@ -23,7 +25,7 @@ from service.bundle.manifest import (
     Manifest,
 )
 from service.bundle.reference import Reference
-from service.bundle.text_format import FormatError, Formatter
+from service.bundle.text_format import FormatError, Formatter, TextFormat
 from service.bundle.tokenizer import TextTokenizer
 
 
@@ -63,8 +65,8 @@ def read_bundle(folder: Path) -> Bundle:
 
     Raises:
         BundleError: a missing, extra or altered file; a path that leaves the folder; a link; external data
-            that the manifest does not list; an unknown format version; a graph whose inputs or output do not
-            match.
+            that the manifest does not list; a manifest with a field missing or twice; an unknown format version;
+            a graph whose inputs or output do not match; a text format with ids that the tokenizer does not know.
     """
     present = _regular_files(folder)
     if MANIFEST_NAME not in present:
@@ -76,6 +78,7 @@ def read_bundle(folder: Path) -> Bundle:
         tokenizer = TextTokenizer.from_file(folder / TOKENIZER_NAME)
     except ValueError as error:
         raise BundleError(folder / TOKENIZER_NAME, str(error)) from error
+    _check_format(folder / MANIFEST_NAME, manifest.text_format, tokenizer)
     try:
         template = (folder / TEMPLATE_NAME).read_bytes().decode("utf-8")
         formatter = Formatter(manifest.text_format, template, tokenizer, manifest.max_tokens)
@@ -134,12 +137,52 @@ def _regular_files(folder: Path) -> set[str]:
 def _read_manifest(path: Path) -> tuple[Manifest, str]:
     content = path.read_bytes()
     try:
-        return Manifest.model_validate_json(content), hashlib.sha256(content).hexdigest()
+        json.loads(content, object_pairs_hook=_no_key_twice)
+    except _TwiceError as error:
+        raise BundleError(path, f"has the key {error.args[0][:100]!r} twice in one object") from None
+    except (ValueError, RecursionError):
+        pass  # told better below
+    try:
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the document"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise BundleError(path, f"{where}: {first['msg']}{more}") from None
+    # Defaults are for whoever writes a bundle; what a reader fills in was not what the model was exported with.
+    for prefix, part in (("", manifest), ("text_format.", manifest.text_format)):
+        for name in type(part).model_fields:
+            if name not in part.model_fields_set:
+                raise BundleError(path, f"{prefix}{name}: is missing; export the bundle again")
+    return manifest, hashlib.sha256(content).hexdigest()
+
+
+class _TwiceError(Exception):
+    """A key that an object has twice."""
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Of a key given twice one reader takes the first and another the last."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _TwiceError(name)
+        found[name] = value
+    return found
+
+
+def _check_format(path: Path, text_format: TextFormat, tokenizer: TextTokenizer) -> None:
+    """Refuse ids that no text has: the model's table of embeddings may be larger, or end before them."""
+    definition = json.loads(tokenizer.definition)
+    vocabulary = definition["model"]["vocab"]  # Unigram: [[piece, score]]; else {piece: id}
+    known = set(range(len(vocabulary)) if isinstance(vocabulary, list) else vocabulary.values())
+    known |= {token["id"] for token in definition.get("added_tokens") or ()}
+    for name, ids in (("begin", text_format.begin), ("middle", text_format.middle), ("end", text_format.end)):
+        for place, token in enumerate(ids):
+            if token not in known:
+                raise BundleError(
+                    path, f"text_format.{name}.{place}: {token} is no token of {TOKENIZER_NAME}, which has {len(known)}"
+                )
 
 
 def _check_files(folder: Path, manifest: Manifest, present: set[str]) -> None:
@@ -177,14 +220,25 @@ def _check_graph(folder: Path, manifest: Manifest) -> None:
         raise BundleError(path, f"has the outputs {outputs}, not [{GRAPH_OUTPUT!r}]")
     for value in inputs:
         _check_type(path, value, "BOOL" if value.name.startswith("key_valid") else "INT64")
+        rank = 1 if value.name in (*FLAT_INPUTS, "read_index") else 2
+        if (sizes := _sizes(value)) != [0] * rank:
+            raise BundleError(
+                path,
+                f"{value.name} has the shape {sizes}, not {[0] * rank} (0 for any size): batches vary in all of them",
+            )
     _check_type(path, model.graph.output[0], "FLOAT")
-    shape = [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim]  # 0 where it is free
-    if len(shape) != 2 or shape[1] not in (0, len(manifest.heads)):
+    shape = _sizes(model.graph.output[0])
+    if len(shape) != 2 or shape[0] != 0 or shape[1] not in (0, len(manifest.heads)):
         raise BundleError(path, f"{GRAPH_OUTPUT} has the shape {shape}, not (scores, {len(manifest.heads)} heads)")
     for tensor in _tensors(model):
         for item in tensor.external_data:
             if item.key == "location" and item.value not in manifest.files:
                 raise BundleError(path, f"takes weights from {item.value!r}, which bundle.json does not list")
+
+
+def _sizes(value: ValueInfoProto) -> list[int]:
+    """Sizes of its dimensions, 0 where a dimension is free."""
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
 def _check_type(path: Path, value: ValueInfoProto, wanted: str) -> None:

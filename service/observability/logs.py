@@ -41,8 +41,10 @@ class PlainFormatter(logging.Formatter):
         return super().formatMessage(record) + ("" if current is None else f" [{current}]")
 
 
-def configure_logging(level: str, json_lines: bool) -> None:
-    """Send all logs to standard error, as JSON lines or as plain text for a terminal."""
+def configure_logging(level: str, json_lines: bool | None = None) -> None:
+    """Send all logs to standard error, as JSON lines or as plain text; by default as what suits it."""
+    if json_lines is None:
+        json_lines = not sys.stderr.isatty()
     handler = logging.StreamHandler(sys.stderr)
     plain = PlainFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
     handler.setFormatter(JsonFormatter() if json_lines else plain)

@@ -16,12 +16,12 @@ _BODY_BYTES = tuple(1024 * 4**n for n in range(9))
 REJECTIONS = (
     "queue_full", "token_budget", "deadline", "body_too_large", "too_many_items", "too_many_tokens", "invalid",
     "invalid_json", "empty_text", "unauthorized", "model_mismatch", "not_found", "method", "media_type", "headers",
-    "slow_request", "invalid_http", "not_ready", "draining",
+    "slow_request", "invalid_http", "too_many_bodies", "not_ready", "draining",
 )  # fmt: skip
 OUTCOMES = ("ok", "truncated", "invalid", "nonfinite", "expired", "cancelled", "error")
 STAGES = ("parse", "tokenize", "queue", "infer", "serialize")
 ENGINE_ERRORS = ("runtime", "nonfinite")
-STATES = ("starting", "warming", "ready", "draining", "failed")
+STATES = ("starting", "warming", "ready", "draining", "wedged", "failed")
 
 
 class Metrics:
@@ -34,14 +34,11 @@ class Metrics:
 
     def __init__(self, version: str, seconds: Sequence[float] = SECONDS) -> None:
         self.registry = r = CollectorRegistry()
+        self._make_durations(seconds)
         # HTTP
         self.http_requests = Counter(
             "assay_http_requests", "Finished requests.", ("route", "method", "status"), registry=r
         )
-        self.http_duration = Histogram(
-            "assay_http_request_duration_seconds", "From the first byte to the end of the reply.",
-            ("route", "method"), buckets=seconds, registry=r,
-        )  # fmt: skip
         self.http_in_flight = Gauge("assay_http_requests_in_flight", "Requests being handled.", registry=r)
         self.request_samples = Histogram(
             "assay_request_samples", "Items of an accepted request.", buckets=_POWERS_OF_TWO, registry=r
@@ -49,13 +46,12 @@ class Metrics:
         self.request_body_bytes = Histogram(
             "assay_request_body_bytes", "Size of request bodies.", buckets=_BODY_BYTES, registry=r
         )
+        self.bodies_held = Gauge(
+            "assay_request_bodies_held_bytes", "Bytes of request bodies held over all connections.", registry=r
+        )
         self.rejected = Counter("assay_requests_rejected", "Requests refused, by reason.", ("reason",), registry=r)
         # Work
         self.samples = Counter("assay_samples", "Items, by what became of them.", ("model", "outcome"), registry=r)
-        self.stage_duration = Histogram(
-            "assay_stage_duration_seconds", "Time that requests spend in each stage.", ("stage",), buckets=seconds,
-            registry=r,
-        )  # fmt: skip
         self.queue_samples = Gauge("assay_queue_samples", "Items admitted and not yet in a batch.", registry=r)
         self.queue_tokens = Gauge("assay_queue_tokens", "Tokens admitted and not yet in a batch.", registry=r)
         self.queue_oldest = Gauge("assay_queue_oldest_age_seconds", "Age of the oldest waiting request.", registry=r)
@@ -101,25 +97,45 @@ class Metrics:
         """Create every labelled series whose labels are known; alerts and scalers must not meet an empty answer."""
         for reason in REJECTIONS:
             self.rejected.labels(reason)
-        for stage in STAGES:
-            self.stage_duration.labels(stage)
         for kind in ("real", "shared", "padding"):
             self.tokens.labels(kind)
         for kind in ("needed", "padding"):
             self.attention_cells.labels(kind)
         for kind in ENGINE_ERRORS:
             self.engine_errors.labels(kind)
-        self.set_state("starting")
+        self.watch_state(lambda: STATES[0])
+
+    def _make_durations(self, seconds: Sequence[float]) -> None:
+        self.http_duration = Histogram(
+            "assay_http_request_duration_seconds", "From the first byte to the end of the reply.",
+            ("route", "method"), buckets=seconds, registry=self.registry,
+        )  # fmt: skip
+        self.stage_duration = Histogram(
+            "assay_stage_duration_seconds", "Time that requests spend in each stage.", ("stage",), buckets=seconds,
+            registry=self.registry,
+        )  # fmt: skip
+        for stage in STAGES:
+            self.stage_duration.labels(stage)
+
+    def set_duration_buckets(self, seconds: Sequence[float]) -> None:
+        """Choose the bounds of every duration, in seconds, before any is observed."""
+        self.registry.unregister(self.http_duration)
+        self.registry.unregister(self.stage_duration)
+        self._make_durations(seconds)
 
     def expect_requests(self, route: str, method: str) -> None:
         """Have the HTTP series of a route at zero before its first request."""
         self.http_requests.labels(route, method, "200")
         self.http_duration.labels(route, method)
 
-    def set_state(self, state: str) -> None:
-        """Say which of `STATES` the server is in."""
+    def watch_state(self, read: Callable[[], str]) -> None:
+        """Read at scrape time which of `STATES` the server is in: an engine tells nobody when it begins to hang."""
+
+        def reading(name: str) -> Callable[[], float]:
+            return lambda: float(read() == name)
+
         for name in STATES:
-            self.engine_state.labels(name).set(name == state)
+            self.engine_state.labels(name).set_function(reading(name))
 
     def set_model(self, name: str, sha256: str, precision: str, provider: str, centre: float, spread: float) -> None:
         """Say which model is served; the score histogram gets bounds around its calibration.
@@ -135,6 +151,10 @@ class Metrics:
         if self.score is None:
             bounds = [centre + spread * step / 2 for step in range(-8, 9)]
             self.score = BulkHistogram("assay_score", "Raw scores.", bounds, self.registry)
+
+    def watch_bodies(self, held: Callable[[], int]) -> None:
+        """Read at scrape time how many bytes of bodies are held."""
+        self.bodies_held.set_function(lambda: float(held()))
 
     def watch_queue(self, read: Callable[[], "tuple[int, int, float, int, float]"], limit: int) -> None:
         """Read the queue's gauges at scrape time, so that they cannot drift.

@@ -104,14 +104,59 @@ async def test_comparisons_are_split_by_texts_and_rankings_never(server: Any) ->
     assert len(server.seen) == 3
 
 
-async def test_limits_are_asked_again_after_a_refusal_of_size(server: Any) -> None:
-    server.script = [server.refuse(413, "too_many_items")]
+async def test_a_part_that_never_fits_is_halved_and_limits_are_asked_again(server: Any) -> None:
+    def at_most_two(request: Any, body: dict[str, Any]) -> Any:
+        refused = len(body["responses"]) > 2
+        step = server.refuse(413, "too_many_items", field="responses") if refused else None
+        return step(request, body) if step else server.answer("/v1/score", body)
+
+    server.limits["items_per_request"] = 7
+    server.always = at_most_two
     async with AsyncRewardClient(server.url) as client:
-        with pytest.raises(assay.TooLargeError):
+        scores = await client.score("p", texts(10))
+        assert scores.scores == numbers(10) and scores.usage.items == 10
+        assert len({seen.headers["X-Request-Id"] for seen in server.seen}) == len(server.seen)
+        # 7: 3 (1, 2), 4 (2, 2); 3: 1, 2. None was sent twice, none was attempted again.
+        assert sorted(len(seen.body["responses"]) for seen in server.seen) == [1, 1, 2, 2, 2, 2, 3, 3, 4, 7]
+        assert {seen.headers["X-Assay-Attempt"] for seen in server.seen} == {"1"}
+        server.seen.clear()
+        server.limits["items_per_request"] = 2
+        await client.score("p", texts(4))
+        assert [len(seen.body["responses"]) for seen in server.seen] == [2, 2]
+    assert server.model_questions == 2
+
+
+async def test_an_item_at_fault_within_a_half_is_named_for_the_caller(server: Any) -> None:
+    def step(request: Any, body: dict[str, Any]) -> Any:
+        if len(body["responses"]) > 2:
+            return server.refuse(413, "too_many_items")(request, body)
+        if "response-5" in body["responses"]:
+            return server.refuse(422, "too_many_tokens", field="responses.1")(request, body)
+        return server.answer("/v1/score", body)
+
+    server.always = step
+    async with AsyncRewardClient(server.url) as client:
+        with pytest.raises(assay.TooLargeError) as caught:
             await client.score("p", texts(8))
-        server.limits["items_per_request"] = 4
-        await client.score("p", texts(8))
-    assert [len(seen.body["responses"]) for seen in server.seen] == [8, 4, 4]
+    assert (caught.value.field, caught.value.code) == ("responses.5", "too_many_tokens")
+
+
+async def test_what_cannot_be_halved_is_too_large(server: Any) -> None:
+    server.always = server.refuse(413, "too_many_items")
+    async with AsyncRewardClient(server.url) as client:
+        for call in client.score("p", texts(1)), client.rank("p", texts(8)), client.compare([("p", "x-1", "x-2")]):
+            server.seen.clear()
+            with pytest.raises(assay.TooLargeError):
+                await call
+            assert len(server.seen) == 1
+
+
+async def test_a_part_fits_the_queue_in_tokens_however_long_its_items_are(server: Any) -> None:
+    server.limits |= {"queue_items": 100, "queue_tokens": 350, "tokens_per_item": 50}
+    async with AsyncRewardClient(server.url) as client:
+        assert (await client.score("p", texts(20))).scores == numbers(20)
+        assert [len(seen.body["responses"]) for seen in server.seen] == [7, 7, 6]
+        assert (await client.rank("p", texts(20))).scores == numbers(20)  # The server may find it short enough.
 
 
 async def test_concurrent_first_calls_ask_for_limits_once(server: Any) -> None:

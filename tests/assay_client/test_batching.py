@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay_client.batching import split
+from assay_client.batching import items_allowed, split
 from assay_client.errors import TooLargeError
+from assay_client.types import Limits
 
 SIZES = st.lists(st.integers(0, 50), max_size=200)
 
@@ -37,3 +38,19 @@ def test_an_item_larger_than_a_request_is_named() -> None:
         range(1, 2),
         range(2, 3),
     ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "texts", "whole", "allowed"),
+    [
+        (Limits(1, 64), 1, False, 64),
+        (Limits(1, 64, queue_items=5), 2, False, 2),
+        (Limits(1, 64, tokens_per_item=100, queue_items=50, queue_tokens=999), 1, False, 9),
+        (Limits(1, 64, tokens_per_item=100, queue_items=50, queue_tokens=999), 2, False, 4),
+        (Limits(1, 64, tokens_per_item=100, queue_items=50, queue_tokens=999), 1, True, 50),
+        (Limits(1, 64, queue_tokens=999), 1, False, 64),
+        (Limits(1, 64, tokens_per_item=100, queue_tokens=99), 2, False, 1),
+    ],
+)
+def test_a_request_holds_no_more_than_the_queue(limits: Limits, texts: int, whole: bool, allowed: int) -> None:
+    assert items_allowed(limits, texts=texts, whole=whole) == allowed

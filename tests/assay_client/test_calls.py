@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 import assay_client as assay
 from assay_client import AsyncRewardClient, retry
@@ -66,13 +67,36 @@ async def test_a_retry_after_beyond_the_deadline_fails_at_once(server: Any, stat
     assert (error.retry_after_s, error.status, error.code, error.attempts) == (30.0, status, code, 1)
 
 
-async def test_retries_end(server: Any) -> None:
-    server.always = server.refuse(503, "engine_failed")
+def break_off(request: Any, body: Any) -> Awaitable[web.StreamResponse]:
+    """Begin a reply and cut the connection within."""
+
+    async def reply() -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "100"})
+        await response.prepare(request)
+        await response.write(b"{")
+        request.transport.close()
+        return response
+
+    return reply()
+
+
+async def test_retries_of_faults_end(server: Any) -> None:
+    server.always = break_off
     async with AsyncRewardClient(server.url, retries=2) as client:
-        with pytest.raises(assay.UnavailableError) as caught:
+        with pytest.raises(assay.ConnectionFailedError) as caught:
             await client.score("p", ["x-7"])
     assert len(server.seen) == caught.value.attempts == 3
+    assert caught.value.code == "incomplete_reply"
     assert caught.value.elapsed_s > 0 and caught.value.request_id is not None
+
+
+@pytest.mark.parametrize("status", [429, 500, 503, 504])
+async def test_without_retries_nothing_is_repeated(server: Any, status: int) -> None:
+    server.always = server.refuse(status, "internal")
+    async with AsyncRewardClient(server.url, retries=0) as client:
+        with pytest.raises(assay.AssayError) as caught:
+            await client.score("p", ["x-7"])
+    assert len(server.seen) == caught.value.attempts == 1
 
 
 @pytest.mark.parametrize(
@@ -85,8 +109,6 @@ async def test_retries_end(server: Any) -> None:
         (422, "empty_text", assay.InvalidRequestError, 1),
         (500, "nonfinite_score", assay.NonFiniteScoreError, 1),
         (500, "internal", assay.ServerError, 2),
-        (504, "deadline_exceeded", assay.DeadlineExceededError, 6),
-        (504, "gateway", assay.UnavailableError, 6),
     ],
 )
 async def test_final_failures(server: Any, status: int, code: str, kind: type[Exception], sent: int) -> None:
@@ -139,16 +161,38 @@ async def test_an_unreachable_server_is_a_connection_failure() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        async with AsyncRewardClient(url, retries=1) as client:
-            with pytest.raises(assay.ConnectionFailedError) as caught:
+        async with AsyncRewardClient(url, timeout=0.5) as client, AsyncRewardClient(url, retries=0) as hasty:
+            with pytest.raises(assay.DeadlineExceededError) as caught:
                 await client.score("p", ["x-7"])
-    assert caught.value.attempts == 2 and isinstance(caught.value, ConnectionError)
+            with pytest.raises(assay.ConnectionFailedError) as once:
+                await hasty.score("p", ["x-7"])
+    assert isinstance(caught.value.__cause__, assay.ConnectionFailedError)
+    assert caught.value.attempts > 2 and "last failure: no reply from" in caught.value.message
+    assert (once.value.attempts, once.value.code) == (1, "not_connected") and isinstance(once.value, ConnectionError)
+
+
+async def test_a_connection_lost_before_the_reply(server: Any) -> None:
+    server.always = server.reset
+    async with AsyncRewardClient(server.url, retries=0) as client:
+        with pytest.raises(assay.ConnectionFailedError) as caught:
+            await client.score("p", ["x-7"])
+    assert caught.value.code == "connection_lost"
+
+
+async def test_a_hundred_calls_outlive_half_a_second_of_outage(server: Any) -> None:
+    server.always = server.refuse(503, "not_ready", headers={"Retry-After": "1"})
+    asyncio.get_running_loop().call_later(0.5, setattr, server, "always", None)
+    start = time.monotonic()
+    async with AsyncRewardClient(server.url, timeout=60) as client:
+        results = await asyncio.gather(*(client.score("p", [f"x-{i}"]) for i in range(100)))
+    assert [result[0] for result in results] == list(range(100))
+    assert 100 < len(server.seen) <= 200 and time.monotonic() - start < 5
 
 
 async def test_an_empty_budget_delays_retries(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     budget = retry.RetryBudget(per_request=0.0, per_second=1e-3, capacity=3.0)
     monkeypatch.setattr(retry, "_process_budget", budget)
-    server.always = server.refuse(503, "not_ready")
+    server.always = server.refuse(504, "gateway")
     async with AsyncRewardClient(server.url, timeout=0.5) as client:
         calls = (client.score("p", ["x-1"]) for _ in range(10))
         failures = await asyncio.gather(*calls, return_exceptions=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from assay_client import retry
 from assay_client.errors import AssayError, BadReplyError, ConnectionFailedError, NonFiniteScoreError
-from assay_client.retry import RetryBudget, backoff_s, is_transient, parse_retry_after
+from assay_client.retry import RetryBudget, backoff_s, is_fault, is_free, is_transient, parse_retry_after
 
 
 @pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
@@ -33,6 +33,26 @@ def test_failures_without_a_status() -> None:
     assert is_transient(ConnectionFailedError(""), internal_errors=0)
     assert not is_transient(ConnectionFailedError("", code="tls"), internal_errors=0)
     assert not is_transient(BadReplyError(""), internal_errors=0)
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "fault"),
+    [
+        (AssayError("", status=429), True, False),
+        (AssayError("", status=502), True, False),
+        (AssayError("", status=503), True, False),
+        (ConnectionFailedError("", code="not_connected"), True, False),
+        (AssayError("", status=504, retry_after_s=0.0), True, False),
+        (AssayError("", status=500, retry_after_s=1.0), True, True),
+        (AssayError("", status=408), False, False),
+        (AssayError("", status=504), False, False),
+        (ConnectionFailedError("", code="connection_lost"), False, False),
+        (ConnectionFailedError("", code="incomplete_reply"), False, True),
+        (AssayError("", status=500), False, True),
+    ],
+)
+def test_what_limits_retries_beside_the_deadline(error: AssayError, free: bool, fault: bool) -> None:
+    assert (is_free(error), is_fault(error)) == (free, fault)
 
 
 @given(

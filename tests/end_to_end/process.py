@@ -49,6 +49,7 @@ class Process:
             self._process = subprocess.Popen(
                 arguments, cwd=ROOT, env=environment(GATE=str(gate)), stdout=subprocess.PIPE, stderr=stderr
             )
+        self.said = ""
         self.url = self._address()
         self.host, port = self.url.removeprefix("http://").split(":")
         self.port = int(port)
@@ -58,17 +59,21 @@ class Process:
         return self._log.read_text()
 
     def _address(self) -> str:
+        return self.until_said(r" at (http://\S+)\s")[1]
+
+    def until_said(self, pattern: str) -> re.Match[str]:
+        """Read what it prints until the pattern is in it."""
         assert self._process.stdout is not None
-        deadline, text = time.monotonic() + PATIENCE, ""
+        deadline = time.monotonic() + PATIENCE
         while (left := deadline - time.monotonic()) > 0:
+            if found := re.search(pattern, self.said):
+                return found
             if select.select([self._process.stdout], [], [], left)[0]:
                 chunk = os.read(self._process.stdout.fileno(), 4096).decode()
                 if not chunk:
                     break
-                text += chunk
-                if found := re.search(r"serves at (http://\S+)", text):
-                    return found[1]
-        raise AssertionError(f"no address on stdout: {text!r}; the log: {self.log}")
+                self.said += chunk
+        raise AssertionError(f"no {pattern!r} on stdout: {self.said!r}; the log: {self.log}")
 
     def request(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None

@@ -3,8 +3,12 @@
 import asyncio
 import contextlib
 import random
+import signal
+import time
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from assay_client import (
     AsyncRewardClient,
@@ -19,6 +23,7 @@ from tests.end_to_end.process import server_process
 from tests.pocket import pocket_reward
 
 QUEUE_FULL = 'assay_requests_rejected_total{reason="queue_full"}'
+TOO_MANY_ITEMS = 'assay_requests_rejected_total{reason="too_many_items"}'
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +195,73 @@ async def test_a_deadline_is_kept_and_the_work_is_dropped(held):
         held.let_go()
         await asyncio.gather(*accepted[:2])
         assert len(await client.score("p", ["r"])) == 1
+
+
+class Door:
+    """Stands before a server and passes on; while shut it says to come back in a second."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.shut = False
+        self.refused = 0
+
+    @contextlib.asynccontextmanager
+    async def before(self, server):
+        async def pass_on(request):
+            if self.shut:
+                self.refused += 1
+                return web.Response(status=503, headers={"Retry-After": "1"})
+            async with inner.request(request.method, server.url + request.path, data=await request.read()) as reply:
+                return web.Response(status=reply.status, body=await reply.read())
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", pass_on)
+        runner = web.AppRunner(app)
+        async with aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as inner:
+            await runner.setup()
+            try:
+                await web.TCPSite(runner, "127.0.0.1", 0).start()
+                self.url = "http://{}:{}".format(*runner.addresses[0])
+                yield self
+            finally:
+                await runner.cleanup()
+
+
+async def test_a_hundred_calls_outlive_half_a_second_of_outage(server, right):
+    async with Door().before(server) as door, AsyncRewardClient(door.url, timeout=60) as client:
+        await client.score("p", ["before"])
+        door.shut = True
+        asyncio.get_running_loop().call_later(0.5, setattr, door, "shut", False)
+        start = time.monotonic()
+        scores = await asyncio.gather(*(client.score("p", [f"late {n}"]) for n in range(100)))
+        assert time.monotonic() - start < 8
+        assert door.refused > 50
+    assert [row[0] for row in scores] == pytest.approx([right("p", f"late {n}") for n in range(100)], abs=1e-5)
+
+
+async def test_calls_outlive_a_restart_with_smaller_limits(pocket_bundle, tmp_path, right):
+    """Killed and begun anew on its port: refused meanwhile, and then parts that were legal are too long."""
+    with contextlib.ExitStack() as servers:
+        flags = "--max-items", "100"
+        first = await asyncio.to_thread(servers.enter_context, server_process(pocket_bundle, tmp_path, *flags))
+        async with AsyncRewardClient(first.url, timeout=60) as client:
+            await client.score("p", ["r"])  # from now on it knows the limits
+            first.signal(signal.SIGKILL)
+            await asyncio.to_thread(first.ended)
+            texts = [[f"{call} {n}" for n in range(30)] for call in range(20)]
+            waiting = asyncio.gather(*(client.score("p", responses) for responses in texts))
+            flags = "--max-items", "8", "--port", str(first.port)
+            second = await asyncio.to_thread(servers.enter_context, server_process(pocket_bundle, tmp_path, *flags))
+            scores = await waiting
+            assert await asyncio.to_thread(second.metric, TOO_MANY_ITEMS) > 0
+    for responses, got in zip(texts, scores, strict=True):
+        assert list(got) == pytest.approx([right("p", text) for text in responses], abs=1e-5)
+
+
+def test_parts_fit_the_queue_in_tokens(pocket_bundle, tmp_path, right):
+    with server_process(pocket_bundle, tmp_path, "--queue-tokens", "256") as server, RewardClient(server.url) as client:
+        responses = [f"{n}".ljust(40, "x") for n in range(30)]
+        assert list(client.score("p", responses)) == pytest.approx([right("p", text) for text in responses], abs=1e-5)
+        with pytest.raises(TooLargeError, match="whole queue holds 256"):
+            client.rank("p", responses)
+        assert server.metric(TOO_MANY_ITEMS) == 1  # the ranking alone

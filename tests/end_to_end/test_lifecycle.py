@@ -55,6 +55,8 @@ def test_a_drain_ends_with_typed_errors_when_its_time_is_up(pocket_bundle, tmp_p
             server.until_metric("assay_http_requests_in_flight", 3)
             began = time.monotonic()
             server.signal(signal.SIGTERM)
+            assert half.recv(100).startswith(b"HTTP/1.1 503 ")  # at once: it may go elsewhere
+            assert not stuck.done()
             status, body = stuck.result(30)
             assert (status, body["error"]["code"]) == (503, "draining")
             assert server.ended() == 0
@@ -84,12 +86,12 @@ def test_sigint_stops_at_once(pocket_bundle, tmp_path):
 
 
 def test_probes_tell_the_truth_about_a_hung_engine(pocket_bundle, tmp_path, callers):
-    with server_process(pocket_bundle, tmp_path, "--stuck-after-s", "0.3", "--log-json", module=HELD) as server:
+    with server_process(pocket_bundle, tmp_path, "--stuck-after-s", "0.3", module=HELD) as server:
         server.hold()
         stuck = callers.submit(server.request, "POST", "/v1/score", SCORE)
         server.until("/live", 503)
         began = time.monotonic()
-        assert server.request("GET", "/live")[1] == {"live": False, "state": "ready"}
+        assert server.request("GET", "/live")[1] == {"live": False, "state": "wedged"}
         assert server.request("GET", "/ready")[0] == 503
         assert time.monotonic() - began < 2  # neither waits for the batch
         server.let_go()
@@ -104,9 +106,23 @@ def test_a_warm_up_that_hangs_is_not_live_and_does_not_keep_the_process(pocket_b
     flags = ("--stuck-after-s", "0.3", "--drain-notice-s", "0")
     with server_process(pocket_bundle, tmp_path, *flags, module=HELD, wait=False) as server:
         server.until("/live", 503)
-        assert server.request("GET", "/ready")[1] == {"ready": False, "state": "warming"}
+        assert server.request("GET", "/ready")[1] == {"ready": False, "state": "wedged"}
         status, body = server.request("POST", "/v1/score", SCORE)
         assert (status, body["error"]["code"]) == (503, "not_ready")
         server.signal(signal.SIGTERM)
         assert server.ended() == 0
         assert "the engine is stuck" in server.log
+
+
+def test_the_greeting_comes_when_its_curl_works(pocket_bundle, tmp_path):
+    gate = tmp_path / "gate"
+    gate.touch()
+    with server_process(pocket_bundle, tmp_path, module=HELD, wait=False) as server:
+        server.until_said(r"listens at http://\S+ and warms up; /ready says when it is done\n")
+        server.until("/ready", 503)
+        assert "curl" not in server.said
+        server.let_go()
+        url, body = server.until_said(r"(?s)curl -s (\S+) -H 'Content-Type: application/json' -d '(.*?)'\n").groups()
+        assert url == f"{server.url}/v1/score"
+        body = {"prompt": "p", "responses": json.loads(body)["responses"], "truncate": "response_right"}  # pocket-sized
+        assert server.request("POST", "/v1/score", body)[0] == 200

@@ -3,6 +3,7 @@
 `main` gives up before it serves, so most cases call it here; a few run the real process.
 """
 
+import json
 import logging
 import os
 import shutil
@@ -89,8 +90,10 @@ def test_weights_that_give_no_numbers(copied):
     reseal(copied)
     result = run_to_the_end(*command(copied, "--log-level", "warning"))
     assert result.returncode == 1
-    assert "warm-up failed" in one_line(result)
-    assert "not finite" in result.stderr
+    logged, last = result.stderr.strip().splitlines()
+    assert last.startswith(f"assay-serve: {copied}: the warm-up failed, so nothing was served: the model gives scores ")
+    assert "not finite" in last
+    assert json.loads(logged)["level"] == "error"  # no terminal: JSON
 
 
 def test_a_batch_smaller_than_an_item(pocket_bundle, start):

@@ -34,6 +34,7 @@ def configure(tmp_path: Path, backbone: Path) -> Configure:
         return TrainingConfig(
             **{
                 "run": tmp_path / "run",
+                "bundle": tmp_path / "bundle",
                 "progress": False,
                 "data": DataConfig(train=(str(data),), validation_fraction=0.2, test_fraction=0.2),
                 "model": ModelConfig(backbone=str(backbone), max_tokens=64, block_queries=16),

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.service.serving import JSON
+from service.bundle.reader import read_bundle
+from tests.pocket import pocket_formatter, reseal, write_pocket_bundle
+from tests.service.serving import JSON, serving
 
 GOOD = {"prompt": "p", "responses": ["a"]}
 PAIR = {"prompt": "p", "response": "a"}
@@ -50,7 +52,7 @@ CASES = [
     Bad("deep nesting", b"[" * 100_000, 400, "invalid_json", None, "not valid JSON"),
     Bad("two documents", b"{} {}", 400, "invalid_json", None, "not valid JSON"),
     # shape
-    Bad("a list", [GOOD], 422, "invalid", None, "valid dictionary"),
+    Bad("a list", [GOOD], 422, "invalid", None, "must be a JSON object"),
     Bad("null", b"null", 422, "invalid", None, "object"),
     Bad("nothing", {}, 422, "invalid", None, 'send either "pairs", or "prompt" together with "responses"'),
     Bad("both forms", GOOD | {"pairs": [PAIR]}, 422, "invalid", None, 'send either "pairs"'),
@@ -106,6 +108,14 @@ CASES = [
         "pairs.1.response", "limit of 64"),
     Bad("cut is not enough", {"prompt": "x" * 100, "responses": ["a"], "truncate": "response_right"}, 422,
         "too_many_tokens", "responses.0", "cutting response_right is not enough"),
+    Bad("no digest", GOOD | {"model_digest": "latest"}, 422, "invalid", "model_digest", "pattern '^[0-9a-f]{64}$'"),
+    Bad("digest and a line", GOOD | {"model_digest": "0" * 64 + "\n"}, 422, "invalid", "model_digest", "pattern"),
+    Bad("huge digest", GOOD | {"model_digest": "0" * 500_000}, 422, "invalid", "model_digest", "pattern"),
+    Bad("huge role", {"prompt": [{"role": "r" * 500_000, "content": "b"}], "responses": ["a"]}, 422, "invalid",
+        "prompt.0.role", "at most 64 characters"),
+    Bad("huge content type", json.dumps(GOOD), 415, "unsupported_media_type", None, "send Content-Type",
+        "media_type", headers={"Content-Type": "x" * 3000}),
+    Bad("huge path", None, 404, "not_found", None, "nothing at /xxx", path="/" + "x" * 3000, method="GET"),
     Bad("other model", GOOD | {"model_digest": "0" * 64}, 409, "model_mismatch", None, "this server holds"),
     # limits
     Bad("too many items", {"prompt": "p", "responses": ["a"] * 51}, 413, "too_many_items", "responses",
@@ -193,9 +203,22 @@ def test_a_duplicate_key_counts_as_its_last(served):
     assert reply.json["scores"] == served.score("a").json["scores"]
 
 
-def test_ten_megabytes_in_one_text(pocket_bundle):
-    from tests.service.serving import serving
+def test_a_template_that_repeats_what_it_refuses(tmp_path):
+    formatter = pocket_formatter()
+    refusal = "{{ raise_exception('I will not have ' + messages[0].content) }}"
+    template = f"{{% if messages[0].content | length > 10000 %}}{refusal}{{% endif %}}short"
+    folder = write_pocket_bundle(tmp_path / "bundle").folder
+    (folder / "chat_template.jinja").write_text(template)
+    same = type(formatter)(formatter.text_format, template, formatter.tokenizer, 64)
+    reseal(folder, text_format_sha256=same.sha256)
+    with serving(read_bundle(folder)) as served:
+        reply = served.post("/v1/score", {"prompt": "x" * 200_000, "responses": ["a"]})
+        assert (reply.status, reply.error["field"]) == (422, "prompt")
+        assert "I will not have xxx" in reply.error["message"]
+        assert len(reply.content) < 2000
 
+
+def test_ten_megabytes_in_one_text(pocket_bundle):
     with serving(pocket_bundle) as served:  # with its own default limits
         reply = served.score("x" * 10_000_000)
         assert (reply.status, reply.error["code"], reply.error["field"]) == (422, "too_many_tokens", "responses.0")

@@ -15,6 +15,7 @@ SERIES = {
     "assay_http_requests_in_flight": "gauge",
     "assay_request_samples": "histogram",
     "assay_request_body_bytes": "histogram",
+    "assay_request_bodies_held_bytes": "gauge",
     "assay_requests_rejected": "counter",
     "assay_samples": "counter",
     "assay_stage_duration_seconds": "histogram",
@@ -143,6 +144,13 @@ def test_probes_of_a_healthy_server(served):
     assert (ready.status, ready.json) == (200, {"ready": True, "state": "ready"})
 
 
+@pytest.mark.parametrize("path", ["/live", "/ready"])
+def test_probes_by_head(served, path):
+    reply = served.request("HEAD", path)
+    assert (reply.status, reply.content) == (200, b"")
+    assert reply.headers["content-length"] == str(len(served.get(path).content))
+
+
 def test_a_hung_engine_is_neither_live_nor_ready_and_that_is_told_at_once(served, session):
     session.hold()
     import threading
@@ -155,7 +163,8 @@ def test_a_hung_engine_is_neither_live_nor_ready_and_that_is_told_at_once(served
     while served.get("/live").status == 200:
         assert time.monotonic() < deadline
     began = time.monotonic()
-    assert served.get("/live").json == {"live": False, "state": "ready"}
+    assert served.get("/live").json == {"live": False, "state": "wedged"}
+    assert values(families(served)["assay_engine_state"], "state") == dict.fromkeys(STATES, 0) | {"wedged": 1}
     ready = served.get("/ready")
     assert (ready.status, ready.headers["retry-after"]) == (503, "1")
     assert served.get("/metrics").status == 200
@@ -163,6 +172,7 @@ def test_a_hung_engine_is_neither_live_nor_ready_and_that_is_told_at_once(served
     session.let_go()
     caller.join(10)
     assert (served.get("/live").status, served.get("/ready").status) == (200, 200)
+    assert values(families(served)["assay_engine_state"], "state") == dict.fromkeys(STATES, 0) | {"ready": 1}
 
 
 def test_a_dead_runner_is_not_live(served):

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import socket
 import time
 
 import pytest
@@ -12,6 +13,9 @@ from tests.service.serving import JSON, Reply, read_raw, read_reply, serving
 
 LIMIT = 4096
 BODY = json.dumps({"prompt": "p", "responses": ["a"]}).encode()
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked"
+GONE = {"route": "/v1/score", "method": "POST", "status": "499"}
 
 
 def head(*fields: str, length: int = len(BODY), method: str = "POST", path: str = "/v1/score") -> bytes:
@@ -182,6 +186,106 @@ def test_what_is_no_http_gets_a_typed_error(served, data):
         reply = parse(read_raw(connection))
     assert (reply.status, reply.error["code"]) == (400, "invalid_http")
     assert served.rejected()["invalid_http"] == before + 1
+
+
+class TestHalfClosed:
+    """A client that sends nothing more waits for its replies, or has left."""
+
+    @pytest.fixture
+    def session(self):
+        return ScriptedSession()
+
+    @pytest.fixture
+    def served(self, pocket_bundle, session):
+        with serving(pocket_bundle, session) as served:
+            for _ in range(3):
+                session.wait_for_batch()
+            yield served
+
+    def test_it_gets_its_reply(self, served):
+        with served.connect() as connection:
+            connection.sendall(head() + BODY)
+            connection.shutdown(socket.SHUT_WR)
+            raw = read_raw(connection)
+        assert parse(raw.removeprefix(CONTINUE)).status == 200
+
+    def test_it_gets_its_reply_after_a_long_batch(self, served, session):
+        session.hold()
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE)
+        with contextlib.closing(connection):
+            connection.request("POST", "/v1/score", BODY, JSON)
+            session.wait_for_batch()
+            connection.sock.shutdown(socket.SHUT_WR)
+            for _ in range(3):  # it is told that it is heard, now and then
+                assert connection.sock.recv(len(CONTINUE), socket.MSG_WAITALL) == CONTINUE
+            session.let_go()
+            reply = read_reply(connection)
+            assert (reply.status, reply.headers["connection"]) == (200, "close")
+
+    def test_it_gets_all_its_replies(self, served):
+        paths = ["/v1/model", "/nothing", "/ready"]
+        with served.connect() as connection:
+            connection.sendall(b"".join(head(method="GET", path=path, length=0) for path in paths))
+            connection.shutdown(socket.SHUT_WR)
+            assert [reply.status for reply in replies(connection, 3)] == [200, 404, 200]
+            assert read_raw(connection) == b""
+
+    @pytest.mark.parametrize("sent", [b"", head()[:20], head() + BODY[:5]])
+    def test_what_has_not_arrived_gets_none(self, served, sent):
+        with served.connect() as connection:
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            assert read_raw(connection) == b""
+
+    @pytest.mark.parametrize("then", [b"", head()[:20]])
+    def test_one_that_has_left_is_found_out(self, served, session, then):
+        left = served.context.metrics.registry.get_sample_value("assay_http_requests_total", GONE) or 0
+        session.hold()
+        with served.connect() as connection:
+            connection.sendall(head() + BODY + then)
+            session.wait_for_batch()
+        served.until("assay_http_requests_total", left + 1, **GONE)
+        session.let_go()
+
+
+class TestStopping:
+    """The server stops while requests are under way."""
+
+    @pytest.mark.parametrize(
+        "sent", [head()[:20], head() + BODY[:5], head().replace(b"Content-Length: %d" % len(BODY), CHUNKED) + b"5"]
+    )
+    def test_what_has_not_arrived_is_told_so_and_not_waited_for(self, pocket_bundle, sent):
+        with serving(pocket_bundle) as served, served.connect() as connection:
+            connection.sendall(sent)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            until = time.monotonic() + PATIENCE
+            while not any(protocol._arriving for protocol in served.server.server_state.connections):
+                assert time.monotonic() < until, "never arrived"
+                time.sleep(0.002)
+            if b"\r\n\r\n" in sent:
+                served.until("assay_http_requests_in_flight", 1)
+            served.server.stop()
+            reply = parse(read_raw(connection))
+            assert (reply.status, reply.error["code"], reply.error["retry_after_s"]) == (503, "draining", 1)
+            assert (reply.headers["retry-after"], reply.headers["connection"]) == ("1", "close")
+            served.until("assay_requests_rejected_total", 1, reason="draining")
+            served.until("assay_request_bodies_held_bytes", 0)
+
+    def test_behind_a_request_that_is_under_way(self, pocket_bundle):
+        session = ScriptedSession()
+        with serving(pocket_bundle, session) as served, served.connect() as connection:
+            for _ in range(3):
+                session.wait_for_batch()
+            session.hold()
+            connection.sendall(head() + BODY + head() + BODY[:5])
+            session.wait_for_batch()
+            served.server.stop()
+            until = time.monotonic() + PATIENCE
+            while not any(protocol._stopping for protocol in served.server.server_state.connections):
+                assert time.monotonic() < until, "never told to stop"
+                time.sleep(0.002)
+            session.let_go()
+            assert [reply.status for reply in replies(connection, 2)] == [200, 503]
 
 
 class TestDeadline:

@@ -11,7 +11,7 @@ import pytest
 from service.bundle.layout import Family
 from service.bundle.reader import Bundle, read_bundle
 from service.bundle.text_format import PLAIN_TEMPLATE
-from tests.pocket import WEIGHTS_NAME, pocket_formatter, reseal, write_pocket_bundle
+from tests.pocket import VOCABULARY_SIZE, WEIGHTS_NAME, pocket_formatter, reseal, write_pocket_bundle
 from tests.service.bundle.tampering import edit_manifest, refuse
 
 FILES = ("model.onnx", "tokenizer.json", "chat_template.jinja", "parity.json", "report/summary.md")
@@ -209,6 +209,29 @@ def test_a_field_that_is_unknown_or_impossible(folder: Path, path: str, value: o
     refuse(folder, "bundle.json", reason)
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["format_version", "layout_version", "precision", "block_queries", "text_format.version",
+     "text_format.special_tokens"],
+)  # fmt: skip
+def test_a_field_that_is_left_out(folder: Path, path: str) -> None:
+    def edit(document: dict[str, Any]) -> None:
+        *parents, last = path.split(".")
+        for parent in parents:
+            document = document[parent]
+        del document[last]
+
+    edit_manifest(folder, edit)
+    refuse(folder, "bundle.json", f"{path}: is missing; export the bundle again")
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "sha256", "end"])
+def test_a_key_given_twice(folder: Path, name: str) -> None:
+    text = (folder / "bundle.json").read_text()
+    (folder / "bundle.json").write_text(text.replace(f'"{name}":', f'"{name}": null, "{name}":', 1))
+    refuse(folder, "bundle.json", f"has the key '{name}' twice in one object")
+
+
 # -- text format ---------------------------------------------------------------
 
 
@@ -231,7 +254,7 @@ def test_a_format_that_is_not_the_one_trained_with(folder: Path) -> None:
     template = (folder / "chat_template.jinja").read_text()
     reseal(folder, max_tokens=65)
     refuse(folder, "bundle.json", reason)
-    reseal(folder, max_tokens=64, text_format={"begin": [1], "middle": [], "end": [2]})
+    reseal(folder, max_tokens=64, text_format=pocket_formatter().text_format.model_dump() | {"begin": [1]})
     refuse(folder, "bundle.json", reason)
     reseal(folder, text_format=pocket_formatter().text_format.model_dump())
     (folder / "chat_template.jinja").write_text(PLAIN_TEMPLATE)
@@ -240,3 +263,10 @@ def test_a_format_that_is_not_the_one_trained_with(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(template)
     reseal(folder)
     assert read_bundle(folder).formatter.template == template
+
+
+@pytest.mark.parametrize("name", ["begin", "middle", "end"])
+def test_ids_that_the_tokenizer_does_not_know(folder: Path, name: str) -> None:
+    around = pocket_formatter().text_format.model_dump()
+    reseal(folder, text_format=around | {name: [VOCABULARY_SIZE - 1, VOCABULARY_SIZE]})
+    refuse(folder, "bundle.json", f"text_format.{name}.1: {VOCABULARY_SIZE} is no token of tokenizer.json, which has")

@@ -65,6 +65,30 @@ def test_a_graph_with_an_input_of_another_type(folder: Path, name: str, kind: in
     refuse(folder, "model.onnx", f"{name} is {spelled}, not {'BOOL' if name.startswith('key_valid') else 'INT64'}")
 
 
+def free(value: onnx.ValueInfoProto) -> list[str | int]:
+    return [f"d{place}" for place, _ in enumerate(value.type.tensor_type.shape.dim)]
+
+
+@pytest.mark.parametrize("name", GRAPH_INPUTS)
+@pytest.mark.parametrize(
+    "change", [lambda dims: [*dims, "more"], lambda dims: dims[1:], lambda dims: [*dims[:-1], 7], lambda _: []],
+    ids=["higher", "lower", "fixed", "none"],
+)  # fmt: skip
+def test_a_graph_with_an_input_of_another_shape(folder: Path, name: str, change: Callable[..., Any]) -> None:
+    def edit(model: ModelProto) -> None:
+        value = next(value for value in model.graph.input if value.name == name)
+        kind = value.type.tensor_type.elem_type
+        value.CopyFrom(helper.make_tensor_value_info(name, kind, change(free(value))))
+
+    edit_model(folder, edit)
+    refuse(folder, "model.onnx", rf"{name} has the shape \[.*\], not \[0(, 0)?\] \(0 for any size\)")
+
+
+def test_a_graph_with_an_input_that_is_no_tensor(folder: Path) -> None:
+    edit_model(folder, lambda model: model.graph.input[0].type.sequence_type.SetInParent())
+    refuse(folder, "model.onnx", "input_ids is UNDEFINED, not INT64")
+
+
 def test_weights_may_be_listed_among_the_inputs(folder: Path) -> None:
     weights = helper.make_tensor_value_info("weights", TensorProto.FLOAT, [None])
     edit_model(folder, lambda model: model.graph.input.append(weights))
@@ -91,6 +115,7 @@ def test_a_graph_with_other_outputs(folder: Path) -> None:
         (TensorProto.FLOAT16, ["scores", 1], "rewards is FLOAT16, not FLOAT"),
         (TensorProto.DOUBLE, ["scores", 1], "rewards is DOUBLE, not FLOAT"),
         (TensorProto.FLOAT, ["scores"], r"rewards has the shape \[0\], not \(scores, 1 heads\)"),
+        (TensorProto.FLOAT, [3, 1], r"rewards has the shape \[3, 1\], not \(scores, 1 heads\)"),
         (TensorProto.FLOAT, ["scores", 2], r"rewards has the shape \[0, 2\], not \(scores, 1 heads\)"),
     ],
 )

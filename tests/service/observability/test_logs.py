@@ -68,6 +68,15 @@ def test_all_logs_go_to_standard_error(root, capsys, json_lines):
     assert line.startswith("{") == json_lines
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_gets_text_and_anything_else_json(root, capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    configure_logging("info")
+    logging.getLogger("assay.server").info("this")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "this" in line]
+    assert line.startswith("{") != terminal
+
+
 def test_a_plain_line_ends_with_the_id_of_its_request(root, capsys):
     configure_logging("info", json_lines=False)
     token = request_id.set("r-7")

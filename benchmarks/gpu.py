@@ -1,0 +1,227 @@
+"""The CUDA provider against PyTorch on the same card, and against what the card can do.
+
+    benchmarks/gpu.sh                                   # on a machine with a GPU
+    python -m benchmarks.gpu --device cpu --models minilm --quick     # that the script runs at all
+
+For each model: parity of the graph with the float32 module on the CPU, the largest change of a score by its company,
+and the speed of three arms on the same texts, interleaved, as a share of what large matrix products reach on the
+device: the ONNX graph; the same module in PyTorch, packed; the backbone in PyTorch with padded rows and SDPA, prefixes
+repeated. Beside them, the operators that take the graph's time.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from transformers import LlamaConfig, LlamaModel, PreTrainedModel
+
+from benchmarks.result import RESULTS, Result, Target
+from service.bundle.layout import DEFAULT_BLOCK_QUERIES, GRAPH_OUTPUT, Family, IntArray, Pooling, plan_layout
+from service.engine.providers import PROVIDERS, Shapes
+from training.attention import ATTENTION_NAME
+from training.backbone import load_backbone
+from training.examples import layout_tensors
+from training.export.graph import export_graph
+from training.export.parity import measure_parity, parity_cases
+from training.model import RewardModel
+
+SEED = 0
+MODELS = ("minilm", "smollm2", "llama-1b")
+LLAMA_1B: dict[str, Any] = {
+    "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "vocab_size": 32_000, "max_position_embeddings": 4096,
+}  # fmt: skip
+WORKLOADS = {"8 x 256 + 128": (8, 256, 128), "64 x 512 + 32": (64, 512, 32), "32 singles": (32, 0, 300)}
+"""Responses, shared prompt tokens, response tokens."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to measure: `parameters` are those of its layers, which every token passes."""
+
+    name: str
+    model: RewardModel
+    vocabulary: int
+    parameters: int
+
+
+def load(name: str) -> Subject:
+    """A backbone with a head of known seed; the 1 B shape has random weights."""
+    torch.manual_seed(SEED)
+    backbone: PreTrainedModel
+    if name == "llama-1b":
+        backbone, family, vocabulary = LlamaModel(LlamaConfig(**LLAMA_1B)), Family.CAUSAL, LLAMA_1B["vocab_size"]
+        backbone.set_attn_implementation(ATTENTION_NAME)
+    else:
+        loaded = load_backbone(name)
+        backbone, family, vocabulary = loaded.model, loaded.family, loaded.tokenizer.vocabulary_size
+    pooling = Pooling.LAST if family is Family.CAUSAL else Pooling.MEAN
+    model = RewardModel(backbone, family, pooling).eval()
+    torch.nn.init.normal_(model.head.weight, std=0.05)
+    layers = sum(p.numel() for name, p in backbone.named_parameters() if "embed" not in name)
+    return Subject(name, model, vocabulary, layers)
+
+
+def texts(workload: str, vocabulary: int, longest: int) -> list[IntArray]:
+    """Random token sequences of a workload, cut to the model's length."""
+    responses, prompt, response = WORKLOADS[workload]
+    generator = np.random.default_rng(SEED)
+    stem = generator.integers(5, vocabulary, prompt, dtype=np.int64)
+    tails = generator.integers(5, vocabulary, (responses, response), dtype=np.int64)
+    return [np.concatenate([stem, tail])[-longest:] for tail in tails]
+
+
+def peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product: the limit on this device."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = timed({"peak": lambda: a @ b}, device, rounds=10)["peak"]
+    return 2 * size**3 / min(seconds)
+
+
+def timed(arms: dict[str, Callable[[], Any]], device: torch.device, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each arm, interleaved, after one run that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(rounds + 1):
+        for name, arm in arms.items():
+            began = time.perf_counter()
+            arm()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if number:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def company_error(run: Callable[[Sequence[IntArray]], Any], sequences: Sequence[IntArray], rounds: int) -> float:
+    """Largest change of a score between random companies."""
+    generator = np.random.default_rng(SEED)
+    alone = np.concatenate([run([sequence]) for sequence in sequences])
+    worst = 0.0
+    for _ in range(rounds):
+        chosen = generator.permutation(len(sequences))[: generator.integers(2, len(sequences) + 1)]
+        worst = max(worst, float(np.abs(run([sequences[i] for i in chosen]) - alone[chosen]).max()))
+    return worst
+
+
+def measure(subject: Subject, device: torch.device, rounds: int, limit: float) -> tuple[dict[str, Any], list[Target]]:
+    """All figures of one model."""
+    provider = PROVIDERS["cuda" if device.type == "cuda" else "cpu"]
+    model, family = subject.model, subject.model.family
+    longest = min(2048, model.backbone.config.max_position_embeddings)
+    with tempfile.TemporaryDirectory() as folder:
+        export_graph(model, Path(folder, "model.onnx"), DEFAULT_BLOCK_QUERIES)
+        shapes = Shapes(16_384, longest, DEFAULT_BLOCK_QUERIES)
+        options = ort.SessionOptions()
+        options.enable_profiling, options.profile_file_prefix = True, str(Path(folder, "profile"))
+        session = ort.InferenceSession(
+            Path(folder, "model.onnx"),
+            options,
+            providers=[(provider.onnx_name, dict(provider.options("fp32", 2, shapes)))],
+        )
+        for workload in WORKLOADS:
+            session.run([GRAPH_OUTPUT], plan_layout(texts(workload, subject.vocabulary, longest), family).arrays())
+        operators = slowest_operators(Path(session.end_profiling()))
+    active = session.get_providers()[0]
+
+    def graph(sequences: Sequence[IntArray]) -> Any:
+        return session.run([GRAPH_OUTPUT], plan_layout(sequences, family).arrays())[0][:, 0]
+
+    cases = parity_cases(subject.vocabulary, longest, SEED)
+    parity = measure_parity(
+        model, lambda arrays: session.run(None, dict(arrays))[0], cases, DEFAULT_BLOCK_QUERIES, "fp32"
+    )
+    company = company_error(graph, [s for name in ("mixed lengths", "wide tree") for s in cases[name]], rounds)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    on_device = model.to(device, dtype)
+    on_device.head.float()
+    figures: dict[str, Any] = {
+        "provider": active,
+        "parity": parity.as_json(),
+        "company_error": company,
+        "operators": operators,
+    }
+    for workload in WORKLOADS:
+        sequences = texts(workload, subject.vocabulary, longest)
+        layout = plan_layout(sequences, family)
+        tensors = {name: tensor.to(device) for name, tensor in layout_tensors(layout).items()}
+        rows = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(s) for s in sequences], batch_first=True).to(device)
+        arms: dict[str, Callable[[], Any]] = {
+            "onnx": partial(session.run, [GRAPH_OUTPUT], layout.arrays()),
+            "torch packed": partial(on_device, **tensors),
+            "torch padded": partial(_padded, on_device.backbone, rows),
+        }
+        with torch.inference_mode():
+            seconds = timed(arms, device, rounds)
+        figures[workload] = {
+            "tokens": layout.tokens,
+            "padded_tokens": rows.numel(),
+            "arms": {
+                name: {
+                    "median_s": statistics.median(times), "least_s": min(times), "most_s": max(times),
+                    "responses_per_s": len(sequences) / statistics.median(times),
+                    "share_of_peak": 2 * subject.parameters * layout.tokens / statistics.median(times) / limit,
+                }
+                for name, times in seconds.items()
+            },
+        }  # fmt: skip
+    targets = [
+        Target(f"{subject.name}: runs on {provider.onnx_name}", "yes", active, active == provider.onnx_name),
+        Target(f"{subject.name}: parity", "within 1e-4", f"{parity.max_error:.1e}", parity.failure is None),
+        Target(f"{subject.name}: company changes a score", "within 1e-5", f"{company:.1e}", company <= 1e-5),
+    ]
+    return figures, targets
+
+
+def _padded(backbone: PreTrainedModel, rows: torch.Tensor) -> Any:
+    """The backbone as everybody runs it. Attention is set at each call: both arms are one module."""
+    backbone.set_attn_implementation("sdpa")
+    try:
+        return backbone(input_ids=rows, attention_mask=torch.ones_like(rows)).last_hidden_state
+    finally:
+        backbone.set_attn_implementation(ATTENTION_NAME)
+
+
+def slowest_operators(profile: Path, count: int = 12) -> dict[str, dict[str, Any]]:
+    """Share of the graph's time by operator and provider, from a profile of ONNX Runtime."""
+    spent: Counter[str] = Counter()
+    for event in json.loads(profile.read_text(encoding="utf-8")):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            spent[f"{event['args']['op_name']} on {event['args']['provider']}"] += event["dur"]
+    total = sum(spent.values()) or 1
+    return {name: {"share": time / total, "ms": time / 1e3} for name, time in spent.most_common(count)}
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu only shows that it runs")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, help="which to measure")
+    parser.add_argument("--quick", action="store_true", help="3 rounds instead of 15")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    limit = peak(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    figures: dict[str, Any] = {"device": name, "peak_flops": limit}
+    targets: list[Target] = []
+    for subject in map(load, arguments.models):
+        figures[subject.name], held = measure(subject, device, 3 if arguments.quick else 15, limit)
+        targets += held
+    result = Result(f"gpu_{arguments.device}", arguments.quick, SEED, targets, figures)
+    result.report()
+    print(result.write().relative_to(RESULTS.parent.parent))
+
+
+if __name__ == "__main__":
+    main()

@@ -136,8 +136,7 @@ def _serve(settings: Settings) -> int:
         gc.freeze()
         server.run([listener])
     if server.context.state is State.FAILED:
-        reason = " ".join(str(server.context.failure).split())
-        raise BundleError(settings.bundle, f"the warm-up failed, so nothing was served: {reason}")
+        raise BundleError(settings.bundle, " ".join(str(server.context.failure).split()))
     return 0 if server.started else 1
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator
@@ -26,7 +27,7 @@ from service.engine.warmup import warm_up
 from service.observability.metrics import Metrics
 from service.scoring.admission import Limits
 from service.scoring.cache import ScoreCache
-from service.scoring.cost import Attention
+from service.scoring.cost import Attention, CostModel
 from service.scoring.scheduler import Scheduler
 from service.scoring.scorer import Scorer
 from service.settings import Settings
@@ -68,7 +69,7 @@ def build_app(
     executor = ThreadPoolExecutor(settings.tokenizer_threads, thread_name_prefix="assay-text")
     limits = Limits(
         settings.queue_items,
-        settings.queue_tokens,
+        settings.queue_tokens_for(manifest.max_tokens),
         settings.max_batch_tokens,
         # What a batch of items of full length takes: the largest that the warm-up tries.
         batch_cells=Attention(manifest.block_queries).cells(settings.max_batch_tokens, manifest.max_tokens),
@@ -82,11 +83,12 @@ def build_app(
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         runner.start()
-        warming = asyncio.create_task(_warm(context))
+        tasks = asyncio.create_task(_warm(context)), asyncio.create_task(_watch(context))
         try:
             yield
         finally:
-            warming.cancel()
+            for task in tasks:
+                task.cancel()
             if context.state is not State.FAILED:
                 context.state = State.DRAINING
             stopped = await asyncio.to_thread(runner.stop, _STOP_SECONDS)
@@ -133,14 +135,18 @@ async def _warm(context: Context) -> None:
     context.state = State.WARMING
     began = time.monotonic()
     try:
-        await warm_up(context.runner, context.scorer.bundle, context.settings.max_batch_tokens)
+        samples = await warm_up(context.runner, context.scorer.bundle, context.settings.max_batch_tokens)
     except Exception as error:
         logger.error(
             "the warm-up failed, nothing will be served: %s", error, exc_info=not isinstance(error, EngineError)
         )
-        context.state = State.FAILED
+        context.fail(f"the warm-up failed, so nothing was served: {error}")
         return
     context.metrics.warmup.set(time.monotonic() - began)
+    attention = Attention(context.scorer.bundle.manifest.block_queries)
+    measured = [(s.tokens, attention.cells(s.tokens, s.longest), s.seconds) for s in samples if s.seconds > 0]
+    if measured:
+        context.scorer.scheduler.use_cost_model(CostModel.fit(measured))
     if context.state is State.WARMING:
         context.state = State.READY
         bundle = context.scorer.bundle
@@ -152,3 +158,16 @@ async def _warm(context: Context) -> None:
             context.runner.session.precision,
             context.runner.session.placement.nodes,
         )
+
+
+async def _watch(context: Context) -> None:
+    """End the server when the runner is dead, or has hung long after the probes said so: it cannot score any more."""
+    settings, runner = context.settings, context.runner
+    while runner.alive(settings.stuck_after_s + settings.stuck_exit_s):
+        await asyncio.sleep(min(1.0, settings.stuck_exit_s / 4))
+    if context.state in (State.DRAINING, State.FAILED):
+        return
+    reason = "the engine died" if not runner.alive(math.inf) else "the engine hangs in a batch"
+    logger.error("%s: every request fails and the server ends", reason)
+    context.scorer.scheduler.fail_all(reason)
+    context.fail(f"{reason}, so the server ended")

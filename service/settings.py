@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     """Tokens computed in one batch: more is better throughput, less is better latency."""
     batch_seconds: FiniteFloat = Field(0.25, gt=0)
     """Seconds that one batch should take at most, as predicted: small requests wait for about two of them."""
-    max_items: int = Field(1024, ge=1)
+    max_items: int = Field(1024, ge=2)
     """Items (scored texts) of one request."""
     max_text_chars: int = Field(2**18, ge=1)
     """Characters of one prompt or response; a longer one is refused before it is tokenized."""
@@ -100,8 +100,8 @@ class Settings(BaseSettings):
     """Seconds that an idle connection stays open; longer than the clients' own limit."""
     queue_items: int = Field(8192, ge=1)
     """Items that may wait; a request that does not fit whole is refused whole (429)."""
-    queue_tokens: int = Field(2**21, ge=1)
-    """Tokens that may wait, likewise."""
+    queue_tokens: int | None = Field(None, ge=1)
+    """Tokens that may wait, likewise. Default: 2 million, or what the largest request of the model has."""
     score_cache_items: int = Field(0, ge=0)
     """Scores kept in memory for items that come again, with 4 bytes for each of their tokens; 0 keeps none."""
     default_timeout_ms: FiniteFloat = Field(120_000, gt=0)
@@ -110,6 +110,8 @@ class Settings(BaseSettings):
     """The longest time that a request may name; more is cut to this."""
     stuck_after_s: FiniteFloat = Field(120, gt=0)
     """Seconds in one batch after which /live says that the engine hangs."""
+    stuck_exit_s: FiniteFloat = Field(30, gt=0)
+    """Seconds after that in which the process may be restarted from outside; then it fails what it holds and exits."""
     drain_notice_s: FiniteFloat = Field(2, ge=0)
     """Seconds after SIGTERM in which /ready is 503 and requests are still served, for balancers to notice."""
     drain_timeout_s: FiniteFloat = Field(30, gt=0)
@@ -148,9 +150,18 @@ class Settings(BaseSettings):
         Raises:
             ValueError: naming the setting to raise.
         """
-        for name, value in (("max_batch_tokens", self.max_batch_tokens), ("queue_tokens", self.queue_tokens)):
-            if value < max_tokens:
-                raise ValueError(
-                    f"{name} is {value}, but one item of this model may have {max_tokens} tokens: it could never be "
-                    f"scored; set {name} to at least {max_tokens}"
-                )
+        if self.max_batch_tokens < max_tokens:
+            raise ValueError(
+                f"max_batch_tokens is {self.max_batch_tokens}, but one item of this model may have {max_tokens} "
+                f"tokens: it could never be scored; set max_batch_tokens to at least {max_tokens}"
+            )
+        request = self.max_items * max_tokens
+        if self.queue_tokens is not None and self.queue_tokens < request:
+            raise ValueError(
+                f"queue_tokens is {self.queue_tokens}, but a request of {self.max_items} items of this model may have "
+                f"{request} tokens: it could never be scored; raise queue_tokens or lower max_items"
+            )
+
+    def queue_tokens_for(self, max_tokens: int) -> int:
+        """Tokens that may wait, for a model whose items have at most `max_tokens`."""
+        return max(2**21, self.max_items * max_tokens) if self.queue_tokens is None else self.queue_tokens

@@ -1,7 +1,6 @@
 """What the routes need of the running server."""
 
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -46,7 +45,7 @@ class Context:
     gate: Gate | None = None
     on_failed: Callable[[], None] = lambda: None
     on_ready: Callable[[], None] = lambda: None
-    failure: BaseException | None = field(default=None, init=False)
+    failure: str | None = field(default=None, init=False)
     bodies: BodyBudget = field(init=False)
     # One thread: several would only take the interpreter's lock from the loop in turn.
     json_thread: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "assay-json"), init=False)
@@ -66,11 +65,14 @@ class Context:
     @state.setter
     def state(self, state: State) -> None:
         self._state = state
-        if state is State.FAILED:
-            self.failure = sys.exception()  # whoever gives up says so while handling the reason
-            self.on_failed()
-        elif state is State.READY:
+        if state is State.READY:
             self.on_ready()
+
+    def fail(self, reason: str) -> None:
+        """Give up for good; the process ends with the reason."""
+        self.failure = reason
+        self.state = State.FAILED
+        self.on_failed()
 
     @property
     def alive(self) -> bool:

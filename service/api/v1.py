@@ -143,7 +143,7 @@ async def model(request: Request) -> ModelReply:
             items_per_request=settings.max_items,
             tokens_per_item=manifest.max_tokens,
             queue_items=settings.queue_items,
-            queue_tokens=settings.queue_tokens,
+            queue_tokens=settings.queue_tokens_for(manifest.max_tokens),
         ),
         server_version=context.version,
     )

@@ -1,6 +1,7 @@
-"""Run the largest and the smallest batch before traffic does."""
+"""Run batches of every size before traffic does, and measure them."""
 
 import asyncio
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -8,11 +9,23 @@ from service.bundle.layout import IntArray, plan_layout
 from service.bundle.reader import Bundle
 from service.bundle.text_format import TooLongError, Truncation
 from service.engine.runner import Runner
-from service.engine.session import EngineError
+from service.engine.session import EngineError, Rewards
 
 
-async def warm_up(runner: Runner, bundle: Bundle, max_batch_tokens: int) -> None:
-    """Score made-up batches of every kind: the largest, so that a lack of memory shows now, and a single item.
+@dataclass(frozen=True)
+class Sample:
+    """One measured batch: its distinct tokens, the tokens of its longest item, and the seconds it took."""
+
+    tokens: int
+    longest: int
+    seconds: float
+
+
+async def warm_up(runner: Runner, bundle: Bundle, max_batch_tokens: int) -> list[Sample]:
+    """Score made-up batches of every kind, and say how long each took.
+
+    The largest comes first, so that a lack of memory shows now. The others run twice, and the second time counts: the
+    first one may have compiled something.
 
     Raises:
         EngineError: a batch fails, or a score is not finite.
@@ -21,16 +34,22 @@ async def warm_up(runner: Runner, bundle: Bundle, max_batch_tokens: int) -> None
     items = max(1, max_batch_tokens // manifest.max_tokens)
     longest = await asyncio.to_thread(_made_up, bundle, items, manifest.max_tokens)
     short = await asyncio.to_thread(_made_up, bundle, 8, 8)
-    for sequences in (longest, short, short[:1]):
+    samples = []
+    for sequences in (longest, longest[:1], short, short[:1]):
         layout = plan_layout(sequences, manifest.family, block_queries=manifest.block_queries)
-        # Awaited, not waited for in a thread: a warm-up that hangs must not keep the process from ending.
-        rewards = (await asyncio.wrap_future(runner.submit(layout))).rewards
-        if rewards.shape != (len(sequences), len(manifest.heads)):
-            raise EngineError(
-                f"the graph gives rewards of shape {rewards.shape}, not ({len(sequences)}, {len(manifest.heads)})"
-            )
-        if not np.isfinite(rewards).all():
-            raise EngineError("the model gives scores that are not finite on made-up input: the weights are broken")
+        for _ in range(1 if sequences is longest else 2):
+            # Awaited, not waited for in a thread: a warm-up that hangs must not keep the process from ending.
+            result = await asyncio.wrap_future(runner.submit(layout))
+            _check(result.rewards, (len(sequences), len(manifest.heads)))
+        samples.append(Sample(layout.tokens, max(map(len, sequences)), result.ended - result.started))
+    return samples
+
+
+def _check(rewards: Rewards, shape: tuple[int, int]) -> None:
+    if rewards.shape != shape:
+        raise EngineError(f"the graph gives rewards of shape {rewards.shape}, not {shape}")
+    if not np.isfinite(rewards).all():
+        raise EngineError("the model gives scores that are not finite on made-up input: the weights are broken")
 
 
 def _made_up(bundle: Bundle, items: int, words: int) -> list[IntArray]:

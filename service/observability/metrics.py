@@ -20,7 +20,7 @@ REJECTIONS = (
 )  # fmt: skip
 OUTCOMES = ("ok", "truncated", "invalid", "nonfinite", "expired", "cancelled", "error")
 STAGES = ("parse", "tokenize", "queue", "infer", "serialize")
-ENGINE_ERRORS = ("runtime", "nonfinite")
+ENGINE_ERRORS = ("runtime", "oom", "nonfinite")
 STATES = ("starting", "warming", "ready", "draining", "wedged", "failed")
 
 

@@ -46,6 +46,7 @@ class Batch:
         self.seconds = 0.0
         self._bounds = bounds
         self._model = model
+        self._family = family
         self._index = PrefixIndex(family)
         self._attention = attention
 
@@ -87,3 +88,21 @@ class Batch:
         self.sequences[key] = sequence
         self.longest, self.seconds = longest, seconds
         return True
+
+    def halves(self) -> "tuple[Batch, Batch]":
+        """The first half of the items, and the rest; for what was too much to run at once."""
+        keys = list(self.sequences)
+        parts = []
+        for chosen in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
+            part = Batch(self._bounds, self._model, self._family, self._attention)
+            for key in chosen:
+                part._take(key, self.sequences[key])
+            parts.append(part)
+        return parts[0], parts[1]
+
+    def _take(self, key: bytes, sequence: IntArray) -> None:
+        """Take an item whatever it costs."""
+        self._index.add(key, sequence)
+        self.sequences[key] = sequence
+        self.longest = max(self.longest, len(sequence))
+        self.seconds = self._model.seconds(self.tokens, self.cells)

@@ -1,6 +1,7 @@
 """From waiting requests to batches on the runner, and back to the callers. Lives on the event loop alone."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +11,7 @@ import numpy as np
 
 from service.bundle.layout import Family, IntArray, Layout, plan_layout
 from service.engine.runner import BatchResult, Runner
-from service.engine.session import EngineError
+from service.engine.session import EngineError, OutOfMemoryError
 from service.observability.metrics import Metrics
 from service.scoring.admission import Admission, Limits, Reservation
 from service.scoring.batch import Batch, Bounds
@@ -171,6 +172,12 @@ class Scheduler:
         self._metrics.cache_hits.inc(len(found))
         return found
 
+    def fail_all(self, reason: str) -> None:
+        """Fail every request: the engine will not run any more."""
+        for work in list(self._pending):
+            self._line.drop(work)
+            self._fail(work, EngineFailedError(reason))
+
     def close(self) -> None:
         """Let the planning thread go."""
         self._planner.shutdown(wait=False, cancel_futures=True)
@@ -188,6 +195,12 @@ class Scheduler:
             self._flights[flight] = asyncio.get_running_loop().create_task(self._fly(flight))
 
     async def _fly(self, flight: _Flight) -> None:
+        await self._score(flight, may_split=True)
+        del self._flights[flight]
+        self._pump()
+
+    async def _score(self, flight: _Flight, may_split: bool) -> None:
+        """Run a batch; one that lacked memory is tried again in two halves, which then fail alone."""
         try:
             layout = await asyncio.get_running_loop().run_in_executor(self._planner, self._plan, flight.batch)
             if not flight.given_up:
@@ -199,10 +212,17 @@ class Scheduler:
         except asyncio.CancelledError:
             if not flight.given_up:  # then it is the loop that ends, and nothing new may begin
                 raise
+        except OutOfMemoryError as error:
+            self._metrics.engine_errors.labels("oom").inc()
+            if not may_split or len(flight.items) == 1:
+                self._crash(flight, error)
+                return
+            items = iter(flight.items)
+            for half in flight.batch.halves():
+                await self._score(_Flight(half, list(itertools.islice(items, len(half)))), may_split=False)
         except Exception as error:  # whatever it is, it is this batch's alone
+            self._metrics.engine_errors.labels("runtime").inc()
             self._crash(flight, error)
-        del self._flights[flight]
-        self._pump()
 
     def _plan(self, batch: Batch) -> Layout:
         return plan_layout(list(batch.sequences.values()), self.family, block_queries=self._block_queries)
@@ -227,7 +247,6 @@ class Scheduler:
                 pending.future.set_result(None)
 
     def _crash(self, flight: _Flight, error: Exception) -> None:
-        self._metrics.engine_errors.labels("runtime").inc()
         self._line.finish(flight.items)
         for work in {work: None for item in flight.items for work in item.waiters}:
             self._line.drop(work)  # its other items must not be computed for nothing

@@ -2,16 +2,24 @@
 
 import asyncio
 import math
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Literal
 
 from service.bundle.reader import Bundle
-from service.bundle.text_format import EncodedItem, FormatError, Formatter, Message, Prompt, TooLongError, Truncation
+from service.bundle.text_format import (
+    PART_CHARS,
+    EncodedItem,
+    FormatError,
+    Formatter,
+    Message,
+    Prompt,
+    TooLongError,
+    Truncation,
+)
 from service.observability.metrics import Metrics
 from service.scoring.errors import (
     DeadlineExceededError,
@@ -139,16 +147,12 @@ class Scorer:
         if not wishes.allow_empty:
             _refuse_empty(items)
         reservation = self.scheduler.admission.reserve(len(items))
-        abandoned = threading.Event()
         try:
             began = self._clock()
-            encoded, sequences = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._prepare, items, wishes, abandoned
-            )
+            encoded, sequences = await self._prepare(items, wishes)
             tokenized = self._clock()
             scored = await self.scheduler.run(sequences, reservation, wishes.deadline)
         finally:
-            abandoned.set()
             reservation.release()
         self._observe(encoded, tokenized - began, scored)
         failures = self._failures(scored.rewards)
@@ -165,12 +169,24 @@ class Scorer:
             infer_seconds=scored.infer_seconds,
         )
 
-    def _prepare(
-        self, items: Sequence[Item], wishes: Wishes, abandoned: threading.Event
-    ) -> tuple[list[EncodedItem], Sequences]:
-        """Tokens of every item, and what the queue wants to know of them. Runs in a thread."""
-        encoded = _encode(self.bundle.formatter, items, wishes, abandoned)
-        return encoded, Sequences.of([item.ids for item in encoded], self.scheduler.family)
+    async def _prepare(self, items: Sequence[Item], wishes: Wishes) -> tuple[list[EncodedItem], Sequences]:
+        """Tokens of every item, and what the queue wants to know of them.
+
+        In steps, each queued anew for a thread: a short request waits for one step of a long one, and what is left of a
+        request that was cancelled or is late is never done.
+        """
+        encoded: list[EncodedItem | None] = [None] * len(items)
+        steps = _encode(self.bundle.formatter, items, wishes, encoded)
+
+        def step() -> Sequences | None:
+            for _ in steps:
+                return None
+            return Sequences.of([item.ids for item in encoded if item is not None], self.scheduler.family)
+
+        loop = asyncio.get_running_loop()
+        while (sequences := await loop.run_in_executor(self._executor, step)) is None:
+            pass
+        return [item for item in encoded if item is not None], sequences
 
     def _failures(self, rewards: Sequence[float]) -> dict[int, ScoringError]:
         """The errors of the rewards that are none, by place."""
@@ -226,11 +242,11 @@ def _refuse_empty(items: Sequence[Item]) -> None:
 
 
 def _encode(
-    formatter: Formatter, items: Sequence[Item], wishes: Wishes, abandoned: threading.Event
-) -> list[EncodedItem]:
-    """Tokens of every item; each distinct prompt is rendered and tokenized once.
+    formatter: Formatter, items: Sequence[Item], wishes: Wishes, encoded: list[EncodedItem | None]
+) -> Iterator[None]:
+    """Fill `encoded` with the tokens of every item; each distinct prompt is rendered and tokenized once.
 
-    Ends early, with nothing, once `abandoned` is set: nobody will look at the result.
+    Yields whenever about `PART_CHARS` characters are done and more is left.
 
     Raises:
         TooManyTokensError, UnrenderablePromptError, EmptyTextError: naming the first item at fault.
@@ -240,20 +256,31 @@ def _encode(
         key = item.prompt if isinstance(item.prompt, str) else tuple(item.prompt)
         by_prompt.setdefault(key, []).append(place)
     sides = () if wishes.truncate is None else (wishes.truncate,)
-    encoded: list[EncodedItem | None] = [None] * len(items)
+    done = 0
     for prompt, places in by_prompt.items():
-        if abandoned.is_set():
-            return []
+        if done >= PART_CHARS:
+            yield
+            done = 0
+        left = iter(places)
+        done += items[places[0]].prompt_chars
         try:
-            results = formatter.encode(prompt, [items[place].response for place in places], sides)
+            for part in formatter.encode_parts(prompt, [items[place].response for place in places], sides):
+                if done >= PART_CHARS:
+                    yield
+                    done = 0
+                for result in part:
+                    place = next(left)
+                    encoded[place] = _accepted(result, place, wishes)
+                    done += len(items[place].response)
         except FormatError as error:
             raise UnrenderablePromptError(str(error), places[0], "prompt") from error
-        for place, result in zip(places, results, strict=True):
-            if isinstance(result, TooLongError):
-                raise TooManyTokensError(str(result), place)
-            if result.response_tokens == 0 and not wishes.allow_empty:
-                # Blanks and control characters that the tokenizer drops: to the model the same as no text.
-                advice = 'send "allow_empty": true if it is meant to be scored so'
-                raise EmptyTextError(f"the response has no tokens for this model; {advice}", place)
-            encoded[place] = result
-    return [item for item in encoded if item is not None]
+
+
+def _accepted(result: EncodedItem | TooLongError, place: int, wishes: Wishes) -> EncodedItem:
+    if isinstance(result, TooLongError):
+        raise TooManyTokensError(str(result), place)
+    if result.response_tokens == 0 and not wishes.allow_empty:
+        # Blanks and control characters that the tokenizer drops: to the model the same as no text.
+        advice = 'send "allow_empty": true if it is meant to be scored so'
+        raise EmptyTextError(f"the response has no tokens for this model; {advice}", place)
+    return result

@@ -28,13 +28,19 @@ def runner(session):
 
 
 async def test_the_largest_batch_comes_first(runner, session, pocket_bundle):
-    await warm_up(runner, pocket_bundle, 640)
-    largest, several, single = session.layouts
+    samples = await warm_up(runner, pocket_bundle, 640)
+    largest, long, again, several, _, single, _ = session.layouts
+    assert long is again
     assert len(largest.read_index) == 10
+    assert (len(long.read_index), long.tokens) == (1, 64)
     assert 600 < largest.tokens <= 640
     assert largest.position_ids.max() == 63
     assert len(several.read_index) == 8
     assert len(single.read_index) == 1
+    assert [(sample.tokens, sample.longest) for sample in samples] == [
+        (largest.tokens, 64), (64, 64), (several.tokens, several.position_ids.max() + 1), (single.tokens,) * 2,
+    ]  # fmt: skip
+    assert all(sample.seconds >= 0 for sample in samples)
 
 
 async def test_a_batch_of_one_item(runner, session, pocket_bundle):

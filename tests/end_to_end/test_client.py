@@ -162,7 +162,7 @@ async def fill(server, client) -> list[asyncio.Task]:
     server.hold()
     running = []
     for inflight in 1, 2:
-        running.append(asyncio.ensure_future(client.score("p", ["r"])))
+        running.append(asyncio.ensure_future(client.score("p", [f"r{inflight}"])))
         await asyncio.to_thread(server.until_metric, "assay_inflight_samples", inflight)
     waiting = asyncio.ensure_future(client.score("p", [f"{n}" for n in range(64)]))
     await asyncio.to_thread(server.until_metric, "assay_queue_samples", 64)
@@ -259,9 +259,12 @@ async def test_calls_outlive_a_restart_with_smaller_limits(pocket_bundle, tmp_pa
 
 
 def test_parts_fit_the_queue_in_tokens(pocket_bundle, tmp_path, right):
-    with server_process(pocket_bundle, tmp_path, "--queue-tokens", "256") as server, RewardClient(server.url) as client:
+    with (
+        server_process(pocket_bundle, tmp_path, "--queue-tokens", "256", "--max-items", "4") as server,
+        RewardClient(server.url) as client,
+    ):
         responses = [f"{n}".ljust(40, "x") for n in range(30)]
         assert list(client.score("p", responses)) == pytest.approx([right("p", text) for text in responses], abs=1e-5)
-        with pytest.raises(TooLargeError, match="whole queue holds 256"):
+        with pytest.raises(TooLargeError, match="4"):
             client.rank("p", responses)
-        assert server.metric(TOO_MANY_ITEMS) == 1  # the ranking alone
+        assert server.metric(TOO_MANY_ITEMS) == 0  # no part was refused, and the ranking was never sent

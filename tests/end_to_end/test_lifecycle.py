@@ -12,6 +12,7 @@ from tests.end_to_end.process import server_process
 
 HELD = "tests.end_to_end.held_server"
 SCORE = {"prompt": "p", "responses": ["a", "b"]}
+OTHER = {"prompt": "p", "responses": ["c", "d"]}
 REJECTED_DRAINING = 'assay_requests_rejected_total{reason="draining"}'
 
 
@@ -23,7 +24,7 @@ def callers():
 
 def test_sigterm_drains_without_loss(pocket_bundle, tmp_path, callers):
     with server_process(pocket_bundle, tmp_path, "--drain-notice-s", "0.7", module=HELD) as server:
-        alone = server.request("POST", "/v1/score", SCORE)[1]["scores"]
+        alone = [server.request("POST", "/v1/score", request)[1]["scores"] for request in (SCORE, OTHER)]
         server.hold()
         before = callers.submit(server.request, "POST", "/v1/score", SCORE)
         server.until_metric("assay_inflight_samples", 2)
@@ -31,14 +32,14 @@ def test_sigterm_drains_without_loss(pocket_bundle, tmp_path, callers):
         server.until("/ready", 503)
         assert server.request("GET", "/ready")[1] == {"ready": False, "state": "draining"}
         assert server.request("GET", "/live")[0] == 200
-        during = callers.submit(server.request, "POST", "/v1/score", SCORE)  # balancers still send: served
+        during = callers.submit(server.request, "POST", "/v1/score", OTHER)  # balancers still send: served
         server.until_metric("assay_inflight_samples", 4)
         server.until_closed()
         assert not before.done()
         server.let_go()
-        for reply in before, during:
+        for reply, scores in zip((before, during), alone, strict=True):
             status, body = reply.result(30)
-            assert (status, body["scores"]) == (200, alone)
+            assert (status, body["scores"]) == (200, scores)
         assert server.ended() == 0
         assert "Traceback" not in server.log
 
@@ -99,6 +100,19 @@ def test_probes_tell_the_truth_about_a_hung_engine(pocket_bundle, tmp_path, call
         assert server.request("GET", "/live")[0] == server.request("GET", "/ready")[0] == 200
         lines = [json.loads(line) for line in server.log.splitlines()]
         assert any(line.get("route") == "/v1/score" and line["request_id"] for line in lines)
+
+
+def test_an_engine_that_hangs_for_good_fails_what_it_holds_and_ends_the_process(pocket_bundle, tmp_path, callers):
+    flags = ("--stuck-after-s", "0.3", "--stuck-exit-s", "0.4")
+    with server_process(pocket_bundle, tmp_path, *flags, module=HELD) as server:
+        server.hold()
+        requests = [callers.submit(server.request, "POST", "/v1/score", body) for body in (SCORE, OTHER)]
+        for request in requests:
+            status, body = request.result(30)
+            assert (status, body["error"]["code"]) == (503, "engine_failed")
+            assert "the engine hangs in a batch" in body["error"]["message"]
+        assert server.ended() == 1
+        assert server.log.splitlines()[-1].endswith("the engine hangs in a batch, so the server ended")
 
 
 def test_a_warm_up_that_hangs_is_not_live_and_does_not_keep_the_process(pocket_bundle, tmp_path):

@@ -17,6 +17,7 @@ from tests.pocket import pocket_reward
 from tests.service.bundle.forests import seen_by
 
 PATIENCE = 10.0
+WARM_UP_BATCHES = 7
 """Seconds after which a test that waits has failed."""
 
 Step = Callable[[Rewards], Rewards]
@@ -65,6 +66,11 @@ class ScriptedSession:
         gate, self._gate = self._gate, None
         if gate is not None:
             gate.release(1000)
+
+    def pass_warm_up(self) -> None:
+        """Wait until the batches of the warm-up have begun."""
+        for _ in range(WARM_UP_BATCHES):
+            self.wait_for_batch()
 
     def wait_for_batch(self) -> Layout:
         """The next batch that began to run."""

@@ -67,12 +67,28 @@ def test_impossible_values(given, says):
         Settings(**given)
 
 
-@pytest.mark.parametrize("name", ["max_batch_tokens", "queue_tokens"])
-def test_a_legal_item_must_fit(name):
-    settings = Settings(**{name: 511})
+def test_a_legal_item_must_fit_a_batch():
+    settings = Settings(max_batch_tokens=511)
     settings.check_against(511)
-    with pytest.raises(ValueError, match=f"{name} is 511.*set {name} to at least 512"):
+    with pytest.raises(ValueError, match="max_batch_tokens is 511.*set max_batch_tokens to at least 512"):
         settings.check_against(512)
+
+
+def test_a_legal_request_must_fit_the_queue():
+    settings = Settings(queue_tokens=1024 * 100)
+    settings.check_against(100)
+    with pytest.raises(ValueError, match="queue_tokens is 102400, but a request of 1024 items .* may have 103424"):
+        settings.check_against(101)
+    with pytest.raises(ValidationError, match="max_items"):
+        Settings(max_items=1)  # a comparison has two
+
+
+@pytest.mark.parametrize(("max_tokens", "room"), [(512, 2**21), (4096, 1024 * 4096)])
+def test_by_itself_the_queue_has_room_for_a_request_of_any_model(max_tokens, room):
+    settings = Settings(max_batch_tokens=4096)
+    settings.check_against(max_tokens)
+    assert settings.queue_tokens_for(max_tokens) == room
+    assert Settings(queue_tokens=7).queue_tokens_for(max_tokens) == 7
 
 
 def test_a_misspelt_variable_is_refused():

@@ -36,8 +36,7 @@ def session():
 def served(pocket_bundle, session):
     limits = {"max_body_bytes": ONE, "max_bodies_bytes": LIMIT, "receive_timeout_s": 5}
     with serving(pocket_bundle, session, **limits) as served:
-        for _ in range(3):
-            session.wait_for_batch()
+        session.pass_warm_up()
         yield served
         session.let_go()
 

@@ -24,8 +24,7 @@ def session():
 @pytest.fixture
 def served(pocket_bundle, session):
     with serving(pocket_bundle, session, queue_items=50, max_items=50, max_batch_tokens=64) as served:
-        for _ in range(3):
-            session.wait_for_batch()  # those of the warm-up
+        session.pass_warm_up()
         yield served
         session.let_go()
 

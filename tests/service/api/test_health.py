@@ -54,8 +54,7 @@ def session():
 @pytest.fixture
 def served(pocket_bundle, session):
     with serving(pocket_bundle, session, stuck_after_s=0.2, queue_items=100, max_items=100) as served:
-        for _ in range(3):
-            session.wait_for_batch()
+        session.pass_warm_up()
         yield served
         session.let_go()
 

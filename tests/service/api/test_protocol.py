@@ -198,8 +198,7 @@ class TestHalfClosed:
     @pytest.fixture
     def served(self, pocket_bundle, session):
         with serving(pocket_bundle, session) as served:
-            for _ in range(3):
-                session.wait_for_batch()
+            session.pass_warm_up()
             yield served
 
     def test_it_gets_its_reply(self, served):
@@ -274,8 +273,7 @@ class TestStopping:
     def test_behind_a_request_that_is_under_way(self, pocket_bundle):
         session = ScriptedSession()
         with serving(pocket_bundle, session) as served, served.connect() as connection:
-            for _ in range(3):
-                session.wait_for_batch()
+            session.pass_warm_up()
             session.hold()
             connection.sendall(head() + BODY + head() + BODY[:5])
             session.wait_for_batch()
@@ -298,8 +296,7 @@ class TestDeadline:
     @pytest.fixture(scope="class")
     def served(self, pocket_bundle, session):
         with serving(pocket_bundle, session, receive_timeout_s=0.3, keep_alive_s=2) as served:
-            for _ in range(3):
-                session.wait_for_batch()
+            session.pass_warm_up()
             yield served
 
     def drip(self, connection, data: bytes) -> bytes:

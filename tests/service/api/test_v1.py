@@ -141,8 +141,8 @@ def test_an_encoder(pocket_encoder_bundle):
 def test_no_reply_holds_a_number_that_json_has_not(pocket_bundle):
     with serving(pocket_bundle) as served:
         # The schema refuses NUL, so the model is asked for NaN behind the API's back.
-        encode = pocket_bundle.formatter.encode
-        served.context.scorer.bundle.formatter.encode = lambda prompt, responses, sides: encode(
+        encode = pocket_bundle.formatter.encode_parts
+        served.context.scorer.bundle.formatter.encode_parts = lambda prompt, responses, sides: encode(
             prompt, [text.replace("nan", NAN_TEXT) for text in responses], sides
         )
         try:
@@ -160,7 +160,7 @@ def test_no_reply_holds_a_number_that_json_has_not(pocket_bundle):
             assert served.rejected() == {}  # the caller did nothing wrong
             assert served.metric("assay_scores_nonfinite_total") == 3
         finally:
-            del served.context.scorer.bundle.formatter.encode
+            del served.context.scorer.bundle.formatter.encode_parts
 
 
 def test_the_example_of_the_documentation_works(served):

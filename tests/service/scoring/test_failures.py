@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.engine.session import EngineError
+from service.engine.session import EngineError, OutOfMemoryError
 from service.scoring.admission import Limits
 from service.scoring.errors import EngineFailedError
 from tests.service.doubles import fails, until
@@ -79,3 +79,53 @@ async def test_stopping_finishes_what_was_handed_over_and_fails_the_rest_loudly(
         with pytest.raises(EngineFailedError):
             await waiting
         assert await stopping
+
+
+async def test_a_batch_that_lacks_memory_is_tried_again_in_two_halves(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.then(fails(OutOfMemoryError("no room")))
+        scores = await line.submit(items(9))
+        assert scores.raw == pytest.approx(line.right(items(9)), abs=1e-5)
+        assert [len(layout.read_index) for layout in line.session.layouts] == [9, 4, 5]
+        assert line.metric('assay_engine_errors_total{kind="oom"}') == 1
+
+
+async def test_a_half_that_still_lacks_memory_fails_alone(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        first = line.submit(items(1, "first"))
+        await line.runner.submission()
+        second = line.submit(items(1, "second"))
+        await line.runner.submission()
+        requests = [line.submit(items(4, name)) for name in "ab"]
+        await line.queued(8)
+        line.session.then(*[lambda rewards: rewards] * 2, fails(OutOfMemoryError("no")), fails(OutOfMemoryError("no")))
+        line.session.let_go()
+        outcomes = await asyncio.gather(*requests, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes].count(EngineFailedError) == 1
+        for name, outcome in zip("ab", outcomes, strict=True):
+            if not isinstance(outcome, EngineFailedError):
+                assert outcome.raw == pytest.approx(line.right(items(4, name)), abs=1e-5)
+        for name, request in (("first", first), ("second", second)):
+            assert (await request).raw == pytest.approx(line.right(items(1, name)), abs=1e-5)
+
+
+async def test_an_item_that_lacks_memory_alone_fails(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.then(fails(OutOfMemoryError("no room")))
+        with pytest.raises(EngineFailedError, match="no room"):
+            await line.submit(items(1))
+        assert len((await line.submit(items(1))).raw) == 1
+
+
+async def test_when_the_engine_is_given_up_everybody_fails(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        requests = [line.submit(items(2, name)) for name in "abcd"]
+        await line.queued(4)
+        line.scheduler.fail_all("the engine died")
+        for outcome in await asyncio.gather(*requests, return_exceptions=True):
+            assert isinstance(outcome, EngineFailedError)
+            assert str(outcome) == "the engine died"
+        assert line.metric("assay_queue_samples") == 0
+        line.session.let_go()

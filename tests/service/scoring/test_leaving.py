@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from service.scoring import scorer
 from service.scoring.admission import Limits
 from service.scoring.errors import DeadlineExceededError
 from service.scoring.scorer import Item
@@ -120,9 +121,9 @@ async def test_a_request_whose_caller_leaves_while_it_waits_for_the_tokenizer_is
     pocket_bundle, monkeypatch
 ):
     seen: list[object] = []
-    encode = pocket_bundle.formatter.encode
+    encode = pocket_bundle.formatter.encode_parts
     monkeypatch.setattr(
-        pocket_bundle.formatter, "encode", lambda prompt, *rest: seen.append(prompt) or encode(prompt, *rest)
+        pocket_bundle.formatter, "encode_parts", lambda prompt, *rest: seen.append(prompt) or encode(prompt, *rest)
     )
     async with line_over(pocket_bundle) as line:
         released = threading.Event()
@@ -144,7 +145,7 @@ async def test_a_request_whose_caller_leaves_while_it_waits_for_the_tokenizer_is
 async def test_a_request_whose_caller_leaves_during_tokenizing_is_tokenized_no_further(pocket_bundle, monkeypatch):
     seen: list[object] = []
     entered, released = threading.Event(), threading.Event()
-    encode = pocket_bundle.formatter.encode
+    encode = pocket_bundle.formatter.encode_parts
 
     def slow(prompt, *rest):
         seen.append(prompt)
@@ -152,7 +153,8 @@ async def test_a_request_whose_caller_leaves_during_tokenizing_is_tokenized_no_f
         assert released.wait(10)
         return encode(prompt, *rest)
 
-    monkeypatch.setattr(pocket_bundle.formatter, "encode", slow)
+    monkeypatch.setattr(pocket_bundle.formatter, "encode_parts", slow)
+    monkeypatch.setattr(scorer, "PART_CHARS", 1)
     async with line_over(pocket_bundle) as line:
         leaver = line.submit([Item("p", "r"), Item("q", "r")])
         await asyncio.to_thread(entered.wait, 10)

@@ -63,9 +63,9 @@ async def test_duplicates_get_equal_scores_and_are_computed_once(pocket_bundle, 
 
 async def test_each_distinct_prompt_is_tokenized_once(pocket_bundle, monkeypatch):
     seen = []
-    encode = pocket_bundle.formatter.encode
+    encode = pocket_bundle.formatter.encode_parts
     monkeypatch.setattr(
-        pocket_bundle.formatter, "encode", lambda prompt, *rest: seen.append(prompt) or encode(prompt, *rest)
+        pocket_bundle.formatter, "encode_parts", lambda prompt, *rest: seen.append(prompt) or encode(prompt, *rest)
     )
     chat = [Message(role="user", content="x")]
     items = [Item("p", "1"), Item("q", "2"), Item("p", "3"), Item(chat, "4"), Item(list(chat), "5"), Item("p", "6")]

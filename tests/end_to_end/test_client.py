@@ -162,7 +162,7 @@ async def fill(server, client) -> list[asyncio.Task]:
     server.hold()
     running = []
     for inflight in 1, 2:
-        running.append(asyncio.ensure_future(client.score("p", ["r"])))
+        running.append(asyncio.ensure_future(client.score("p", [f"r{inflight}"])))  # equal ones would be computed once
         await asyncio.to_thread(server.until_metric, "assay_inflight_samples", inflight)
     waiting = asyncio.ensure_future(client.score("p", [f"{n}" for n in range(64)]))
     await asyncio.to_thread(server.until_metric, "assay_queue_samples", 64)

@@ -12,6 +12,7 @@ from tests.end_to_end.process import server_process
 
 HELD = "tests.end_to_end.held_server"
 SCORE = {"prompt": "p", "responses": ["a", "b"]}
+OTHER = {"prompt": "p", "responses": ["c", "d"]}  # equal items in flight would be computed once
 REJECTED_DRAINING = 'assay_requests_rejected_total{reason="draining"}'
 
 
@@ -23,7 +24,7 @@ def callers():
 
 def test_sigterm_drains_without_loss(pocket_bundle, tmp_path, callers):
     with server_process(pocket_bundle, tmp_path, "--drain-notice-s", "0.7", module=HELD) as server:
-        alone = server.request("POST", "/v1/score", SCORE)[1]["scores"]
+        alone = [server.request("POST", "/v1/score", asked)[1]["scores"] for asked in (SCORE, OTHER)]
         server.hold()
         before = callers.submit(server.request, "POST", "/v1/score", SCORE)
         server.until_metric("assay_inflight_samples", 2)
@@ -31,14 +32,14 @@ def test_sigterm_drains_without_loss(pocket_bundle, tmp_path, callers):
         server.until("/ready", 503)
         assert server.request("GET", "/ready")[1] == {"ready": False, "state": "draining"}
         assert server.request("GET", "/live")[0] == 200
-        during = callers.submit(server.request, "POST", "/v1/score", SCORE)  # balancers still send: served
+        during = callers.submit(server.request, "POST", "/v1/score", OTHER)  # balancers still send: served
         server.until_metric("assay_inflight_samples", 4)
         server.until_closed()
         assert not before.done()
         server.let_go()
-        for reply in before, during:
+        for reply, scores in zip((before, during), alone, strict=True):
             status, body = reply.result(30)
-            assert (status, body["scores"]) == (200, alone)
+            assert (status, body["scores"]) == (200, scores)
         assert server.ended() == 0
         assert "Traceback" not in server.log
 

@@ -32,9 +32,9 @@ class Picker:
 
         W / AGE_SHARE + 2 * b
 
-    predicted seconds, b being the most that a batch takes: `FAMILY_STRETCH` times its seconds, or one item if that
-    takes longer. For what goes by age goes to no younger request before this one is done, an item in company costs no
-    more than alone, and a batch adds at most AGE_SHARE * b to a debt that was below AGE_SHARE * b.
+    predicted seconds, b being `FAMILY_STRETCH` times the bound of a batch in seconds, or one item if that takes
+    longer. For what goes by age goes to no younger request before this one is done, an item in company costs no more
+    than alone, and a batch adds at most AGE_SHARE * b to a debt that was below AGE_SHARE * b.
 
     Args:
         line: what waits.

@@ -93,10 +93,8 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGCONT)
         os.killpg(process.pid, signal.SIGTERM)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(40)
-    except subprocess.TimeoutExpired:
-        pass
     with contextlib.suppress(ProcessLookupError):  # children that outlived their parent
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -105,9 +103,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 def _plain_environment() -> dict[str, str]:
     """Without what belongs to this process's own Python, and without settings of our server."""
     dropped = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-    return {
-        name: value for name, value in os.environ.items() if name not in dropped and not name.startswith("ASSAY_")
-    }
+    return {name: value for name, value in os.environ.items() if name not in dropped and not name.startswith("ASSAY_")}
 
 
 def _free_port() -> int:

@@ -36,7 +36,9 @@ class Loop:
         return sum(map(len, self.scores)) / self.seconds
 
 
-async def _drive(arm: Arm, work: Sequence[Sequence[Call]], connections: int) -> tuple[float, list[tuple[float, list[bytes]]]]:
+async def _drive(
+    arm: Arm, work: Sequence[Sequence[Call]], connections: int
+) -> tuple[float, list[tuple[float, list[bytes]]]]:
     """Post all calls; returns the seconds of all, and of each request with its replies."""
     done: list[tuple[float, list[bytes]]] = [(0.0, [])] * len(work)
     waiting = iter(enumerate(work))

@@ -14,11 +14,13 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from transformers import BertForSequenceClassification, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
+from benchmarks.serving.classifier_graph import export_classifier
 from service.bundle.calibration import Calibration
 from service.bundle.layout import Family, Pooling
 from service.bundle.manifest import Provenance
@@ -129,7 +131,7 @@ def _write_tokenizer(backbone: Backbone, max_tokens: int, folder: Path) -> None:
     end = special.get("eos_token") or special.get("sep_token")
     named = {**special, "pad_token": special.get("pad_token", end)}
     (folder / "raw.json").write_bytes(backbone.tokenizer.definition.encode())
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_file=str(folder / "raw.json"), model_max_length=max_tokens, **named
     )
     tokenizer.save_pretrained(folder)
@@ -164,17 +166,20 @@ def _write_classifier(backbone: Backbone, head: torch.Tensor, found: ModelFolder
     """
     config = type(backbone.model.config).from_dict(backbone.model.config.to_dict())
     config.num_labels = 1
+    config.problem_type = "regression"  # transformers' own pipeline leaves such scores as they are
     if config.pad_token_id is None:
         config.pad_token_id = config.eos_token_id
     torch.manual_seed(SEED)
     if backbone.family is Family.CAUSAL:
-        model = LlamaForSequenceClassification(config)
+        model: Any = LlamaForSequenceClassification(config)  # type: ignore[no-untyped-call]
         model.model.load_state_dict(backbone.model.state_dict())
         model.score.weight.data.copy_(head)
     else:
-        model = BertForSequenceClassification(config)
+        model = BertForSequenceClassification(config)  # type: ignore[arg-type]
         model.bert.load_state_dict(backbone.model.state_dict(), strict=False)
         torch.nn.init.normal_(model.classifier.weight, std=HEAD_STD)
     found.classifier.mkdir(parents=True)
-    model.to(torch.float32).save_pretrained(found.classifier)
+    model.to(torch.float32).eval().save_pretrained(found.classifier)
+    if isinstance(model, BertForSequenceClassification):
+        export_classifier(model, found.classifier / "model.onnx")
     _write_tokenizer(backbone, found.max_tokens, found.classifier)

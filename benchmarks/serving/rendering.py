@@ -55,7 +55,7 @@ class Renderer:
             if isinstance(encoded, Exception):
                 raise encoded
             begin, middle, end = (
-                "".join(self._tokenizer.id_to_token(token) for token in ids)
+                "".join(str(self._tokenizer.id_to_token(token)) for token in ids)
                 for ids in (around.begin, around.middle, around.end)
             )
             text = f"{begin}{self.formatter.render(prompt)}{middle}{response}{end}"

@@ -94,9 +94,7 @@ class _Stream:
         return self._texts.cut(text, tokens)
 
 
-def _groups(
-    texts: Texts, generator: random.Random, *, responses: int, prompt: int, response: int
-) -> Iterator[Request]:
+def _groups(texts: Texts, generator: random.Random, *, responses: int, prompt: int, response: int) -> Iterator[Request]:
     """One prompt of `prompt` tokens with `responses` responses of `response` tokens."""
     prompts = _Stream([text for text, _ in texts.singles], texts, generator)
     answers = _Stream([text for _, text in texts.singles], texts, generator)

@@ -30,7 +30,7 @@ def environment(name: str, steps: Sequence[Sequence[str]]) -> Path:
         return folder
     print(f"installing {name} into {folder.relative_to(PROJECT)} ...", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-    python = folder / "bin" / "python"
+    python = str(folder / "bin" / "python")
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     for step in steps:
         install = [python, *step[1:]] if step[0] == "python" else [python, "-m", "pip", "install", "--quiet", *step]

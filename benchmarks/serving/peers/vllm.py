@@ -63,7 +63,11 @@ class Vllm(Peer):
     def variables(self) -> dict[str, str]:
         """Memory for its cache, and the cores that this process may use."""
         cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-        return {"VLLM_CPU_KVCACHE_SPACE": str(CACHE_GIB), "VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_NO_USAGE_STATS": "1"}
+        return {
+            "VLLM_CPU_KVCACHE_SPACE": str(CACHE_GIB),
+            "VLLM_CPU_OMP_THREADS_BIND": cores,
+            "VLLM_NO_USAGE_STATS": "1",
+        }
 
     def serves(self, model: ModelFolders) -> bool:
         """Decoders; it has no mean pooling of a BERT under /classify."""

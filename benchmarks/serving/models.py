@@ -2,6 +2,7 @@
 
     build/serving/MODEL/bundle/        what Assay serves
     build/serving/MODEL/classifier/    transformers' sequence classification, one label, raw scores
+    build/serving/MODEL/two_labels/    the same with a second label, for Infinity, which classifies with two or more
     build/serving/MODEL/plain/         transformers' backbone, and the head in `head.safetensors`
 
 The head is drawn under a seed with a standard deviation of `HEAD_STD`, which spreads scores to about one.
@@ -48,13 +49,14 @@ class ModelFolders:
 
     Attributes:
         name: a key of `MAX_TOKENS`.
-        bundle, classifier, plain: see the module.
+        bundle, classifier, two_labels, plain: see the module.
         max_tokens: the most tokens of an item.
     """
 
     name: str
     bundle: Path
     classifier: Path
+    two_labels: Path
     plain: Path
     max_tokens: int
 
@@ -62,7 +64,9 @@ class ModelFolders:
 def folders(name: str) -> ModelFolders:
     """The paths, whether or not something lies there."""
     folder = FOLDER / name
-    return ModelFolders(name, folder / "bundle", folder / "classifier", folder / "plain", MAX_TOKENS[name])
+    return ModelFolders(
+        name, folder / "bundle", folder / "classifier", folder / "two_labels", folder / "plain", MAX_TOKENS[name]
+    )
 
 
 def ensure_model(name: str) -> ModelFolders:
@@ -75,7 +79,8 @@ def ensure_model(name: str) -> ModelFolders:
         backbone = load_backbone(name)
         checkpoint = _checkpoint(name, backbone)
         _write_plain(backbone, checkpoint.model.head.weight.detach(), found)
-        _write_classifier(backbone, checkpoint.model.head.weight.detach(), found)
+        for labels, folder in ((1, found.classifier), (2, found.two_labels)):
+            _write_classifier(backbone, checkpoint.model.head.weight.detach(), labels, found.max_tokens, folder)
         export_bundle(checkpoint, _CALIBRATION, _evaluation(), found.bundle)
         made_by.write_text(code)
     return found
@@ -158,14 +163,14 @@ def _write_plain(backbone: Backbone, head: torch.Tensor, found: ModelFolders) ->
     save_file({"weight": head.contiguous()}, found.plain / "head.safetensors")
 
 
-def _write_classifier(backbone: Backbone, head: torch.Tensor, found: ModelFolders) -> None:
+def _write_classifier(backbone: Backbone, head: torch.Tensor, labels: int, max_tokens: int, folder: Path) -> None:
     """A decoder's classifier reads the last token, as ours does: the same function.
 
     BERT's classifier reads the first token through a pooling layer that this backbone does not have; it gets a drawn
     one. Its scores are its own, its cost is that of the same backbone.
     """
     config = type(backbone.model.config).from_dict(backbone.model.config.to_dict())
-    config.num_labels = 1
+    config.num_labels = labels
     config.problem_type = "regression"  # transformers' own pipeline leaves such scores as they are
     if config.pad_token_id is None:
         config.pad_token_id = config.eos_token_id
@@ -173,13 +178,13 @@ def _write_classifier(backbone: Backbone, head: torch.Tensor, found: ModelFolder
     if backbone.family is Family.CAUSAL:
         model: Any = LlamaForSequenceClassification(config)  # type: ignore[no-untyped-call]
         model.model.load_state_dict(backbone.model.state_dict())
-        model.score.weight.data.copy_(head)
+        model.score.weight.data.zero_()[0] = head[0]  # a second label scores 0
     else:
         model = BertForSequenceClassification(config)  # type: ignore[arg-type]
         model.bert.load_state_dict(backbone.model.state_dict(), strict=False)
         torch.nn.init.normal_(model.classifier.weight, std=HEAD_STD)
-    found.classifier.mkdir(parents=True)
-    model.to(torch.float32).eval().save_pretrained(found.classifier)
+    folder.mkdir(parents=True)
+    model.to(torch.float32).eval().save_pretrained(folder)
     if isinstance(model, BertForSequenceClassification):
-        export_classifier(model, found.classifier / "model.onnx")
-    _write_tokenizer(backbone, found.max_tokens, found.classifier)
+        export_classifier(model, folder / "model.onnx")
+    _write_tokenizer(backbone, max_tokens, folder)

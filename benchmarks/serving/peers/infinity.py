@@ -1,5 +1,7 @@
 """Infinity (`infinity-emb`), torch and optimum engines: /classify for texts, raw scores.
 
+A model with one label it takes for a reranker, so it gets a second label, whose score nobody reads.
+
 Its classifier of a BERT reads the first token through a pooling layer. It cannot express our mean pooling: on such a
 model it runs the same backbone with a drawn classifier, at the same cost, and its scores are not compared with ours.
 """
@@ -23,7 +25,7 @@ _STEPS = [
         f"infinity-emb[torch,optimum,server]=={VERSION}", "torch==2.13.0",
         "transformers<4.50", "optimum[onnxruntime]<1.25",  # the last with the parts that Infinity imports
         "click<8.2",  # its typer breaks on later ones
-        "pyarrow<20",  # later ones need numpy 2, which Infinity does not allow
+        "pyarrow<20", "datasets<4",  # later ones need numpy 2, which Infinity does not allow
     ],
 ]  # fmt: skip
 
@@ -49,7 +51,7 @@ class Infinity(Peer):
     def command(self, model: ModelFolders, port: int) -> list[str]:
         """See `Peer.command`."""
         return [
-            str(self.install() / "bin" / "infinity_emb"), "v2", "--model-id", str(model.classifier),
+            str(self.install() / "bin" / "infinity_emb"), "v2", "--model-id", str(model.two_labels),
             "--served-model-name", SERVED_NAME, "--engine", self.engine, "--device", "cpu", "--dtype", "float32",
             "--no-bettertransformer", "--host", "127.0.0.1", "--port", str(port),
         ]  # fmt: skip
@@ -73,7 +75,8 @@ class Infinity(Peer):
 
     def scores(self, replies: Sequence[Any]) -> list[float]:
         """See `Peer.scores`."""
-        return [float(classes[0]["score"]) for reply in replies for classes in reply["data"]]
+        found = [{one["label"]: one["score"] for one in classes} for reply in replies for classes in reply["data"]]
+        return [float(scores["LABEL_0"]) for scores in found]
 
 
 def bare(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import uvicorn
 from fastapi import FastAPI, Request
+
 from benchmarks.serving.peers.servers.padded_model import PaddedModel
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 import uvicorn
 from fastapi import FastAPI
-from benchmarks.serving.peers.servers.padded_model import PaddedModel
 from pydantic import BaseModel
+
+from benchmarks.serving.peers.servers.padded_model import PaddedModel
 
 BATCH = 64
 """Texts of a batch, so that a large post does not take all memory."""

@@ -145,8 +145,9 @@ def _write_tokenizer(backbone: Backbone, max_tokens: int, folder: Path) -> None:
 
 
 def _tell_older(folder: Path) -> None:
-    """Say in the words of transformers 4 too what 5 renamed: a peer that brings 4 would take its defaults."""
+    """Say in the words of transformers 4 too what 5 renamed or leaves out: a peer that brings 4 would take defaults."""
     config = json.loads((folder / "config.json").read_text())
+    config.setdefault("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # two are what 5 does not write
     config["torch_dtype"] = config["dtype"]
     if "rope_parameters" in config:
         config["rope_theta"] = config["rope_parameters"]["rope_theta"]

@@ -10,6 +10,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Model, quick form, and how Assay's server runs."""
     parser.add_argument("--quick", action="store_true", help="fewer and smaller rounds")
     parser.add_argument("--model", choices=sorted(MAX_TOKENS), default="smollm2")
+    add_server_options(parser)
+
+
+def add_server_options(parser: argparse.ArgumentParser) -> None:
+    """How Assay's server runs."""
     parser.add_argument("--provider", default="cpu", help="of Assay's server")
     parser.add_argument("--precision", help="of Assay's server, where it has that setting")
     parser.add_argument("--flag", action="append", default=[], metavar="NAME=VALUE", help="another of its settings")

@@ -11,6 +11,8 @@ from benchmarks.serving.peers.environments import environment
 from benchmarks.serving.rendering import Item
 
 _OPENVINO = "onnxruntime-openvino==1.24.1"
+TIMEOUT_MS = 600_000
+"""The longest that the server takes: the other peers have no limit, and a large post on a busy machine needs one."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Assay(Peer):
             content: dict[str, Any] = {"prompt": prompts.pop(), "responses": [item.response for item in items]}
         else:
             content = {"pairs": [{"prompt": item.prompt, "response": item.response} for item in items]}
-        return [Call.of("/v1/score", content)]
+        return [Call.of("/v1/score", {**content, "timeout_ms": TIMEOUT_MS})]
 
     def scores(self, replies: Sequence[Any]) -> list[float]:
         """See `Peer.scores`."""

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from benchmarks.serving.models import folders
-from benchmarks.serving.peers.assay import Assay
+from benchmarks.serving.peers.assay import TIMEOUT_MS, Assay
 from benchmarks.serving.peers.base import ReplyError
 from benchmarks.serving.peers.infinity import Infinity, bare
 from benchmarks.serving.peers.install_requirements import wanted
@@ -23,12 +23,14 @@ def sent(peer: Any, items: list[Item]) -> tuple[str, Any]:
 
 
 def test_assay_sends_a_shared_prompt_once():
-    assert sent(Assay(), SHARED) == ("/v1/score", {"prompt": "Why?", "responses": ["So.", "No."]})
+    path, body = sent(Assay(), SHARED)
+    assert path == "/v1/score"
+    assert body == {"prompt": "Why?", "responses": ["So.", "No."], "timeout_ms": TIMEOUT_MS}
 
 
 def test_assay_sends_pairs_where_prompts_differ():
     _, body = sent(Assay(), APART)
-    assert body == {"pairs": [{"prompt": "Why?", "response": "So."}, {"prompt": "How?", "response": "Thus."}]}
+    assert body["pairs"] == [{"prompt": "Why?", "response": "So."}, {"prompt": "How?", "response": "Thus."}]
 
 
 def test_assay_reads_its_reply():

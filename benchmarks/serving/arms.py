@@ -9,11 +9,13 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 from benchmarks.serving.models import PROJECT, ModelFolders
 from benchmarks.serving.peers.base import Peer
@@ -54,6 +56,7 @@ def started(peer: Peer, model: ModelFolders) -> Iterator[Arm]:
     Raises:
         RuntimeError: it ended or was not ready in `START_SECONDS`; the message ends with its log.
     """
+    signal.signal(signal.SIGTERM, _leave)
     port = _free_port()
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{peer.label.replace(' ', '-')}.log"
@@ -98,6 +101,11 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     with contextlib.suppress(ProcessLookupError):  # children that outlived their parent
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _leave(*_: object) -> NoReturn:
+    """On SIGTERM, leave through all contexts: stopped servers would stay behind for ever."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _plain_environment() -> dict[str, str]:

@@ -1,6 +1,6 @@
 # Two commands for a newcomer:  make serve   and   make test
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint verify verify-line clean
+.PHONY: help serve test lint verify verify-line verify-engine clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -28,6 +28,9 @@ verify: verify-line ## every proof again, quick form, and the slow tests
 
 verify-line: $(VENV)/.dev-installed ## measure the claims of the README again (quick form, under 15 minutes)
 	$(BIN)/python -m benchmarks.verify_line
+
+verify-engine: $(VENV)/.dev-installed ## race the server against its peers again (quick form, installs them under build/)
+	$(BIN)/python -m benchmarks.serving.verify_engine $(ENGINE_FLAGS)
 
 clean: ## remove what the targets made, the virtual environment included
 	rm -rf $(VENV) bundles runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -41,7 +41,7 @@ class Result:
         path = RESULTS / f"{self.benchmark}{'.quick' if self.quick else ''}.json"
         content = {
             **asdict(self),
-            "command": " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+            "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "commit": _commit(),
             "machine": _machine(),
@@ -55,6 +55,13 @@ class Result:
         for target in self.targets:
             mark = "held    " if target.held else "NOT HELD"
             print(f"{mark}  {target.name}: {target.figure}  (target: {target.target})", flush=True)
+
+
+def _module() -> str:
+    """Name of the module that was started, such as `benchmarks.serving.race`."""
+    path = Path(sys.argv[0]).resolve()
+    inside = RESULTS.parent in path.parents
+    return ".".join(path.relative_to(RESULTS.parent.parent).with_suffix("").parts) if inside else path.stem
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Servers written for the race; they run in environments of their own."""

@@ -87,7 +87,7 @@ async def test_a_batch_that_lacks_memory_is_tried_again_in_two_halves(pocket_bun
         scores = await line.submit(items(9))
         assert scores.raw == pytest.approx(line.right(items(9)), abs=1e-5)
         assert [len(layout.read_index) for layout in line.session.layouts] == [9, 4, 5]
-        assert line.metric('assay_engine_errors_total{kind="oom"}') == 1
+        assert line.metric("assay_engine_errors_total", kind="oom") == 1
 
 
 async def test_a_half_that_still_lacks_memory_fails_alone(pocket_bundle):

@@ -48,7 +48,7 @@ class DataConfig(_Section):
     on_bad_row: Literal["error", "skip"] = "error"
     """Stop at a row that cannot be read, or count it, report it and go on."""
     merge_prompts: bool = True
-    """Put a source's judgements of one prompt into one element, votes on a pair add up across sources."""
+    """Put a source's judgements of one prompt into one element; votes on a pair add up across sources."""
     deduplicate: bool = True
     """Drop true repeats: a row read twice under one id; without merge_prompts, a pair with the same votes again."""
     on_leakage: Literal["error", "drop", "report"] = "drop"

@@ -1,5 +1,6 @@
 """The loop: a `transformers.Trainer` over layouts."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from training.resume import check_whole, load_best, newest_checkpoint, read_stat
 from training.run_folder import CHECKPOINTS, TENSORBOARD
 from training.scoring import score_examples
 
+logger = logging.getLogger("assay.training")
+
 
 @dataclass(frozen=True)
 class FitResult:
@@ -38,11 +41,15 @@ class FitResult:
     Attributes:
         updates: optimiser steps taken.
         best_validation_loss: of the weights kept.
+        judgements, judgements_in_first_epoch: of the training prompts, and how many of them one epoch sees: a prompt
+            of more than `optimiser.max_responses` responses shows other ones in each.
         history: the logged rows, as the Trainer writes them.
     """
 
     updates: int
     best_validation_loss: float
+    judgements: int
+    judgements_in_first_epoch: int
     history: list[dict[str, float]]
 
 
@@ -67,6 +74,15 @@ def fit(
         raise ValueError(f"{len(train)} prompts to train on and {len(validation)} to validate on: both need some")
     set_seed(config.optimiser.seed)
     dataset = ElementDataset(train, config.optimiser.max_responses, config.optimiser.seed)
+    seen, judgements = dataset.judgements_seen, dataset.judgements
+    if seen < judgements:
+        logger.warning(
+            "an epoch sees about %d of %d training judgements: a prompt is cut into elements of at most %d responses "
+            "(optimiser.max_responses)",
+            seen,
+            judgements,
+            config.optimiser.max_responses,
+        )
     optimiser = make_optimiser(model, config)
     checkpoint, state = checkpoint_to_resume(model, optimiser, config) if config.resume else (None, None)
     trainer = RewardTrainer(
@@ -90,6 +106,8 @@ def fit(
     return FitResult(
         updates=state.global_step,
         best_validation_loss=_load_best(model, config.run, state),
+        judgements=judgements,
+        judgements_in_first_epoch=seen,
         history=[{name: value for name, value in row.items() if math.isfinite(value)} for row in state.log_history],
     )
 

@@ -54,7 +54,12 @@ def export_bundle(
         parity = measure_parity(
             model,
             lambda arrays: session.run(None, dict(arrays))[0],
-            parity_cases(checkpoint.formatter.tokenizer.vocabulary_size, description.max_tokens, seed=0),
+            parity_cases(
+                checkpoint.formatter.tokenizer.vocabulary_size,
+                description.max_tokens,
+                description.block_queries,
+                seed=0,
+            ),
             description.block_queries,
             "fp32",
         )

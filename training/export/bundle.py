@@ -57,8 +57,8 @@ def export_bundle(
             parity_cases(
                 checkpoint.formatter.tokenizer.vocabulary_size,
                 description.max_tokens,
-                description.block_queries,
                 seed=0,
+                block_queries=description.block_queries,
             ),
             description.block_queries,
             "fp32",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from service.bundle.layout import Family, IntArray, plan_layout
+from service.bundle.layout import DEFAULT_BLOCK_QUERIES, Family, IntArray, plan_layout
 from training.evaluation.metrics import spearman
 from training.examples import layout_tensors
 from training.model import RewardModel
@@ -76,7 +76,9 @@ class Parity:
         return None
 
 
-def parity_cases(vocabulary: int, max_tokens: int, block_queries: int, seed: int) -> dict[str, list[IntArray]]:
+def parity_cases(
+    vocabulary: int, max_tokens: int, seed: int, block_queries: int = DEFAULT_BLOCK_QUERIES
+) -> dict[str, list[IntArray]]:
     """Fresh token sequences of many shapes: one token, full length, one item, many items, deep and wide trees.
 
     Only one item, by itself, has all of `max_tokens`: trees are of items up to `LONGEST_OF_MANY`, to stay affordable.

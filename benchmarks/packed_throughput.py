@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from benchmarks.result import RESULTS, Result, Target
+from benchmarks.result import RESULTS, Result, Target, refuse_uncommitted
 from service.bundle.layout import Family, IntArray, Pooling, plan_layout
 from training.backbone import load_backbone
 from training.export.graph import export_graph
@@ -149,7 +149,9 @@ def main() -> None:
     """Run and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 7")
-    result = run(parser.parse_args().quick)
+    quick = parser.parse_args().quick
+    refuse_uncommitted(quick)
+    result = run(quick)
     result.report()
     print(result.write().relative_to(RESULTS.parent.parent))
 

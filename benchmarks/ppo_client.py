@@ -1,8 +1,9 @@
-"""A PPO-like load: 16 concurrent workers, 64 responses a call, 200 calls against a real server process.
+"""A PPO-like load: 16 concurrent workers, 64 distinct responses a call, 200 calls against a real server process.
 
     python -m benchmarks.ppo_client [--quick] [--bundle bundles/default]
 
-Every score must be there, in order, and equal to the score of that response asked for alone.
+Every score must be there, in order, and equal to the score of that response asked for alone; and the scores must
+differ, or they could be exchanged unseen. The full form then does the same, in fewer calls, to a causal model.
 """
 
 import argparse
@@ -10,30 +11,49 @@ import asyncio
 import json
 import random
 import statistics
+import tempfile
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from assay_client import AsyncRewardClient, Scores
 from assay_client.types import Prompt
-from benchmarks.result import RESULTS, Result, Target
+from benchmarks.public_data import train_checkpoint
+from benchmarks.result import RESULTS, Result, Target, refuse_uncommitted
 from benchmarks.server import serving
-from training.config import SAMPLE_DATA
+from training.config import SAMPLE_DATA, ModelConfig, OptimiserConfig
+from training.data import Splits, read_records, shuffle_sides, split
+from training.evaluation.evaluate import evaluate
+from training.examples import encode_records
+from training.export.bundle import export_bundle
+from training.scoring import score_examples
 
 SEED = 0
-WORKERS, RESPONSES = 16, 64
+WORKERS, RESPONSES, PER_PROMPT = 16, 64, 4
+CAUSAL_CALLS = 32
+"""A decoder of 135 M parameters scores a few responses a second on two cores."""
 TOLERANCE = 1e-4
 
 
 def pool() -> list[tuple[Prompt, list[str]]]:
-    """Prompts with their responses, from the sample data."""
+    """Prompts of the sample data with their different responses, where there are enough of them."""
     rows = [
         json.loads(line)
         for path in sorted(SAMPLE_DATA.glob("*.jsonl"))
         for line in path.read_text("utf-8").splitlines()
     ]
-    return [(row["prompt"], row["responses"]) for row in rows]
+    different = [(row["prompt"], list(dict.fromkeys(row["responses"]))) for row in rows]
+    return [(prompt, responses) for prompt, responses in different if len(responses) >= PER_PROMPT]
+
+
+def rollout(prompts: Sequence[tuple[Prompt, list[str]]], generator: random.Random) -> list[tuple[Prompt, str]]:
+    """One call of `RESPONSES` distinct pairs: different prompts with `PER_PROMPT` different responses each."""
+    chosen = generator.sample(prompts, RESPONSES // PER_PROMPT)
+    return [(prompt, response) for prompt, responses in chosen for response in generator.sample(responses, PER_PROMPT)]
 
 
 async def drive(url: str, calls: int) -> tuple[list[tuple[list[tuple[Prompt, str]], Scores, float]], float]:
@@ -42,9 +62,7 @@ async def drive(url: str, calls: int) -> tuple[list[tuple[list[tuple[Prompt, str
     prompts = pool()
     batches: list[list[tuple[Prompt, str]]] = []
     for _ in range(calls):
-        # A rollout batch: 16 prompts with 4 of their responses each.
-        chosen = generator.sample(prompts, 16)
-        batches.append([(prompt, generator.choice(responses)) for prompt, responses in chosen for _ in range(4)])
+        batches.append(rollout(prompts, generator))
     waiting = iter(batches)
     done: list[tuple[list[tuple[Prompt, str]], Scores, float]] = []
 
@@ -67,9 +85,16 @@ async def score_alone(url: str, pairs: list[tuple[Prompt, str]]) -> list[float]:
         return [(await client.score_pairs([pair])).scores[0] for pair in pairs]
 
 
-def run(quick: bool, bundle: Path) -> Result:
+@dataclass(frozen=True)
+class Load:
+    """What a load against one bundle gave: targets, and figures for the record."""
+
+    targets: list[Target]
+    figures: dict[str, Any]
+
+
+def load(bundle: Path, kind: str, calls: int) -> Load:
     """Drive the load, then ask for every distinct pair alone and compare."""
-    calls = 40 if quick else 200
     with serving(bundle) as url:
         done, seconds = asyncio.run(drive(url, calls))
         distinct = {json.dumps(pair): pair for batch, _, _ in done for pair in batch}
@@ -81,14 +106,25 @@ def run(quick: bool, bundle: Path) -> Result:
     ]
     latencies = [taken for _, _, taken in done]
     complete = len(done) == calls and all(len(scores) == RESPONSES for _, scores, _ in done)
-    worst = max(differences)
-    target = Target(
-        f"{WORKERS} workers, {RESPONSES} responses a call, {calls} calls: all scores there, in order, as one by one",
-        f"{calls * RESPONSES} scores, each within {TOLERANCE:.0e} of its own",
-        f"{len(differences)} scores, largest difference {worst:.1e}",
-        complete and len(differences) == calls * RESPONSES and worst <= TOLERANCE,
-    )
+    worst, spread = max(differences), float(np.std(list(alone.values())))
+    within = within_prompts(distinct.values(), alone.values())
+    targets = [
+        Target(
+            f"{kind}, {WORKERS} workers, {RESPONSES} distinct responses a call, {calls} calls: all scores there, in "
+            "order, as one by one",
+            f"{calls * RESPONSES} scores, each within {TOLERANCE:.0e} of its own",
+            f"{len(differences)} scores, largest difference {worst:.1e}",
+            complete and len(differences) == calls * RESPONSES and worst <= TOLERANCE,
+        ),
+        Target(
+            f"{kind}, the compared scores differ from each other, also within a prompt",
+            f"standard deviations at least {100 * TOLERANCE:g}",
+            f"{spread:.3f}, within a prompt {within:.3f}",
+            min(spread, within) >= 100 * TOLERANCE,
+        ),
+    ]
     figures = {
+        "calls": calls,
         "scores_per_second": len(differences) / seconds,
         "distinct_pairs": len(distinct),
         "call_seconds": {
@@ -97,16 +133,53 @@ def run(quick: bool, bundle: Path) -> Result:
             "most": max(latencies),
         },
         "largest_difference": worst,
+        "score_spread": spread,
+        "score_spread_within_prompts": within,
     }
-    return Result("ppo_client", quick, SEED, [target], figures)
+    return Load(targets, figures)
+
+
+def within_prompts(pairs: Iterable[tuple[Prompt, str]], scores: Iterable[float]) -> float:
+    """Median over prompts of the standard deviation of their responses' scores."""
+    by_prompt: dict[str, list[float]] = {}
+    for (prompt, _), score in zip(pairs, scores, strict=True):
+        by_prompt.setdefault(json.dumps(prompt), []).append(score)
+    return statistics.median(float(np.std(values)) for values in by_prompt.values())
+
+
+def causal_bundle(work: Path) -> Path:
+    """SmolLM2 on a few prompts of the sample data, exported: enough that its scores differ."""
+    records = [record for path in sorted(SAMPLE_DATA.glob("*.jsonl")) for record in read_records(path).records]
+    whole = split([shuffle_sides(record, SEED) for record in records], (0.7, 0.1, 0.2), SEED)
+    checkpoint, calibration, _ = train_checkpoint(
+        Splits(whole.train[:40], whole.validation[:12], whole.test[:20]),
+        OptimiserConfig(learning_rate=2e-5, epochs=1, batch_elements=4, patience=0, seed=SEED),
+        ModelConfig(backbone="smollm2", max_tokens=512),
+        work / "run",
+    )
+    test = encode_records(whole.test[:20], checkpoint.formatter, False)
+    scores = score_examples(checkpoint.model, test, checkpoint.description.block_queries)
+    export_bundle(checkpoint, calibration, evaluate(test, scores, calibration.temperature), work / "bundle")
+    return work / "bundle"
+
+
+def run(quick: bool, bundle: Path) -> Result:
+    """The load against `bundle`, and in the full form against a causal one as well."""
+    loads = {"default bundle": load(bundle, "default bundle", 40 if quick else 200)}
+    if not quick:
+        with tempfile.TemporaryDirectory() as work:
+            loads["causal bundle"] = load(causal_bundle(Path(work)), "causal bundle", CAUSAL_CALLS)
+    targets = [target for each in loads.values() for target in each.targets]
+    return Result("ppo_client", quick, SEED, targets, {name: each.figures for name, each in loads.items()})
 
 
 def main() -> None:
     """Run and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="40 calls instead of 200")
+    parser.add_argument("--quick", action="store_true", help="40 calls instead of 200, and no causal bundle")
     parser.add_argument("--bundle", type=Path, default=Path("bundles/default"), help="what to serve")
     arguments = parser.parse_args()
+    refuse_uncommitted(arguments.quick)
     result = run(arguments.quick, arguments.bundle)
     result.report()
     print(result.write().relative_to(RESULTS.parent.parent))

@@ -1,18 +1,25 @@
 """Train MiniLM on real human preferences and say how good it is: convarg, and four sets of LLM responses.
 
-    python -m benchmarks.public_data [--quick] [--only convarg|responses]
+    python -m benchmarks.public_data [--quick] [--only convarg|convarg_debates|responses]
 
-convarg: the training debates are all but every fourth in sorted order; training sees the votes, the test the strict
-labels. Responses: hh-harmless, qa-feedback, pandalm and autoj together, a tenth of their prompts held out.
+convarg: every fourth debate side in sorted order is the test, as prescribed. A debate has two sides, so most test sides
+have their debate's other side in training: the question is known, its arguments are not. convarg_debates: every fourth
+debate is the test with both of its sides, so that neither is known. Training sees the votes, the test the strict
+labels. responses: hh-harmless, qa-feedback, pandalm and autoj together, a tenth of their prompts held out.
+
+An accuracy holds if its interval lies above the length rule, and that of the difference to the rule, taken pair by
+pair, above 0. Intervals are bootstrapped over prompts (debate sides).
 """
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result import RESULTS, Result, Target
+from benchmarks.length_rule import Differences, above_length_rule, breakdown, differences_to_length_rule
+from benchmarks.result import RESULTS, Result, refuse_uncommitted
 from service.bundle.calibration import Calibration
 from training.checkpoint import Checkpoint
 from training.config import DataConfig, ModelConfig, OptimiserConfig, TrainingConfig
@@ -37,6 +44,26 @@ def convarg_splits(folder: Path) -> Splits:
     validation = rest[7::8]
     train = [side for side in rest if side not in validation]
     return Splits([votes[s] for s in train], [votes[s] for s in validation], [strict[s] for s in test])
+
+
+def debate_splits(folder: Path) -> Splits:
+    """Every fourth debate is the test with both sides; of the others every sixth chooses the weights."""
+    votes = public_sets.convarg(folder / "convarg.jsonl.gz")
+    strict = public_sets.convarg_strict(folder / "convarg.jsonl.gz")
+    debates = sorted({record.category or "" for record in votes})
+    test = set(debates[3::4])
+    validation = set([debate for debate in debates if debate not in test][5::6])
+    return Splits(
+        [record for record in votes if record.category not in test | validation],
+        [record for record in votes if record.category in validation],
+        [record for record in strict if record.category in test],
+    )
+
+
+def shared_debates(splits: Splits) -> int:
+    """Test sides whose debate is also in training."""
+    known = {record.category for record in (*splits.train, *splits.validation)}
+    return sum(record.category in known for record in splits.test)
 
 
 def response_splits(folder: Path, share: float) -> Splits:
@@ -68,80 +95,110 @@ def train_checkpoint(
     return checkpoint, calibration, result
 
 
-def train_and_test(splits: Splits, optimiser: OptimiserConfig, max_tokens: int) -> tuple[Evaluation, dict[str, Any]]:
-    """Train on one split; returns the evaluation of the test part and what else should be on record."""
+@dataclass(frozen=True)
+class Tested:
+    """The test part of one split after training: figures of all, of each source, and what else is on record."""
+
+    evaluation: Evaluation
+    differences: Differences
+    by_source: dict[str, tuple[Evaluation, Differences]]
+    record: dict[str, Any]
+
+    def figures(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {
+            **_figures(self.evaluation, self.differences),
+            **self.record,
+            "by_source": {source: _figures(*figures) for source, figures in self.by_source.items()},
+        }
+
+
+def _figures(evaluation: Evaluation, differences: Differences) -> dict[str, Any]:
+    return {"evaluation": evaluation.as_json(), "difference_to_length_rule": asdict(differences)}
+
+
+def train_and_test(splits: Splits, optimiser: OptimiserConfig, max_tokens: int) -> Tested:
+    """Train on one split and test it."""
     with tempfile.TemporaryDirectory() as folder:
         model = ModelConfig(max_tokens=max_tokens)
         checkpoint, calibration, result = train_checkpoint(splits, optimiser, model, Path(folder))
         test = encode_records(splits.test, checkpoint.formatter, False)
         scores = score_examples(checkpoint.model, test, model.block_queries)
-        by_source = {
-            source: evaluate(*_only(test, scores, source), calibration.temperature).as_json()
-            for source in sorted({example.record.source for example in test})
-        }
-    return evaluate(test, scores, calibration.temperature), {
+
+    def of(source: str | None) -> tuple[Evaluation, Differences]:
+        chosen = [(e, s) for e, s in zip(test, scores, strict=True) if source in (None, e.record.source)]
+        examples, values = [e for e, _ in chosen], [s for _, s in chosen]
+        return evaluate(examples, values, calibration.temperature), differences_to_length_rule(examples, values)
+
+    record = {
         "optimiser": optimiser.model_dump(mode="json"),
         "max_tokens": max_tokens,
         "prompts": {name: len(part) for name, part in vars(splits).items()},
         "updates": result.updates,
         "validation_loss": result.best_validation_loss,
-        "by_source": by_source,
+        "judgements_in_first_epoch": [result.judgements_in_first_epoch, result.judgements],
     }
+    sources = sorted({example.record.source for example in test})
+    return Tested(*of(None), {source: of(source) for source in sources}, record)
 
 
-def _only(examples: Sequence[Any], scores: Sequence[Any], source: str) -> tuple[list[Any], list[Any]]:
-    chosen = [(e, s) for e, s in zip(examples, scores, strict=True) if e.record.source == source]
-    return [e for e, _ in chosen], [s for _, s in chosen]
+def convarg(folder: Path, quick: bool) -> Result:
+    """The debate arguments in the prescribed split."""
+    splits = convarg_splits(folder)
+    note = (
+        f"The prescribed convarg split holds out sides of debates: {shared_debates(splits)} of its {len(splits.test)} "
+        "test sides have their debate's other side in training. The figures on whole debates have none."
+    )
+    return _convarg("convarg", "held-out sides (prescribed split, shares debates)", splits, quick, [note])
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+def convarg_debates(folder: Path, quick: bool) -> Result:
+    """The debate arguments with whole debates held out."""
+    return _convarg("convarg_debates", "held-out debates (both sides)", debate_splits(folder), quick, [])
 
 
-def convarg(folder: Path, quick: bool) -> tuple[list[Target], dict[str, Any]]:
-    """Figures and targets of the debate arguments."""
+def _convarg(part: str, what: str, splits: Splits, quick: bool, notes: list[str]) -> Result:
     optimiser = OptimiserConfig(
         learning_rate=5e-5, epochs=4 if quick else 12, batch_elements=4, max_responses=8, patience=0, seed=SEED
     )
-    evaluation, record = train_and_test(convarg_splits(folder), optimiser, max_tokens=256)
-    accuracy, matched, rule = evaluation.accuracy, evaluation.length_matched, evaluation.length_rule_matched
-    assert matched is not None
-    assert rule is not None
+    tested = train_and_test(splits, optimiser, max_tokens=256)
+    e, d = tested.evaluation, tested.differences
+    assert e.length_matched is not None
+    assert e.length_rule_matched is not None
+    assert d.matched is not None
     targets = [
-        Target(
-            "convarg strict, accuracy on held-out debate sides",
-            f"interval above the length rule, {_percent(evaluation.length_rule.value)}",
-            f"{_percent(accuracy.value)} ({_percent(accuracy.low)} to {_percent(accuracy.high)})",
-            accuracy.low > evaluation.length_rule.value,
-        ),
-        Target(
-            "convarg strict, pairs of similar length",
-            f"interval above the length rule there, {_percent(rule.value)}",
-            f"{_percent(matched.value)} ({_percent(matched.low)} to {_percent(matched.high)})",
-            matched.low > rule.value,
+        above_length_rule(f"convarg strict, {what}", e.accuracy, e.length_rule, d.every),
+        above_length_rule(
+            f"convarg strict, {what}, pairs of similar length", e.length_matched, e.length_rule_matched, d.matched
         ),
     ]
-    return targets, {"evaluation": evaluation.as_json(), **record}
+    return Result(f"public_data_{part}", quick, SEED, targets, tested.figures(), notes=notes)
 
 
-def responses(folder: Path, quick: bool) -> tuple[list[Target], dict[str, Any]]:
-    """Figures and targets of the LLM responses; prompts over 256 tokens are cut, and the share is on record."""
+def responses(folder: Path, quick: bool) -> Result:
+    """The LLM responses; prompts over 256 tokens are cut, and the share is on record."""
     optimiser = OptimiserConfig(
         learning_rate=3e-5, epochs=1, batch_elements=16, patience=0, evaluations_per_epoch=2, seed=SEED
     )
-    splits = response_splits(folder, 0.125 if quick else 1.0)
-    evaluation, record = train_and_test(splits, optimiser, max_tokens=256)
-    accuracy = evaluation.accuracy
-    target = Target(
-        "hh-harmless + qa-feedback + pandalm + autoj, accuracy on held-out prompts",
-        f"interval above the length rule, {_percent(evaluation.length_rule.value)}",
-        f"{_percent(accuracy.value)} ({_percent(accuracy.low)} to {_percent(accuracy.high)})",
-        accuracy.low > evaluation.length_rule.value,
-    )
-    return [target], {"evaluation": evaluation.as_json(), **record}
+    tested = train_and_test(response_splits(folder, 0.125 if quick else 1.0), optimiser, max_tokens=256)
+    e, d = tested.evaluation, tested.differences
+    name = "hh-harmless + qa-feedback + pandalm + autoj"
+    target = above_length_rule(f"{name}, held-out prompts", e.accuracy, e.length_rule, d.every)
+    rows = breakdown(name, e, d)[1:]  # the first is the target
+    for source, figures in tested.by_source.items():
+        rows += breakdown(source, *figures)
+    return Result("public_data_responses", quick, SEED, [target], tested.figures(), rows)
 
 
-PARTS = {"convarg": convarg, "responses": responses}
+PARTS: dict[str, Callable[[Path, bool], Result]] = {
+    "convarg": convarg,
+    "convarg_debates": convarg_debates,
+    "responses": responses,
+}
+QUICK_PARTS = ("convarg", "responses")
+"""What the quick form measures: the second split of one set would take as long as the first."""
+
+FILES = ("convarg.jsonl.gz", "hh-harmless.jsonl.gz", "qa-feedback.jsonl.gz", "pandalm.jsonl.gz", "autoj.jsonl.gz")
 
 
 def run(part: str, quick: bool) -> Result:
@@ -153,17 +210,19 @@ def run(part: str, quick: bool) -> Result:
     folder = public_sets.data_folder()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: the public preference data are not there; set ASSAY_DATA to their folder")
-    targets, figures = PARTS[part](folder, quick)
-    return Result(f"public_data_{part}", quick, SEED, targets, figures)
+    return PARTS[part](folder, quick)
 
 
 def main() -> None:
     """Run and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer epochs and an eighth of the responses")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer epochs, an eighth of the responses, no convarg_debates"
+    )
     parser.add_argument("--only", choices=PARTS, help="one part alone")
     arguments = parser.parse_args()
-    for part in [arguments.only] if arguments.only else PARTS:
+    refuse_uncommitted(arguments.quick)
+    for part in [arguments.only] if arguments.only else QUICK_PARTS if arguments.quick else PARTS:
         result = run(part, arguments.quick)
         result.report()
         print(result.write().relative_to(RESULTS.parent.parent))

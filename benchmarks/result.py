@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,33 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Row:
+    """A figure that is shown beside the claims without being one, such as that of a part."""
+
+    name: str
+    figure: str
+
+
+@dataclass(frozen=True)
 class Result:
-    """Figures of one benchmark run."""
+    """Figures of one benchmark run; `notes` say what a reader of the targets must know."""
 
     benchmark: str
     quick: bool
     seed: int
     targets: list[Target]
     figures: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def write(self) -> Path:
-        """Write the result with its circumstances; a quick form goes beside the full one. Returns the file."""
+        """Write the result with its circumstances; a quick form goes beside the full one. Returns the file.
+
+        Raises:
+            UncommittedError: a full result of code that no commit holds; nobody could measure it again.
+        """
+        if not self.quick and (changed := uncommitted()):
+            raise UncommittedError(changed)
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{self.benchmark}{'.quick' if self.quick else ''}.json"
         content = {
@@ -55,6 +71,34 @@ class Result:
         for target in self.targets:
             mark = "held    " if target.held else "NOT HELD"
             print(f"{mark}  {target.name}: {target.figure}  (target: {target.target})", flush=True)
+        for row in self.rows:
+            print(f"          {row.name}: {row.figure}", flush=True)
+        for note in self.notes:
+            print(f"          {note}", flush=True)
+
+
+class UncommittedError(RuntimeError):
+    """Changes that no commit holds, where a full result was to be measured."""
+
+    def __init__(self, changed: list[str]) -> None:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        super().__init__(
+            f"a full result names the commit it was measured at, and {', '.join(changed[:3])}{more} "
+            "is not committed: commit it, or measure with --quick"
+        )
+
+
+def refuse_uncommitted(quick: bool) -> None:
+    """End a command at once, in one line, whose result could not be written in the end."""
+    if not quick and (changed := uncommitted()):
+        sys.exit(str(UncommittedError(changed)))
+
+
+def uncommitted() -> list[str]:
+    """Files of the working tree that the commit does not hold as they are; results themselves do not count."""
+    git = ["git", "-C", str(RESULTS.parent.parent), "status", "--porcelain", "--", ".", ":!benchmarks/results"]
+    lines = subprocess.run(git, capture_output=True, text=True).stdout.splitlines()
+    return [line[3:] for line in lines]
 
 
 def _module() -> str:
@@ -69,10 +113,9 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    git = ["git", "-C", str(RESULTS.parent)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True).stdout.strip()
-    return f"{commit or 'unknown'}{' with uncommitted changes' if changed else ''}"
+    git = ["git", "-C", str(RESULTS.parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    return f"{commit or 'unknown'}{' with uncommitted changes' if uncommitted() else ''}"
 
 
 def _machine() -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from assay_client import AsyncRewardClient
 from assay_client.types import Prompt
 from benchmarks.public_data import train_checkpoint
-from benchmarks.result import RESULTS, Result, Target
+from benchmarks.result import RESULTS, Result, Target, refuse_uncommitted
 from benchmarks.server import serving
 from training.checkpoint import Checkpoint
 from training.config import ModelConfig, OptimiserConfig
@@ -156,7 +156,9 @@ def main() -> None:
     """Run and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="16 training prompts and 120 pairs")
-    result = run(parser.parse_args().quick)
+    quick = parser.parse_args().quick
+    refuse_uncommitted(quick)
+    result = run(quick)
     result.report()
     print(result.write().relative_to(RESULTS.parent.parent))
 

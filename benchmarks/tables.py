@@ -14,25 +14,34 @@ START, END = "<!-- results: made by `python -m benchmarks.tables` -->", "<!-- en
 
 
 def table() -> str:
-    """A Markdown table of every target of every full result."""
-    lines = ["| claim | target | measured | held | command |", "|---|---|---|---|---|"]
+    """Markdown of every full result: a table of the targets, one of figures that are no targets, and the notes."""
+    claims = ["| claim | target | measured | held | command |", "|---|---|---|---|---|"]
+    parts = ["", "Parts of these figures, without a target:", "", "| part | measured | command |", "|---|---|---|"]
+    head = len(parts)
+    notes: list[str] = []
     machines = set()
     for path in sorted(RESULTS.glob("*.json")):
         if path.name.endswith(".quick.json"):
             continue
         result = json.loads(path.read_text(encoding="utf-8"))
-        machine = result["machine"]
+        machine, command = result["machine"], f"`{result['command']}`"
         machines.add(f"{machine['cores']} cores of {machine['processor']}{' with AMX' if machine['amx'] else ''}")
         for target in result["targets"]:
             held = "yes" if target["held"] else "**no**"
-            cells = (target["name"], target["target"], target["figure"], held, f"`{result['command']}`")
-            lines.append("| " + " | ".join(cells) + " |")
-    lines += [
+            claims.append(_line(target["name"], target["target"], target["figure"], held, command))
+        parts += [_line(row["name"], row["figure"], command) for row in result.get("rows", ())]
+        notes += ["", *result["notes"]] if result.get("notes") else []
+    measured = [
         "",
         f"Measured on {'; '.join(sorted(machines))}. "
         "Seeds, versions, commits and spreads are in `benchmarks/results/`.",
     ]
-    return "\n".join(lines)
+    return "\n".join([*claims, *(parts if len(parts) > head else ()), *notes, *measured])
+
+
+def _line(*cells: str) -> str:
+    """A line of a table; a bar within a cell would begin another."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def rendered(readme: str) -> str:

@@ -6,7 +6,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 
 _COMMANDS = ("fit", "evaluate", "export", "run", "inspect")
 
@@ -43,10 +42,10 @@ def main() -> int:
     try:
         return _inspect(rest) if command == "inspect" else _train(command, rest)
     except KeyboardInterrupt:
-        return _fail(130, "interrupted; `fit --resume` goes on from the last checkpoint")
+        return _fail(130, "interrupted")
     # Whatever is expected to go wrong (settings, data, checkpoints, bundles, files, a missing extra, a loss that
     # is not finite) is one of these and explains itself. Anything else is a defect and keeps its traceback.
-    except (ValueError, OSError, ImportError, FloatingPointError, OverflowError, UnpicklingError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, OverflowError) as error:
         return _fail(1, str(error))
 
 
@@ -71,10 +70,19 @@ def _train(command: str, arguments: Sequence[str]) -> int:
         return _fail(2, str(error))
 
     # Only here, so that --help and a misspelt setting do not wait for torch.
-    from training.pipeline import run_evaluate, run_export, run_fit
+    from training.pipeline import refuse_destination, run_evaluate, run_export, run_fit
+    from training.run_folder import resumable
 
+    if command == "run":
+        refuse_destination(config)
     if command in ("fit", "run"):
-        run_fit(config)
+        try:
+            run_fit(config)
+        except KeyboardInterrupt:
+            if not resumable(config.run):
+                raise
+            way_on = f"`assay-train {command} --run {config.run} --resume` goes on from the last checkpoint"
+            return _fail(130, f"interrupted; {way_on}")
     if command in ("evaluate", "run"):
         run_evaluate(config)
         print((config.run / "summary.md").read_text(encoding="utf-8"))

@@ -1,12 +1,12 @@
 """A trained reward model on disk: safetensors, JSON and text; nothing pickled."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
+from transformers import PreTrainedModel
 
 from service.bundle.layout import Family, Pooling
 from service.bundle.manifest import TEMPLATE_NAME, TOKENIZER_NAME, Provenance
@@ -14,14 +14,11 @@ from service.bundle.reader import sha256_of
 from service.bundle.text_format import Formatter, TextFormat
 from service.bundle.tokenizer import TextTokenizer
 from training.backbone import from_configuration
+from training.checkpoint_error import CheckpointError, first_complaint, first_line
 from training.model import RewardModel
 
 _DESCRIPTION = "reward_model.json"
 _WEIGHTS = "model.safetensors"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and the reason."""
 
 
 class Description(BaseModel):
@@ -80,15 +77,31 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         )
     try:
         description = Description.model_validate_json(path.read_bytes())
-        backbone = from_configuration(folder)
+        backbone = _backbone(folder)
         model = RewardModel(backbone, description.family, description.pooling, description.heads)
         load_model(model, folder / _WEIGHTS)
         tokenizer = TextTokenizer.from_file(folder / TOKENIZER_NAME)
         template = (folder / TEMPLATE_NAME).read_bytes().decode()
         formatter = Formatter(description.text_format, template, tokenizer, description.max_tokens)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise CheckpointError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except (OSError, SafetensorError, RuntimeError, ValueError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: {first_complaint(error)}") from error
+    except CheckpointError:
+        raise
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{folder}: the checkpoint cannot be read: {error}") from error
     return Checkpoint(model.eval(), formatter, description)
+
+
+def _backbone(folder: Path) -> PreTrainedModel:
+    """The untrained architecture; whatever a wrong value in its configuration leads to is one clear line."""
+    try:
+        backbone = from_configuration(folder)
+        sizes = backbone.config.get_text_config()
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
+            if getattr(sizes, name, 1) <= 0:  # two negative sizes make a positive one
+                raise ValueError(f"{name} is {getattr(sizes, name)}")
+        return backbone
+    except Exception as error:  # an architecture divides, looks up and allocates by these values
+        raise CheckpointError(
+            f"{folder / 'config.json'}: the checkpoint cannot be read: {first_line(error)}; train anew"
+        ) from error

@@ -5,9 +5,9 @@ Read from one TOML file, with command-line flags over it.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from service.bundle.layout import DEFAULT_BLOCK_QUERIES
 
@@ -24,14 +24,22 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+def _one_or_more(value: Any) -> Any:
+    """A single name stands for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+Sources = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+
+
 class DataConfig(_Section):
     """What to learn from."""
 
-    train: tuple[str, ...] = Field((SAMPLE,), min_length=1)
+    train: Sources = Field((SAMPLE,), min_length=1)
     """Files or folders of preference data, hf:NAME[:SPLIT] for a Hugging Face data set, or sample (built in)."""
     format: Literal["auto", "records", "trl", "hh", "ranking", "votes"] = "auto"
     """How rows are written; auto looks at the columns."""
-    test: tuple[str, ...] = ()
+    test: Sources = ()
     """Data to test on; without it a part of the training prompts is held out."""
     test_fraction: float = Field(0.15, ge=0, lt=1)
     """Share of prompts held out for the test, when no test data are named."""
@@ -40,9 +48,9 @@ class DataConfig(_Section):
     on_bad_row: Literal["error", "skip"] = "error"
     """Stop at a row that cannot be read, or count it, report it and go on."""
     merge_prompts: bool = True
-    """Put all judgements of one prompt into one element, so that it is computed once; votes on a pair add up."""
+    """Put a source's judgements of one prompt into one element; votes on a pair add up across sources."""
     deduplicate: bool = True
-    """Drop a pair that is there twice, word for word and with one verdict, where the rows were not merged."""
+    """Drop true repeats: a row read twice under one id; without merge_prompts, a pair with the same votes again."""
     on_leakage: Literal["error", "drop", "report"] = "drop"
     """When a training prompt is also in the named test data: stop, drop it from training, or only say so."""
 

@@ -1,7 +1,6 @@
 """Preference records as token sequences, batches of them as tensors over a layout."""
 
 import random
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from service.bundle.layout import Family, IntArray, Layout, plan_layout
 from service.bundle.text_format import EncodedItem, Formatter, Truncation
 from training.data.record import Judgement, PreferenceRecord
+from training.groups import compared_groups, covered
 
 TRAINING_TRUNCATION = (Truncation.PROMPT_LEFT, Truncation.RESPONSE_RIGHT)
 """In training the prompt goes first, as in evaluation; what was cut is counted and reported."""
@@ -62,10 +62,10 @@ def truncated(examples: Sequence[Example]) -> int:
 
 
 class ElementDataset(Dataset[Element]):
-    """Elements of at most `max_responses` responses.
+    """Elements of at most `max_responses` responses, each with a judgement.
 
-    A prompt with more is cut into groups of compared responses, drawn anew each epoch, so that
-    more of its pairs are seen with every epoch while every response is computed once in each.
+    A prompt with more judged responses is cut into groups of compared ones, drawn anew each epoch, so that more of
+    its judgements are seen with every epoch. Their number stays, so that epochs are of one length.
 
     Args:
         examples: what to learn from.
@@ -77,13 +77,10 @@ class ElementDataset(Dataset[Element]):
         self._examples = examples
         self._max_responses = max_responses
         self._seed = seed
-        self._slots = [
-            (number, part)
-            for number, example in enumerate(examples)
-            for part in range(-(-len(example.items) // max_responses))
-        ]
-        self._groups: dict[int, list[list[int]]] = {}
         self._epoch = 0
+        self._groups: dict[int, list[list[int]]] = {}
+        self._counts = [len(self._drawn(number, None)) for number in range(len(examples))]
+        self._slots = [(number, part) for number, count in enumerate(self._counts) for part in range(count)]
 
     def set_epoch(self, epoch: int) -> None:
         """Draw new groups; the training loop calls this at the start of each epoch."""
@@ -91,45 +88,36 @@ class ElementDataset(Dataset[Element]):
             self._epoch = epoch
             self._groups.clear()
 
+    @property
+    def judgements(self) -> int:
+        """All judgements of the examples."""
+        return sum(len(example.record.judgements) for example in self._examples)
+
+    @property
+    def judgements_seen(self) -> int:
+        """Those that this epoch sees: of a large prompt, not all responses are in one group."""
+        return sum(
+            covered(example.record.judgements, self._groups_of(number)) for number, example in enumerate(self._examples)
+        )
+
     def __len__(self) -> int:
         return len(self._slots)
 
     def __getitem__(self, slot: int) -> Element:
         number, part = self._slots[slot]
-        example = self._examples[number]
+        return _element(self._examples[number], self._groups_of(number)[part])
+
+    def _groups_of(self, number: int) -> list[list[int]]:
         if number not in self._groups:
-            generator = random.Random(f"{self._seed}:{self._epoch}:{example.record.id}")
-            self._groups[number] = compared_groups(
-                len(example.items), example.record.judgements, self._max_responses, generator
-            )
-        return _element(example, self._groups[number][part])
+            self._groups[number] = self._drawn(number, self._counts[number])
+        return self._groups[number]
 
-
-def compared_groups(
-    responses: int, judgements: Sequence[Judgement], size: int, generator: random.Random
-) -> list[list[int]]:
-    """Partition response indices into ceil(responses / size) groups of near-equal size, compared responses together.
-
-    A group grows from a random response along random judgements, so that sparse comparisons are not torn apart.
-    """
-    neighbours: dict[int, set[int]] = defaultdict(set)
-    for judgement in judgements:
-        neighbours[judgement.i].add(judgement.j)
-        neighbours[judgement.j].add(judgement.i)
-    count = -(-responses // size)
-    left = list(range(responses))
-    generator.shuffle(left)
-    groups: list[list[int]] = []
-    for number in range(count):
-        target = -(-len(left) // (count - number))
-        group: list[int] = []
-        while len(group) < target:
-            reachable = [index for index in left if any(index in neighbours[member] for member in group)]
-            chosen = reachable[0] if reachable else left[0]
-            left.remove(chosen)
-            group.append(chosen)
-        groups.append(group)
-    return groups
+    def _drawn(self, number: int, count: int | None) -> list[list[int]]:
+        record = self._examples[number].record
+        if len(record.responses) <= self._max_responses:
+            return [list(range(len(record.responses)))]
+        generator = random.Random(f"{self._seed}:{self._epoch}:{record.id}")
+        return compared_groups(record.judgements, self._max_responses, generator, count)
 
 
 def _element(example: Example, responses: Sequence[int]) -> Element:

@@ -1,5 +1,6 @@
 """The loop: a `transformers.Trainer` over layouts."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     EarlyStoppingCallback,
@@ -20,7 +19,6 @@ from transformers import (
     set_seed,
 )
 from transformers.integrations.integration_utils import TensorBoardCallback
-from transformers.trainer import TRAINER_STATE_NAME
 
 from service.bundle.layout import GRAPH_INPUTS
 from training.config import LossConfig, TrainingConfig
@@ -29,10 +27,11 @@ from training.evaluation.evaluate import judged_pairs
 from training.examples import Collator, ElementDataset, Example
 from training.losses import bradley_terry, centring, mean_by_element
 from training.model import RewardModel
+from training.resume import check_whole, load_best, newest_checkpoint, read_state
+from training.run_folder import CHECKPOINTS, TENSORBOARD
 from training.scoring import score_examples
 
-CHECKPOINTS = "checkpoints"
-TENSORBOARD = "tensorboard"
+logger = logging.getLogger("assay.training")
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,15 @@ class FitResult:
     Attributes:
         updates: optimiser steps taken.
         best_validation_loss: of the weights kept.
+        judgements, judgements_in_first_epoch: of the training prompts, and how many of them one epoch sees: a prompt
+            of more than `optimiser.max_responses` responses shows other ones in each.
         history: the logged rows, as the Trainer writes them.
     """
 
     updates: int
     best_validation_loss: float
+    judgements: int
+    judgements_in_first_epoch: int
     history: list[dict[str, float]]
 
 
@@ -63,7 +66,7 @@ def fit(
 
     Raises:
         ValueError: nothing to train or to validate on.
-            A checkpoint that cannot be read.
+        CheckpointError: a part of the checkpoint to resume from is missing or cannot be read.
         FileNotFoundError: `config.resume` without a checkpoint.
         FloatingPointError: the loss is not finite.
     """
@@ -71,7 +74,17 @@ def fit(
         raise ValueError(f"{len(train)} prompts to train on and {len(validation)} to validate on: both need some")
     set_seed(config.optimiser.seed)
     dataset = ElementDataset(train, config.optimiser.max_responses, config.optimiser.seed)
-    checkpoint = newest_checkpoint(config.run) if config.resume else None
+    seen, judgements = dataset.judgements_seen, dataset.judgements
+    if seen < judgements:
+        logger.warning(
+            "an epoch sees about %d of %d training judgements: a prompt is cut into elements of at most %d responses "
+            "(optimiser.max_responses)",
+            seen,
+            judgements,
+            config.optimiser.max_responses,
+        )
+    optimiser = make_optimiser(model, config)
+    checkpoint, state = checkpoint_to_resume(model, optimiser, config) if config.resume else (None, None)
     trainer = RewardTrainer(
         model=model,
         args=training_arguments(config, len(dataset)),
@@ -79,7 +92,7 @@ def fit(
         eval_dataset=dataset,  # not read: `evaluate` scores the validation examples itself
         data_collator=Collator(model.family, config.model.block_queries),
         callbacks=[EpochGroups(dataset), *_reporting(config), *callbacks],
-        optimizers=(_optimiser(model, config), None),
+        optimizers=(optimiser, None),
         loss_config=config.loss,
         validation=validation,
         block_queries=config.model.block_queries,
@@ -87,16 +100,14 @@ def fit(
     if config.optimiser.patience:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.optimiser.patience))
     trainer.remove_callback(PrinterCallback)  # prints each row on standard output where there is no bar
-    state = None if checkpoint is None else _state(checkpoint)
     if state is None or not _finished(state, config.optimiser.patience):
-        try:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        except SafetensorError as error:
-            raise ValueError(f"{checkpoint}: its weights cannot be read: {error}") from error
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         state = trainer.state
     return FitResult(
         updates=state.global_step,
         best_validation_loss=_load_best(model, config.run, state),
+        judgements=judgements,
+        judgements_in_first_epoch=seen,
         history=[{name: value for name, value in row.items() if math.isfinite(value)} for row in state.log_history],
     )
 
@@ -115,26 +126,21 @@ class EpochGroups(TrainerCallback):
         self._dataset.set_epoch(int(state.epoch or 0))
 
 
-def newest_checkpoint(run: Path) -> Path:
-    """The checkpoint that a run resumes from: the last one that was written to the end.
+def checkpoint_to_resume(
+    model: RewardModel, optimiser: torch.optim.Optimizer, config: TrainingConfig
+) -> tuple[Path, TrainerState]:
+    """The newest checkpoint, once all that is needed of it was loaded into `model` and `optimiser`.
 
     Raises:
         FileNotFoundError: there is none.
+        CheckpointError: a part of it, or the weights of least validation loss, are missing or cannot be read.
     """
-    folder = run / CHECKPOINTS
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]  # written last
-    if not whole:
-        raise FileNotFoundError(f"{folder}: no checkpoint to resume from; leave out --resume to start anew")
-    return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[-1]))
-
-
-def _state(checkpoint: Path) -> TrainerState:
-    path = checkpoint / TRAINER_STATE_NAME
-    try:
-        state: TrainerState = TrainerState.load_from_json(str(path))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from error
-    return state
+    checkpoint = newest_checkpoint(config.run)
+    state = read_state(checkpoint)
+    load_best(_best(config.run, state), model)
+    if not _finished(state, config.optimiser.patience):
+        check_whole(checkpoint, model, optimiser)
+    return checkpoint, state
 
 
 def _finished(state: TrainerState, patience: int) -> bool:
@@ -150,13 +156,13 @@ def _load_best(model: RewardModel, run: Path, state: TrainerState) -> float:
 
     The Trainer looks for them at a path it noted when it saved them, and only warns where that has moved.
     """
-    folder = run / CHECKPOINTS / f"checkpoint-{state.best_global_step}"
-    try:
-        load_model(model, folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder}: the weights of least validation loss cannot be read: {error}") from error
+    load_best(_best(run, state), model)
     assert state.best_metric is not None  # there is a best checkpoint
     return float(state.best_metric)
+
+
+def _best(run: Path, state: TrainerState) -> Path:
+    return run / CHECKPOINTS / f"checkpoint-{state.best_global_step}"
 
 
 def _reporting(config: TrainingConfig) -> list[TrainerCallback]:
@@ -255,7 +261,7 @@ class RewardTrainer(Trainer):
         return figures
 
 
-def _optimiser(model: RewardModel, config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimiser(model: RewardModel, config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW; a faster rate for the new head, no decay on biases and norms."""
     settings = config.optimiser
     decayed = [p for p in model.backbone.parameters() if p.requires_grad and p.ndim >= 2]

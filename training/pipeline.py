@@ -2,52 +2,60 @@
 
 import datetime
 import importlib.metadata
-import json
 import logging
-import shutil
+import os
 import subprocess
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from transformers import set_seed
 
 from service.bundle.calibration import Calibration
 from service.bundle.layout import Family, Pooling
-from service.bundle.manifest import Provenance
+from service.bundle.manifest import MANIFEST_NAME, Provenance
 from service.bundle.reader import Bundle
 from service.bundle.reference import Reference
 from service.bundle.text_format import Formatter
 from training.backbone import load_backbone
 from training.checkpoint import (
     Checkpoint,
-    CheckpointError,
     Description,
     load_checkpoint,
     save_checkpoint,
     weights_sha256,
 )
+from training.checkpoint_error import CheckpointError, first_complaint
 from training.config import TrainingConfig
 from training.evaluation.evaluate import Evaluation, calibrate, evaluate
 from training.evaluation.summary import summary
 from training.examples import encode_records, truncated
 from training.export.bundle import export_bundle
-from training.fit import CHECKPOINTS, TENSORBOARD, FitResult, fit
+from training.fit import FitResult, checkpoint_to_resume, fit, make_optimiser
 from training.model import RewardModel
 from training.prepare import PreparedData, prepare_data
 from training.reference import select_reference
+from training.run_folder import (
+    BEGUN,
+    CHECKPOINTS,
+    EVALUATION,
+    RESULTS,
+    TENSORBOARD,
+    TRAINED,
+    read,
+    read_as,
+    read_begun,
+    refuse_to_delete,
+    remove,
+    write,
+)
 from training.scoring import score_examples
 
 logger = logging.getLogger("assay.training")
 
 MOST_TOKENS_BY_DEFAULT = 1024
-
-# What lies in a run's folder.
-BEGUN = "configuration.json"
-EVALUATION = ("calibration.json", "evaluated.json", "evaluation.json", "reference.json", "summary.md")
-RESULTS = ("data.json", "training.json", "model", *EVALUATION)
+AGAIN = "run `assay-train evaluate` again"
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -64,10 +72,12 @@ def run_fit(config: TrainingConfig) -> FitResult:
         FileNotFoundError: a backbone that is not there, or nothing to resume.
         FloatingPointError: the loss is not finite.
     """
+    begun = None
     if config.resume:
-        config = _as_begun(config)
+        begun = read_begun(config.run)
+        config = _as_begun(config, begun.configuration)
     else:
-        _refuse_to_delete(config)
+        refuse_to_delete(config)
     data = prepare_data(config.data, config.optimiser.seed)
     _report_data(data)
     checkpoint = new_checkpoint(config, data)
@@ -76,44 +86,26 @@ def run_fit(config: TrainingConfig) -> FitResult:
     validation = encode_records(data.splits.validation, formatter, config.progress)
     if cut := truncated(train) + truncated(validation):
         logger.warning("%d items were longer than %d tokens and were cut", cut, formatter.max_tokens)
-    begun = {"configuration": config.portable(), "data_sha256": data.sha256}
-    if config.resume:
-        if begun["data_sha256"] != _read(config.run / BEGUN)["data_sha256"]:
+    if begun is not None:
+        if begun.data_sha256 != data.sha256:
             raise CheckpointError(f"{config.run}: the data have changed since the run began; train anew")
-        _remove(config.run, RESULTS)
+        # Before anything is taken away: a finished run keeps its model when its checkpoint is damaged.
+        checkpoint_to_resume(checkpoint.model, make_optimiser(checkpoint.model, config), config)
+        remove(config.run, RESULTS)
     else:
-        _remove(config.run, (*RESULTS, BEGUN, CHECKPOINTS, TENSORBOARD))
+        remove(config.run, (*RESULTS, BEGUN, CHECKPOINTS, TENSORBOARD))
         config.run.mkdir(parents=True, exist_ok=True)
-        _write(config.run / BEGUN, begun)
-    _write(config.run / "data.json", data.account)
+        write(config.run / BEGUN, {"configuration": config.portable(), "data_sha256": data.sha256})
+    write(config.run / "data.json", data.account)
     result = fit(checkpoint.model, train, validation, config)
     save_checkpoint(checkpoint, config.run / "model")
-    _write(config.run / "training.json", asdict(result))
+    write(config.run / TRAINED, asdict(result))
     logger.info("trained %d updates, validation loss %.4f", result.updates, result.best_validation_loss)
     return result
 
 
-def _refuse_to_delete(config: TrainingConfig) -> None:
-    """Refuse a folder whose content is not ours to replace, or is hours of an unfinished run.
-
-    Raises:
-        ValueError: naming the folder and the way out.
-    """
-    run = config.run
-    if not run.is_dir() or not any(run.iterdir()):
-        return
-    if not (run / BEGUN).is_file():
-        raise ValueError(f"--run {run}: the folder is not empty and holds no run; name another")
-    if not (run / "training.json").is_file() and not config.overwrite:
-        raise ValueError(f"--run {run}: holds an unfinished run; --resume goes on with it, --overwrite begins anew")
-
-
-def _as_begun(config: TrainingConfig) -> TrainingConfig:
+def _as_begun(config: TrainingConfig, begun: TrainingConfig) -> TrainingConfig:
     """The configuration that the run to be resumed began with."""
-    path = config.run / BEGUN
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, so there is no run to resume; leave out --resume")
-    begun = _configuration(path, _read(path).get("configuration"))
     _refuse_other_settings(config, begun)
     return begun.model_copy(update={"run": config.run, "resume": True, "progress": config.progress})
 
@@ -122,7 +114,27 @@ def _configuration(path: Path, content: Any) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(content)
     except ValidationError as error:
-        raise CheckpointError(f"{path}: its configuration is not one of this version: {error}") from error
+        raise CheckpointError(
+            f"{path}: its configuration is not one of this version: {first_complaint(error)}; train anew"
+        ) from error
+
+
+def refuse_destination(config: TrainingConfig) -> None:
+    """Refuse, before hours of training, a place for the bundle that export could not replace afterwards.
+
+    Raises:
+        ValueError: it is there and neither a bundle nor an empty folder.
+    """
+    bundle = _destination(config, read_begun(config.run).configuration if config.resume else config)
+    free = not os.path.lexists(bundle)
+    if not free and bundle.is_dir() and not bundle.is_symlink():
+        free = (bundle / MANIFEST_NAME).is_file() or not any(bundle.iterdir())
+    if not free:
+        raise ValueError(f"--bundle {bundle}: is there and is not a bundle; move it away or name another folder")
+
+
+def _destination(config: TrainingConfig, trained: TrainingConfig) -> Path:
+    return config.bundle if "bundle" in config.model_fields_set else trained.bundle
 
 
 def _refuse_other_settings(config: TrainingConfig, trained: TrainingConfig) -> None:
@@ -182,7 +194,7 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
     provenance = checkpoint.description.provenance
     trained = _configuration(config.run / "model", provenance.configuration)
     _refuse_other_settings(config, trained)
-    _remove(config.run, EVALUATION)
+    remove(config.run, EVALUATION)
     data = prepare_data(trained.data, provenance.seed)
     if data.sha256 != provenance.data_sha256:
         raise CheckpointError(
@@ -204,11 +216,11 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
             calibration.temperature,
         )
     evaluation = evaluate(*parts[1], temperature=calibration.temperature)
-    _write(config.run / "calibration.json", calibration.model_dump(mode="json"))
-    _write(config.run / "evaluation.json", evaluation.as_json())
+    write(config.run / "calibration.json", calibration.model_dump(mode="json"))
+    write(config.run / "evaluation.json", evaluation.as_json())
     if (reference := select_reference(*parts[1])) is not None:
-        _write(config.run / "reference.json", reference.model_dump(mode="json"))
-    _write(config.run / "evaluated.json", {"weights_sha256": weights_sha256(config.run / "model")})
+        write(config.run / "reference.json", reference.model_dump(mode="json"))
+    write(config.run / "evaluated.json", {"weights_sha256": weights_sha256(config.run / "model")})
     (config.run / "summary.md").write_text(summary(checkpoint.description.name, evaluation), encoding="utf-8")
     return evaluation
 
@@ -224,49 +236,16 @@ def run_export(config: TrainingConfig) -> Bundle:
     checkpoint = load_checkpoint(config.run / "model")
     trained = _configuration(config.run / "model", checkpoint.description.provenance.configuration)
     _refuse_other_settings(config, trained)
-    calibration = _read_as(Calibration, config.run / "calibration.json")
-    evaluation = _read_as(Evaluation, config.run / "evaluation.json")
-    if _read(config.run / "evaluated.json") != {"weights_sha256": weights_sha256(config.run / "model")}:
+    calibration = read_as(Calibration, config.run / "calibration.json", AGAIN)
+    evaluation = read_as(Evaluation, config.run / "evaluation.json", AGAIN)
+    if read(config.run / "evaluated.json") != {"weights_sha256": weights_sha256(config.run / "model")}:
         raise CheckpointError(f"{config.run}: the weights are not those that were evaluated; run evaluate again")
     path = config.run / "reference.json"
-    reference = _read_as(Reference, path) if config.export.reference and path.is_file() else None
-    destination = config.bundle if "bundle" in config.model_fields_set else trained.bundle
+    reference = read_as(Reference, path, AGAIN) if config.export.reference and path.is_file() else None
+    destination = _destination(config, trained)
     bundle = export_bundle(checkpoint, calibration, evaluation, destination, reference)
     logger.info("wrote %s, digest %s", destination, bundle.digest)
     return bundle
-
-
-_Model = TypeVar("_Model")
-
-
-def _read_as(kind: type[_Model], path: Path) -> _Model:
-    try:
-        return TypeAdapter(kind).validate_python(_read(path))
-    except ValidationError as error:
-        raise CheckpointError(f"{path}: {error}; run `assay-train evaluate` again") from error
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; run `assay-train evaluate` first")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-
-
-def _write(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _remove(run: Path, names: Iterable[str]) -> None:
-    """Take away what an earlier run left, so that nothing of it can be taken for this one's."""
-    for name in names:
-        path = run / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _report_data(data: PreparedData) -> None:

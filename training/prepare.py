@@ -13,6 +13,7 @@ from training.data import (
     DataError,
     PreferenceRecord,
     Splits,
+    add_up_votes,
     check,
     check_leakage,
     deduplicate,
@@ -22,6 +23,7 @@ from training.data import (
     split,
 )
 from training.data.leakage import leaking
+from training.data.pairs import decided
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,19 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
     responses of every record come in an order drawn from the seed and the record's id.
 
     Raises:
-        DataError: a source or row that cannot be read, a part of the split that is empty, or leakage where the
-            configuration refuses it.
+        DataError: a source or row that cannot be read, a part of the split that is empty or all ties, or leakage
+            where the configuration refuses it.
     """
     skipped: list[BadRow] = []
-    records, test = unique_ids([_read(config.train, config, skipped), _read(config.test, config, skipped)])
+    given, given_test = _read(config.train, config, skipped), _read(config.test, config, skipped)
+    records, test = unique_ids([given, given_test])
     hygiene = check([*records, *test])  # before merging, which would hide what is there twice
-    if config.merge_prompts:  # repeated rows of one source are votes on a pair
-        records, test = merge_by_prompt(records), merge_by_prompt(test)
-    repeated = 0
+    judgements = _judgements(records)
     if config.deduplicate:
-        cleaned = deduplicate(records)
-        records, repeated = cleaned.records, cleaned.judgements_removed
+        records = _without_copies(given, records) if config.merge_prompts else deduplicate(records).records
+    repeated = judgements - _judgements(records)
+    if config.merge_prompts:  # rows on one pair, in whatever source, are votes
+        records, test = (add_up_votes(merge_by_prompt(part)) for part in (records, test))
     test_fraction = 0.0 if test else config.test_fraction
     fractions = (1 - test_fraction - config.validation_fraction, config.validation_fraction, test_fraction)
     splits = split(records, fractions, seed)
@@ -83,6 +86,11 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
             raise DataError(
                 f"no {name} prompts: {len(records)} prompts in shares of {_shares(fractions)} for training, "
                 "validation and test leave it empty; use more data, other fractions or another seed"
+            )
+        if not decided(part):
+            raise DataError(
+                f"no {name} pair has a majority: all votes tie, so there is nothing to "
+                f"{'learn' if name == 'train' else 'measure'} there; use more data, other fractions or another seed"
             )
     return PreparedData(
         splits=Splits(**parts),
@@ -120,6 +128,21 @@ def unique_ids(parts: Sequence[Sequence[PreferenceRecord]]) -> list[list[Prefere
     return [[named(record) for record in part] for part in parts]
 
 
+def _without_copies(given: Sequence[PreferenceRecord], named: Sequence[PreferenceRecord]) -> list[PreferenceRecord]:
+    """The records of `named` whose original in `given` equals no earlier one, id and all.
+
+    Ids are unique within a source, so that these are rows of a file that was read twice.
+    """
+    seen: set[str] = set()
+    kept = []
+    for original, record in zip(given, named, strict=True):
+        content = original.model_dump_json()
+        if content not in seen:
+            seen.add(content)
+            kept.append(record)
+    return kept
+
+
 def _read(sources: Sequence[str], config: DataConfig, skipped: list[BadRow]) -> list[PreferenceRecord]:
     records: list[PreferenceRecord] = []
     for source in sources:
@@ -149,8 +172,12 @@ def _size(records: Sequence[PreferenceRecord]) -> dict[str, int]:
     return {
         "prompts": len(records),
         "responses": sum(len(record.responses) for record in records),
-        "judgements": sum(len(record.judgements) for record in records),
+        "judgements": _judgements(records),
     }
+
+
+def _judgements(records: Sequence[PreferenceRecord]) -> int:
+    return sum(len(record.judgements) for record in records)
 
 
 def hash_records(records: Sequence[PreferenceRecord]) -> str:

@@ -12,7 +12,8 @@ from service.bundle.layout import Family, Pooling, plan_layout
 from service.bundle.text_format import Formatter
 from tests.training.tiny import tiny_backbone, tiny_checkpoint
 from training.backbone import prepare
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.checkpoint_error import CheckpointError
 from training.examples import layout_tensors
 from training.model import RewardModel
 
@@ -82,6 +83,31 @@ def test_damage_is_named(tmp_path: Path, name: str, content: bytes | None, reaso
         (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=reason):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_hidden_layers": "x"},
+        {"num_attention_heads": 0},
+        {"num_attention_heads": -4},
+        {"hidden_act": "no such function"},
+        {"hidden_size": None},
+        {"model_type": "nothing"},
+        {"vocab_size": -1},
+    ],
+)
+@pytest.mark.parametrize("family", list(Family))
+def test_nonsense_in_the_architecture_is_one_line_with_the_file(
+    tmp_path: Path, family: Family, values: dict[str, object]
+) -> None:
+    save_checkpoint(tiny_checkpoint(family), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(tmp_path)
+    assert str(error.value).startswith(f"{path}: the checkpoint cannot be read: ")
+    assert "\n" not in str(error.value)
 
 
 def test_weights_of_another_shape(tmp_path: Path) -> None:

@@ -175,6 +175,32 @@ def test_broken_checkpoint(here: Here, tmp_path: Path) -> None:
         assert f"{tmp_path / 'model'}: the checkpoint cannot be read" in said
 
 
+def test_a_bundle_that_could_not_be_replaced_is_refused_before_training(here: Here, tmp_path: Path, data: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "thesis.tex").write_text("precious")
+    arguments = ("run", "--data.train", data, "--run", tmp_path / "run", "--bundle", tmp_path / "bundle")
+    assert f"--bundle {tmp_path / 'bundle'}: is there and is not a bundle; move it away" in here.fails(*arguments)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_an_interruption_advises_what_is_possible(
+    tmp_path: Path, checkpoint: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> None:
+        (tmp_path / "configuration.json").touch()
+        if checkpoint:
+            (tmp_path / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+            (tmp_path / "checkpoints" / "checkpoint-3" / "trainer_state.json").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.pipeline.run_fit", interrupted)
+    monkeypatch.setattr(sys, "argv", ["assay-train", "fit", "--run", str(tmp_path)])
+    assert main() == 130
+    way_on = f"; `assay-train fit --run {tmp_path} --resume` goes on from the last checkpoint" if checkpoint else ""
+    assert capsys.readouterr().err == f"assay-train: interrupted{way_on}\n"
+
+
 def test_inspect(tmp_path: Path) -> None:
     bundle = write_pocket_bundle(tmp_path / "pocket")
     done = call("inspect", bundle.folder)

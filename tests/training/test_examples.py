@@ -1,47 +1,14 @@
 """From records to batches: groups that lose no response, and judgements that point at the right scores."""
 
-import random
-from collections import Counter
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from service.bundle.layout import GRAPH_INPUTS, Family, plan_layout
 from tests.pocket import pocket_formatter, pocket_reward
 from tests.training.tiny import toy_records
-from training.data import Judgement, PreferenceRecord
-from training.examples import Collator, ElementDataset, compared_groups, encode_records, truncated
-
-
-@st.composite
-def comparisons(draw: st.DrawFn) -> tuple[int, list[Judgement]]:
-    count = draw(st.integers(2, 12))
-    index = st.integers(0, count - 1)
-    pairs = draw(st.lists(st.tuples(index, index).filter(lambda pair: pair[0] != pair[1]), min_size=1, max_size=20))
-    return count, [Judgement(i=i, j=j, i_wins=1, j_wins=0) for i, j in pairs]
-
-
-@given(comparisons(), st.integers(2, 6), st.integers())
-def test_groups_partition_the_responses(given_: tuple[int, list[Judgement]], size: int, seed: int) -> None:
-    count, judgements = given_
-    groups = compared_groups(count, judgements, size, random.Random(seed))
-    assert sorted(index for group in groups for index in group) == list(range(count))
-    assert len(groups) == -(-count // size)
-    assert max(map(len, groups)) <= size
-    assert max(map(len, groups)) - min(map(len, groups)) <= 1
-    assert groups == compared_groups(count, judgements, size, random.Random(seed))
-
-
-def test_sparse_comparisons_are_kept_together() -> None:
-    """Pairs that are compared with nothing else would mostly be torn apart by chance."""
-    judgements = [Judgement(i=2 * n, j=2 * n + 1, i_wins=1, j_wins=0) for n in range(8)]
-    for seed in range(20):
-        groups = compared_groups(16, judgements, 4, random.Random(seed))
-        place = {index: number for number, group in enumerate(groups) for index in group}
-        assert all(place[judgement.i] == place[judgement.j] for judgement in judgements)
+from training.data import PreferenceRecord
+from training.examples import Collator, ElementDataset, encode_records, truncated
 
 
 def records(responses: int, count: int = 3) -> list[PreferenceRecord]:
@@ -64,9 +31,9 @@ def test_large_prompts_are_grouped_anew_each_epoch_until_all_pairs_were_seen() -
     for epoch in range(40):
         dataset.set_epoch(epoch)
         elements = [dataset[slot] for slot in range(len(dataset))]
-        counted = Counter(text[ids.tobytes()] for element in elements for ids in element.sequences)
-        assert counted == Counter(range(5))
+        assert sum(len(element.judgements) for element in elements) == dataset.judgements_seen == 3
         for element in elements:
+            assert len(element.sequences) == 2
             for judgement in element.judgements:
                 i, j = (text[element.sequences[side].tobytes()] for side in (judgement.i, judgement.j))
                 original = [
@@ -127,13 +94,31 @@ def test_margins_and_their_absence() -> None:
     assert batch["margin"].tolist() == [-1.5, 0.0]
 
 
-def test_an_element_without_judgements_is_collated() -> None:
-    examples = encode_records(records(3, count=1), pocket_formatter(), progress=False)
-    dataset = ElementDataset(examples, 2, 0)
-    alone = next(element for element in map(dataset.__getitem__, range(2)) if len(element.sequences) == 1)
-    batch = Collator(Family.CAUSAL, 8)([alone])
-    assert batch["first"].shape == (0,)
-    assert batch["first"].dtype == torch.int64
+def test_no_element_is_without_a_judgement() -> None:
+    """Ten responses of which two were compared: one element of those two, not two of which one teaches nothing."""
+    record = records(10, count=1)[0]
+    compared = next(j for j in record.judgements if (j.i, j.j) == (2, 7))
+    examples = encode_records(
+        [record.model_copy(update={"judgements": [compared]})], pocket_formatter(), progress=False
+    )
+    dataset = ElementDataset(examples, 8, 0)
+    for epoch in range(5):
+        dataset.set_epoch(epoch)
+        (element,) = (dataset[slot] for slot in range(len(dataset)))
+        assert [ids.tolist() for ids in element.sequences] == [examples[0].items[k].ids.tolist() for k in (2, 7)]
+        assert len(element.judgements) == 1
+
+
+def test_epochs_are_of_one_length_and_know_what_they_see() -> None:
+    examples = encode_records([*records(12, count=2), *records(4, count=1)], pocket_formatter(), progress=False)
+    dataset = ElementDataset(examples, 8, 0)
+    assert dataset.judgements == 2 * 66 + 6
+    for epoch in range(5):
+        dataset.set_epoch(epoch)
+        elements = [dataset[slot] for slot in range(len(dataset))]
+        assert len(elements) == 2 * 2 + 1
+        assert all(element.judgements for element in elements)
+        assert 2 * 34 + 6 <= dataset.judgements_seen < dataset.judgements
 
 
 def test_over_long_items_are_cut_and_counted() -> None:

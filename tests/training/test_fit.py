@@ -159,6 +159,16 @@ def test_new_groups_in_each_epoch_of_the_loop(tmp_path: Path, monkeypatch: pytes
     assert epochs == [0] * 4 + [1] * 4 + [2] * 4
 
 
+def test_what_an_epoch_does_not_see_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    result, _, _ = train(configuration(tmp_path, epochs=1, max_responses=2), data=examples(4, 1, responses=5))
+    assert (result.judgements, result.judgements_in_first_epoch) == (40, 12)
+    assert "an epoch sees about 12 of 40 training judgements" in caplog.text
+    caplog.clear()
+    result, _, _ = train(configuration(tmp_path / "whole", epochs=1), data=examples(4, 1, responses=5))
+    assert (result.judgements, result.judgements_in_first_epoch) == (40, 40)
+    assert "an epoch sees" not in caplog.text
+
+
 def test_the_weights_of_least_validation_loss_are_kept(tmp_path: Path) -> None:
     """Validation judgements are the training ones turned round, so each step of learning makes them worse."""
     turned = [turned_round(example) for example in examples(8, 2)]

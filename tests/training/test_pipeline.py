@@ -10,7 +10,8 @@ import torch
 
 from service.bundle.reference import Reference
 from tests.training.tiny import causal_tokenizer, save_backbone, toy_records
-from training.checkpoint import CheckpointError, load_checkpoint
+from training.checkpoint import load_checkpoint
+from training.checkpoint_error import CheckpointError
 from training.config import DataConfig, ExportConfig, ModelConfig, OptimiserConfig, TrainingConfig
 from training.data import write_records
 from training.fit import RewardTrainer
@@ -199,6 +200,7 @@ def test_changed_data_are_not_evaluated_on(configure: Configure) -> None:
     [
         ("calibration.json", "{", r"calibration.json: cannot be read"),
         ("calibration.json", "{}", r"calibration.json: .*Field required.* run `assay-train evaluate` again"),
+        ("evaluation.json", "{}", r"evaluation.json: prompts: Field required; run `assay-train evaluate` again"),
         ("evaluation.json", '{"prompts": 1}', r"evaluation.json: .* run `assay-train evaluate` again"),
     ],
 )
@@ -207,8 +209,9 @@ def test_broken_figures_are_named(configure: Configure, name: str, content: str,
     run_fit(config)
     run_evaluate(config)
     (config.run / name).write_text(content)
-    with pytest.raises(CheckpointError, match=r"(?s)" + reason):
+    with pytest.raises(CheckpointError, match=reason) as error:
         run_export(config)
+    assert "\n" not in str(error.value)
 
 
 def test_a_short_limit_is_the_backbone_s(configure: Configure) -> None:

@@ -110,6 +110,75 @@ def test_votes_on_a_pair_add_up(tmp_path: Path) -> None:
     assert apart.records == 31
 
 
+def write_votes(path: Path, *rows: tuple[str, str, int, int], **columns: Any) -> str:
+    """Votes on prompt p, and enough other prompts for a split."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    others = [(f"q{number}", "x", "y", 1, 0) for number in range(20)]
+    names = ("prompt", "response_a", "response_b", "votes_a", "votes_b")
+    lines = [dict(zip(names, row, strict=True), **columns) for row in [*(("p", *row) for row in rows), *others]]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def share_for_x(data: PreparedData) -> float:
+    judged = [(record, j) for record in everything(data) if record.prompt == "p" for j in record.judgements]
+    ((record, judgement),) = judged
+    return judgement.soft_label if record.responses[judgement.i] == "x" else 1 - judgement.soft_label
+
+
+@pytest.mark.parametrize("columns", [{}, {"category": "other"}])
+@pytest.mark.parametrize(
+    ("one", "other", "share"),
+    [
+        (("x", "y", 3, 2), ("x", "y", 9, 1), 12 / 15),
+        (("x", "y", 3, 2), ("y", "x", 1, 9), 12 / 15),
+        (("x", "y", 3, 2), ("x", "y", 1, 9), 4 / 15),  # they disagree
+        (("x", "y", 2, 0), ("y", "x", 1, 0), 2 / 3),
+    ],
+)
+def test_votes_of_several_sources_add_up(
+    tmp_path: Path, one: Any, other: Any, share: float, columns: dict[str, Any]
+) -> None:
+    files = [write_votes(tmp_path / "a.jsonl", one), write_votes(tmp_path / "b.jsonl", other, **columns)]
+    data = prepare_data(config(*files), seed=0)
+    assert share_for_x(data) == pytest.approx(share)
+    assert data.account["repeated_judgements_removed"] == 0
+    within = write_votes(tmp_path / "both.jsonl", one, other)
+    assert share_for_x(prepare_data(config(within), seed=0)) == pytest.approx(share)
+    test = prepare_data(config(write_pairs(tmp_path / "train.jsonl", 40), test=tuple(files)), seed=0)
+    assert share_for_x(test) == pytest.approx(share)
+
+
+def test_a_file_that_is_read_twice_is_counted_once(tmp_path: Path) -> None:
+    one = write_votes(tmp_path / "a.jsonl", ("x", "y", 3, 2))
+    other = write_votes(tmp_path / "b.jsonl", ("x", "y", 9, 1))
+    copy = write_votes(tmp_path / "copy" / "a.jsonl", ("x", "y", 3, 2))
+    data = prepare_data(config(one, other, copy, one), seed=0)
+    assert share_for_x(data) == pytest.approx(12 / 15)
+    assert data.account["repeated_judgements_removed"] == 42
+    kept = prepare_data(config(one, other, copy, deduplicate=False), seed=0)
+    assert share_for_x(kept) == pytest.approx(15 / 20)
+
+
+def test_unmerged_votes_on_a_pair_are_not_lost_either(tmp_path: Path) -> None:
+    one = write_votes(tmp_path / "a.jsonl", ("x", "y", 3, 2), ("x", "y", 3, 2))
+    other = write_votes(tmp_path / "b.jsonl", ("x", "y", 9, 1))
+    data = prepare_data(config(one, other, merge_prompts=False), seed=0)
+    votes = [j.votes for record in everything(data) if record.prompt == "p" for j in record.judgements]
+    assert sorted(votes) == [5, 10]
+
+
+def test_votes_that_all_tie_are_refused_before_training(tmp_path: Path) -> None:
+    path = tmp_path / "ties.jsonl"
+    rows = [{"prompt": f"p{n}", "response_a": "x", "response_b": "y", "votes_a": 2, "votes_b": 2} for n in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match="no train pair has a majority: all votes tie, so there is nothing to learn"):
+        prepare_data(config(str(path)), seed=0)
+    train = write_pairs(tmp_path / "train.jsonl", 40, prefix="other")
+    with pytest.raises(DataError, match="no test pair has a majority"):
+        prepare_data(config(train, test=(str(path),)), seed=0)
+
+
 @pytest.mark.parametrize("what", ["drop", "report", "error"])
 def test_prompts_that_are_also_in_the_test_data(tmp_path: Path, what: str) -> None:
     train = write_pairs(tmp_path / "train.jsonl", 40)

@@ -39,6 +39,15 @@ def test_flags_over_the_file_over_defaults(file: Path) -> None:
     assert (config.name, config.resume, config.run) == ("from-file", True, Path("runs/default"))
 
 
+def test_one_source_needs_no_list(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[data]\ntrain = "my.jsonl"\ntest = "held-out.jsonl"\n')
+    config = load_configuration("fit", ["--config", str(path)])
+    assert config.data == DataConfig(train=("my.jsonl",), test=("held-out.jsonl",))
+    given = load_configuration("fit", ["--config", str(path), "--data.train", "a.jsonl", "--data.train", "b.jsonl"])
+    assert given.data.train == ("a.jsonl", "b.jsonl")
+
+
 @pytest.mark.parametrize("flag", ["--data.validation-fraction", "--data.validation_fraction"])
 def test_a_flag_may_be_spelt_as_in_the_file(flag: str) -> None:
     assert load_configuration("fit", [flag, "0.3"]).data.validation_fraction == 0.3

@@ -4,7 +4,7 @@ from service.bundle.text_format import Message
 from training.data.errors import DataError
 from training.data.hygiene import check, deduplicate
 from training.data.leakage import check_leakage
-from training.data.merge import merge_by_prompt
+from training.data.merge import add_up_votes, merge_by_prompt
 from training.data.readers import BadRow, ReadResult, read_records
 from training.data.record import Judgement, PreferenceRecord
 from training.data.sides import shuffle_sides
@@ -19,6 +19,7 @@ __all__ = [
     "PreferenceRecord",
     "ReadResult",
     "Splits",
+    "add_up_votes",
     "check",
     "check_leakage",
     "deduplicate",

@@ -10,6 +10,8 @@ class DataError(ValueError):
     """
 
     def __init__(self, reason: str, *, file: str | None = None, line: int | None = None) -> None:
+        # A reason quotes the data, and half a surrogate pair could not be written down.
+        reason = reason.encode("utf-8", "backslashreplace").decode()
         place = ":".join(str(part) for part in (file, line) if part is not None)
         super().__init__(f"{place}: {reason}" if place else reason)
         self.reason = reason

@@ -2,7 +2,6 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from training.data.near_duplicates import near_duplicate_clusters
 from training.data.pairs import Pair, pairs_of
@@ -23,7 +22,7 @@ class Finding:
 class HygieneReport:
     """Counts over a data set.
 
-    `exact_duplicates`: judgements that repeat an earlier one (same prompt, same two texts, same winner).
+    `exact_duplicates`: judgements that repeat an earlier one (same prompt, same two texts, same votes and margin).
     `contradictions`: pairs of texts under one prompt won by either side in different judgements.
     `identical_responses`: judgements of a text against itself. `identical_decided`: those with a winner all
     the same. `near_duplicate_prompts`, `near_duplicate_responses`: distinct texts that are nearly the same as
@@ -51,16 +50,19 @@ def check(records: Iterable[PreferenceRecord]) -> HygieneReport:
     repeats: list[str] = []
     contradictions: list[str] = []
     seen: dict[Hashable, Pair] = {}
+    winners: dict[Hashable, Pair] = {}
     contradicted: set[Hashable] = set()
     judgements = list(pairs_of(listed))
     for pair in judgements:
-        key, direction = _key(pair)
-        if (key, direction) in seen:
-            repeats.append(f"{_place(pair)} repeats {_place(seen[key, direction])}")
-        seen.setdefault((key, direction), pair)
-        if direction and pair.text_i != pair.text_j and (key, -direction) in seen and key not in contradicted:
+        key, verdict = pair.key, _verdict(pair)
+        if (key, verdict) in seen:
+            repeats.append(f"{_place(pair)} repeats {_place(seen[key, verdict])}")
+        seen.setdefault((key, verdict), pair)
+        direction = pair.direction if pair.in_order else -pair.direction
+        winners.setdefault((key, direction), pair)
+        if direction and pair.text_i != pair.text_j and (key, -direction) in winners and key not in contradicted:
             contradicted.add(key)
-            contradictions.append(f"{_place(pair)} contradicts {_place(seen[key, -direction])}")
+            contradictions.append(f"{_place(pair)} contradicts {_place(winners[key, -direction])}")
     identical = [pair for pair in judgements if pair.text_i == pair.text_j]
     return HygieneReport(
         records=len(listed),
@@ -85,63 +87,36 @@ class Deduplicated:
     records_removed: int
 
 
-def deduplicate(records: Iterable[PreferenceRecord], *, repeats: Literal["drop", "merge"] = "drop") -> Deduplicated:
-    """Keep the first of the judgements with the same prompt, the same two texts and the same winner.
+def deduplicate(records: Iterable[PreferenceRecord]) -> Deduplicated:
+    """Keep the first of the judgements with the same prompt, the same two texts and the same votes.
 
-    `drop` forgets the votes of the repeats (copied rows); `merge` adds them to the first (independent
-    answers), as `i_wins`, `j_wins` and `ties` of the texts. Contradictions stay: which side is right is not
-    for code to say.
+    Other votes on a pair are no repeat (`training.data.merge.add_up_votes` puts them together), and
+    contradictions stay: which side is right is not for code to say.
     """
     listed = list(records)
-    first: dict[Hashable, tuple[int, int]] = {}
-    kept: list[list[Judgement]] = []
-    for number, record in enumerate(listed):
-        kept.append([])
+    seen: set[Hashable] = set()
+    remaining: list[PreferenceRecord] = []
+    removed = 0
+    for record in listed:
+        kept: list[Judgement] = []
         for pair in pairs_of([record]):
-            place = first.setdefault(_key(pair), (number, len(kept[number])))
-            if place == (number, len(kept[number])):
-                kept[number].append(pair.judgement)
-            elif repeats == "merge":
-                owner, position = place
-                target = kept[owner][position]
-                kept[owner][position] = _with_votes_of(target, listed[owner].responses[target.i], pair)
-    remaining = [
-        record
-        if len(judgements) == len(record.judgements) and repeats == "drop"
-        else record.model_copy(update={"judgements": judgements})
-        for record, judgements in zip(listed, kept, strict=True)
-        if judgements
-    ]
-    before = sum(len(record.judgements) for record in listed)
-    return Deduplicated(
-        records=remaining,
-        judgements_removed=before - sum(len(judgements) for judgements in kept),
-        records_removed=len(listed) - len(remaining),
-    )
+            verdict = (pair.key, _verdict(pair))
+            if verdict not in seen:
+                seen.add(verdict)
+                kept.append(pair.judgement)
+        removed += len(record.judgements) - len(kept)
+        if kept:
+            whole = len(kept) == len(record.judgements)
+            remaining.append(record if whole else record.model_copy(update={"judgements": kept}))
+    return Deduplicated(remaining, removed, len(listed) - len(remaining))
 
 
-def _key(pair: Pair) -> tuple[Hashable, int]:
-    """The prompt with the two texts in a fixed order, and the direction in that order."""
-    if pair.text_i == pair.text_j:  # No order tells the two apart, so neither does the direction.
-        return (pair.record.prompt_key, pair.text_i, pair.text_j), abs(pair.direction)
-    if pair.text_i < pair.text_j:
-        return (pair.record.prompt_key, pair.text_i, pair.text_j), pair.direction
-    return (pair.record.prompt_key, pair.text_j, pair.text_i), -pair.direction
-
-
-def _with_votes_of(target: Judgement, target_text: str, pair: Pair) -> Judgement:
-    """`target` with the votes of a pair of the same two texts, whichever of them is the pair's first."""
-    same_order = target_text == pair.text_i
-    if pair.text_i == pair.text_j:
-        same_order = (target.i_wins >= target.j_wins) == (pair.judgement.i_wins >= pair.judgement.j_wins)
-    added = pair.judgement if same_order else pair.judgement.flipped()
-    return target.model_copy(
-        update={
-            "i_wins": target.i_wins + added.i_wins,
-            "j_wins": target.j_wins + added.j_wins,
-            "ties": target.ties + added.ties,
-        }
-    )
+def _verdict(pair: Pair) -> Hashable:
+    """Votes and margin in the order of the pair's key; of two equal texts, neither is the first."""
+    judgement = pair.judgement if pair.in_order else pair.judgement.flipped()
+    if pair.text_i == pair.text_j and judgement.i_wins < judgement.j_wins:
+        judgement = judgement.flipped()
+    return judgement.i_wins, judgement.j_wins, judgement.ties, judgement.margin
 
 
 def _near_duplicates(named: Sequence[tuple[str, str]]) -> Finding:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 
+from training.data.pairs import pairs_of
 from training.data.record import Judgement, PreferenceRecord
 
 # A response is known by its text, its quality, and which of its record's copies of that text it is: two equal
@@ -22,6 +23,36 @@ def merge_by_prompt(records: Iterable[PreferenceRecord]) -> list[PreferenceRecor
     for number, record in enumerate(records):
         merged.setdefault(_merge_key(record) if record.has_prompt else number, []).append(record)
     return [_merge(members) if members[0].has_prompt else members[0] for members in merged.values()]
+
+
+def add_up_votes(records: Iterable[PreferenceRecord]) -> list[PreferenceRecord]:
+    """All votes on a pair of texts under one prompt in one judgement, the first, whatever source they came from.
+
+    Records that differ in source, group or category stay apart, and those that then hold no judgement go: all
+    their votes are in another record. Judgements whose margins differ are kept side by side, and so are those of
+    a text against itself, whose sides nothing tells apart.
+    """
+    listed = list(records)
+    first: dict[Hashable, tuple[int, int]] = {}
+    kept: list[list[Judgement]] = []
+    for number, record in enumerate(listed):
+        kept.append([])
+        for pair in pairs_of([record]):
+            ordered = pair.judgement if pair.in_order else pair.judgement.flipped()
+            key = (pair.key, ordered.margin)
+            place = (number, len(kept[number]))
+            if pair.text_i == pair.text_j or first.setdefault(key, place) == place:
+                kept[number].append(pair.judgement)
+                continue
+            owner, position = first[key]
+            target = kept[owner][position]
+            in_order = listed[owner].responses[target.i] <= listed[owner].responses[target.j]
+            kept[owner][position] = _add(target, ordered if in_order else ordered.flipped())
+    return [
+        record if judgements == record.judgements else record.model_copy(update={"judgements": judgements})
+        for record, judgements in zip(listed, kept, strict=True)
+        if judgements
+    ]
 
 
 def _merge_key(record: PreferenceRecord) -> Hashable:

@@ -1,6 +1,6 @@
 """Judgements as flat pairs of texts, for counting and for baselines."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 from training.data.record import Judgement, PreferenceRecord
@@ -19,6 +19,17 @@ class Pair:
     def direction(self) -> int:
         """1 where `i` has more votes than `j`, -1 where it has fewer, 0 where neither won."""
         return (self.judgement.i_wins > self.judgement.j_wins) - (self.judgement.i_wins < self.judgement.j_wins)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether `key` has the texts in the order of the judgement."""
+        return self.text_i <= self.text_j
+
+    @property
+    def key(self) -> Hashable:
+        """The prompt with the two texts, whichever comes first: equal for judgements of one pair."""
+        first, second = sorted((self.text_i, self.text_j))
+        return self.record.prompt_key, first, second
 
 
 def pairs_of(records: Iterable[PreferenceRecord]) -> Iterator[Pair]:

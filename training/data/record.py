@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -34,6 +35,8 @@ class Judgement(BaseModel):
             raise ValueError(f"i and j are both {self.i}; a judgement compares two responses")
         if self.votes <= 0:
             raise ValueError("no votes: one of i_wins, j_wins and ties must be above 0")
+        if not math.isfinite(self.votes):
+            raise ValueError("the votes add up to more than a number can hold")
         return self
 
     @property
@@ -72,6 +75,9 @@ class PreferenceRecord(BaseModel):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
+        for field, text in self._texts():
+            if not _is_unicode(text):
+                raise ValueError(f"{field} holds half a surrogate pair, which is no character and has no UTF-8")
         if self.prompt == []:
             raise ValueError('prompt is an empty list of messages; write no prompt as ""')
         if not any(response.strip() for response in self.responses):
@@ -86,6 +92,17 @@ class PreferenceRecord(BaseModel):
         if self.qualities is not None and len(self.qualities) != count:
             raise ValueError(f"{len(self.qualities)} qualities for {count} responses; name one per response")
         return self
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        """Every text with the name of its field."""
+        for field in ("id", "source", "group", "category"):
+            yield field, getattr(self, field) or ""
+        for turn in self.messages:
+            yield from (("prompt", turn.role), ("prompt", turn.content))
+        for place, text in enumerate(self.responses):
+            yield f"responses.{place}", text
+        for place, text in enumerate(self.qualities or []):
+            yield f"qualities.{place}", text
 
     @property
     def prompt_key(self) -> str:
@@ -125,6 +142,14 @@ class PreferenceRecord(BaseModel):
 def normalise(text: str) -> str:
     """The text without differences of case and white space, for comparison only."""
     return " ".join(text.casefold().split())
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _digest(value: object) -> str:

@@ -54,7 +54,12 @@ def export_bundle(
         parity = measure_parity(
             model,
             lambda arrays: session.run(None, dict(arrays))[0],
-            parity_cases(checkpoint.formatter.tokenizer.vocabulary_size, description.max_tokens, seed=0),
+            parity_cases(
+                checkpoint.formatter.tokenizer.vocabulary_size,
+                description.max_tokens,
+                seed=0,
+                block_queries=description.block_queries,
+            ),
             description.block_queries,
             "fp32",
         )

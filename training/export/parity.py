@@ -9,13 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from service.bundle.layout import Family, IntArray, plan_layout
+from service.bundle.layout import DEFAULT_BLOCK_QUERIES, Family, IntArray, plan_layout
 from training.evaluation.metrics import spearman
 from training.examples import layout_tensors
 from training.model import RewardModel
 
 GraphRun = Callable[[Mapping[str, npt.NDArray[Any]]], npt.NDArray[np.float32]]
 """Runs the exported graph: layout arrays by name -> rewards (N, heads)."""
+
+LONGEST_OF_MANY = 2048
+"""The most tokens of an item that is checked in company."""
 
 TOLERANCE = {"fp32": 1e-4}
 """Largest allowed |graph - module| for each precision, on scores of spread around 1."""
@@ -73,8 +76,13 @@ class Parity:
         return None
 
 
-def parity_cases(vocabulary: int, max_tokens: int, seed: int) -> dict[str, list[IntArray]]:
-    """Fresh token sequences of many shapes: one token, full length, one item, many items, deep and wide trees."""
+def parity_cases(
+    vocabulary: int, max_tokens: int, seed: int, block_queries: int = DEFAULT_BLOCK_QUERIES
+) -> dict[str, list[IntArray]]:
+    """Fresh token sequences of many shapes: one token, full length, one item, many items, deep and wide trees.
+
+    Only one item, by itself, has all of `max_tokens`: trees are of items up to `LONGEST_OF_MANY`, to stay affordable.
+    """
     generator = np.random.default_rng(seed)
 
     def fresh(length: int) -> IntArray:
@@ -83,8 +91,9 @@ def parity_cases(vocabulary: int, max_tokens: int, seed: int) -> dict[str, list[
     def extend(stem: IntArray, length: int) -> IntArray:
         return np.concatenate([stem, fresh(length)])[:max_tokens]
 
-    full = min(max_tokens, 2048)
-    prompt, system = fresh(full // 2), fresh(full // 8)
+    long = min(max_tokens, LONGEST_OF_MANY)
+    prompt, system = fresh(long // 2), fresh(long // 8)
+    edges = [edge + beside for edge in (block_queries, 2 * block_queries) for beside in (-1, 0, 1)]
     deep = [fresh(3)]
     for _ in range(12):
         deep.append(extend(deep[-1], 1 + int(generator.integers(0, 9))))
@@ -93,12 +102,12 @@ def parity_cases(vocabulary: int, max_tokens: int, seed: int) -> dict[str, list[
         "one token": [fresh(1)],
         "two single tokens": [fresh(1), fresh(1)],
         "one item": [fresh(37)],
-        "full length": [fresh(full)],
-        "full length beside one token": [fresh(full), fresh(1)],
-        "block edges": [fresh(length) for length in (63, 64, 65, 127, 128, 129)],
+        "full length": [fresh(max_tokens)],
+        "long beside one token": [fresh(long), fresh(1)],
+        "block edges": [fresh(length) for length in edges],
         "many short items": [fresh(int(length)) for length in generator.integers(1, 24, 64)],
-        "mixed lengths": [fresh(int(length)) for length in generator.integers(1, max(2, full // 2), 8)],
-        "wide tree": [extend(prompt, int(length)) for length in generator.integers(1, max(2, full // 8), 16)],
+        "mixed lengths": [fresh(int(length)) for length in generator.integers(1, max(2, long // 2), 8)],
+        "wide tree": [extend(prompt, int(length)) for length in generator.integers(1, max(2, long // 8), 16)],
         "deep tree": deep,
         "branching turns": [extend(turn, int(length)) for turn in turns for length in (1, 9, 30)],
         "duplicates": [prompt, prompt.copy(), prompt[: len(prompt) // 2 + 1]],
@@ -116,7 +125,11 @@ def measure_parity(
         layout = plan_layout(sequences, model.family, block_queries=block_queries)
         graph = run(layout.arrays()).astype(np.float64)
         module = _module(model, sequences, block_queries)
-        alone = np.concatenate([_module(model, [sequence], block_queries) for sequence in sequences[:16]])
+        alone = (
+            module
+            if len(sequences) == 1
+            else np.concatenate([_module(model, [sequence], block_queries) for sequence in sequences[:16]])
+        )
         if graph.shape != module.shape:
             raise ParityError(f"the graph gives scores of shape {graph.shape}, the module of {module.shape}")
         case_company = np.abs(graph[:16] - alone).max()

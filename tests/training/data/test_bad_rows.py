@@ -66,6 +66,18 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("ranking", {"ranks": [1, "2"]}, r"ranks\[1\] must be a number, not str"),
     ("ranking", {"ranks": None}, "neither of the columns 'ranks' and 'scores'"),
     ("ranking", {"scores": [1, 2]}, "both of the columns 'ranks' and 'scores'"),
+    ("trl", {"margin": int("9" * 400)}, "column 'margin' is an integer that no float can hold"),
+    ("trl", {"prompt": "p\ud800"}, "prompt holds half a surrogate pair"),
+    ("trl", {"prompt": [{"role": "user", "content": "p\ud800"}]}, "prompt holds half a surrogate pair"),
+    ("trl", {"prompt": None, "chosen": "Q: \udfff a", "rejected": "Q: \udfff b"}, "half a surrogate pair"),
+    ("trl", {"category": "\ud800"}, "category holds half a surrogate pair"),
+    ("records", {"id": "2", "responses": ["a", "\ud800"]}, r"responses\.1 holds half a surrogate pair"),
+    (
+        "records",
+        {"id": "2", "judgements": [{"i": 0, "j": 1, "i_wins": 1e308, "j_wins": 1e308}]},
+        "the votes add up to more than a number can hold",
+    ),
+    ("votes", {"votes_b": int("9" * 400)}, "column 'votes_b' is an integer that no float can hold"),
     ("votes", {"votes_a": NAN}, "column 'votes_a' is nan"),
     ("votes", {"votes_a": True}, "column 'votes_a' must be a number, not bool"),
     ("votes", {"votes_b": -1}, "column 'votes_b' is -1; votes are counts, 0 or more"),
@@ -108,6 +120,7 @@ def test_each_needed_column_is_missed(tmp_path: Path, format: Any) -> None:
         (b"[1]", "a row must be a JSON object, not list"),
         (b'{"prompt": "\xff"}', "not UTF-8: invalid start byte at byte 12"),
         (b"[" * 100_000, "invalid JSON: nested too deeply"),
+        (b'{"margin": ' + b"9" * 5000 + b"}", "invalid JSON: an integer of thousands of digits"),
     ],
 )
 def test_bad_line_of_json(tmp_path: Path, line: bytes, reason: str) -> None:
@@ -145,6 +158,33 @@ def test_bad_rows_of_csv(tmp_path: Path) -> None:
     assert [record.id for record in result.records] == ["rows-2", "rows-9"]
 
 
+HEADER = "prompt,response_a,response_b,votes_a,votes_b"
+
+
+@pytest.mark.parametrize("on_bad_row", ["error", "skip"])
+@pytest.mark.parametrize("end", ["", '\nq,"a"x,b,1,0\np,a,b,1,0'])
+def test_a_stray_quote_in_csv_takes_no_row_along_in_silence(tmp_path: Path, end: str, on_bad_row: Any) -> None:
+    """It would make one row of all that follow, up to the next quote or the end."""
+    file = tmp_path / "rows.csv"
+    good = [f"p{number},a,b,1,0" for number in range(200)]
+    file.write_text("\n".join([HEADER, *good[:5], 'p5,"unclosed,bad', *good[5:]]) + end)
+    with pytest.raises(DataError, match=r"rows\.csv:7: invalid CSV: .* the rows between cannot be told apart") as error:
+        read_records(file, on_bad_row=on_bad_row)
+    assert error.value.line == 7
+
+
+def test_every_line_that_a_stray_quote_swallows_is_counted(tmp_path: Path) -> None:
+    """Two stray quotes may pair up to a row that is well formed but for its number of cells."""
+    file = tmp_path / "rows.csv"
+    file.write_text("\n".join([HEADER, "p,a,b,1,0", 'p,"a', "p,a,b,1,0", "p,a,b,1,0", 'p,a"', "q,a,b,1,0"]))
+    result = read_records(file, on_bad_row="skip")
+    assert [row.line for row in result.skipped] == [3, 4, 5, 6]
+    assert {row.reason for row in result.skipped} == {
+        "2 cells for 5 columns, in a row that a quote stretches from line 3 to line 6"
+    }
+    assert [record.id for record in result.records] == ["rows-2", "rows-7"]
+
+
 def test_bad_rows_of_a_list_and_of_parquet_are_numbered(tmp_path: Path) -> None:
     rows = [GOOD["trl"], {**GOOD["trl"], "chosen": None}]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
@@ -170,7 +210,7 @@ def test_bad_rows_of_a_list_and_of_parquet_are_numbered(tmp_path: Path) -> None:
         ("a.parquet.gz", b"x", "unknown kind of file"),
         ("a.parquet", b"x", "cannot be read as Parquet"),
         ("a.jsonl.gz", b"x", "cannot be read: Not a gzipped file"),
-        ("a.jsonl.gz", gzip.compress(b'{"prompt": 1}' * 99)[:-9], "cannot be read: Compressed file ended"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": 1}' * 99, mtime=0)[:-9], "cannot be read: Compressed file ended"),
     ],
 )
 def test_a_source_that_cannot_be_read_is_never_skipped(tmp_path: Path, name: str, content: bytes, reason: str) -> None:

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data.hygiene import check, deduplicate
 from training.data.leakage import check_leakage, without_leakage
 from training.data.near_duplicates import near_duplicate_clusters
-from training.data.pairs import pairs_of
 from training.data.record import PreferenceRecord
 
 LONG = "The quick brown fox jumps over the lazy dog while the small cat sleeps by the warm fire in the old house"
@@ -31,9 +29,10 @@ def test_clean_data_has_no_finding() -> None:
 def test_exact_duplicates_know_their_direction() -> None:
     rows = [
         pair("1", "a", "b"),
-        pair("2", "b", "a", j_wins=2),
+        pair("2", "b", "a", j_wins=1),
         pair("3", "a", "b", ties=1),
         pair("4", "b", "a", ties=1),
+        pair("5", "a", "b", i_wins=2),
     ]
     report = check(rows)
     assert report.exact_duplicates.count == 2
@@ -70,26 +69,25 @@ def test_near_duplicates_of_prompts_and_responses() -> None:
     assert report.near_duplicate_responses.count == 1
 
 
-@pytest.mark.parametrize(("repeats", "wins"), [("drop", 1.0), ("merge", 4.0)])
-def test_deduplicate(repeats: Any, wins: float) -> None:
-    rows = [pair("1", "a", "b"), pair("2", "b", "a", j_wins=3), pair("3", "b", "a", i_wins=1)]
-    result = deduplicate(rows, repeats=repeats)
-    assert [record.id for record in result.records] == ["1", "3"]
+def test_deduplicate_drops_true_repeats_alone() -> None:
+    rows = [
+        pair("1", "a", "b"),
+        pair("2", "b", "a", j_wins=1),
+        pair("3", "b", "a", i_wins=1),
+        pair("4", "a", "b", i_wins=3, j_wins=2),
+    ]
+    result = deduplicate(rows)
+    assert [record.id for record in result.records] == ["1", "3", "4"]
     assert (result.judgements_removed, result.records_removed) == (1, 1)
-    assert result.records[0].judgements[0].i_wins == wins
-    assert result.records[0].judgements[0].j_wins == 0
+    assert result.records[0].judgements[0].i_wins == 1
 
 
 @given(st.lists(st.from_type(PreferenceRecord), max_size=8))
-def test_deduplicating_leaves_no_duplicate_and_merging_no_vote_behind(rows: list[PreferenceRecord]) -> None:
-    for repeats in ("drop", "merge"):
-        result = deduplicate(rows, repeats=repeats)
-        assert check(result.records).exact_duplicates.count == 0
-        assert result.judgements_removed == check(rows).exact_duplicates.count
-        assert check(result.records).contradictions.count == check(rows).contradictions.count
-        if repeats == "merge":
-            votes = [sum(pair.judgement.votes for pair in pairs_of(part)) for part in (rows, result.records)]
-            assert votes[0] == votes[1]
+def test_deduplicating_leaves_no_duplicate(rows: list[PreferenceRecord]) -> None:
+    result = deduplicate(rows)
+    assert check(result.records).exact_duplicates.count == 0
+    assert result.judgements_removed == check(rows).exact_duplicates.count
+    assert check(result.records).contradictions.count == check(rows).contradictions.count
 
 
 def test_leakage_by_kind() -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.merge import merge_by_prompt
+from training.data.merge import add_up_votes, merge_by_prompt
 from training.data.pairs import pairs_of
 from training.data.record import Judgement, PreferenceRecord
 
@@ -79,3 +79,25 @@ def test_equal_responses_judged_against_each_other_stay_two() -> None:
     merged = merge_by_prompt([record, record.model_copy(update={"id": "2"})])
     assert merged[0].responses == ["a", "a"]
     assert merged[0].judgements[0].ties == 2
+
+
+def total(records: list[PreferenceRecord]) -> Counter[tuple[str, ...]]:
+    """Votes by prompt, winner and loser, whatever record they are in."""
+    whole: Counter[tuple[str, ...]] = Counter()
+    for place, votes in votes_for(records).items():
+        whole[(place[0], *place[3:])] += votes
+    return whole
+
+
+@given(st.lists(st.from_type(PreferenceRecord), max_size=8))
+def test_votes_on_a_pair_end_up_in_one_judgement(records: list[PreferenceRecord]) -> None:
+    added = add_up_votes(records)
+    assert total(added) == total(records)
+    judged = Counter(
+        (pair.key, pair.judgement.margin if pair.in_order else pair.judgement.flipped().margin)
+        for pair in pairs_of(added)
+        if pair.text_i != pair.text_j
+    )
+    assert set(judged.values()) <= {1}
+    assert all(record.judgements for record in added)
+    assert add_up_votes(added) == added

@@ -13,14 +13,28 @@ fragments = st.lists(st.sampled_from(["a", "b", "ab", " ", "\n", ".", ":", "é"]
 @given(fragments, fragments, fragments)
 def test_prompt_and_response_are_the_text(shared: str, one: str, other: str) -> None:
     chosen, rejected = shared + one, shared + other
-    if chosen == rejected:
-        with pytest.raises(DataError):
-            common_text(chosen, rejected)
+    try:
+        prompt, first, second = common_text(chosen, rejected)
+    except DataError:
+        # Only where one side says nothing that the other does not.
+        assert chosen.startswith(rejected.rstrip()) or rejected.startswith(chosen.rstrip())
         return
-    prompt, first, second = common_text(chosen, rejected)
     assert (prompt + first, prompt + second) == (chosen, rejected)
     for response in (first, second):  # No word is cut in two.
-        assert not prompt or not response or prompt[-1] in ".:\n" or response[0].isspace()
+        assert not prompt or prompt[-1] in ".:\n" or response[0].isspace()
+    if prompt:
+        assert first.strip()
+        assert second.strip()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [("Yes", "Yes it is"), ("One. Two.", "One."), ("One.", "One.\n"), ("The", "There"), ("", "a. b"), ("a", "a")],
+)
+def test_where_one_text_begins_the_other_and_no_sentence_ends_before(chosen: str, rejected: str) -> None:
+    for texts in ((chosen, rejected), (rejected, chosen)):
+        with pytest.raises(DataError, match="where (it|the prompt) ends is unknown"):
+            common_text(*texts)
 
 
 @pytest.mark.parametrize(
@@ -30,9 +44,10 @@ def test_prompt_and_response_are_the_text(shared: str, one: str, other: str) -> 
         ("Q?\n\nyes", "Q?\n\nyet", "Q?\n\n"),
         ("Q? Yes", "Q? Yes, so", "Q?"),
         ("Pi is 3.14", "Pi is 3.15", "Pi is"),
-        ("The", "There", ""),
-        ("Yes", "Yes it is", "Yes"),
-        ("One. Two.", "One.", "One."),
+        ("These", "There", ""),
+        ("Q? Yes.", "Q? Yes. It is.", "Q?"),
+        ("Q?\nYes", "Q?\nYes it is", "Q?\n"),
+        ("Q: 2+2?\nA: 4.", "Q: 2+2?\nA: 4. Four.", "Q: 2+2?\nA:"),
     ],
 )
 def test_boundary(chosen: str, rejected: str, prompt: str) -> None:

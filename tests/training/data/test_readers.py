@@ -195,5 +195,19 @@ def test_detect(row: dict[str, Any], format: str) -> None:
 
 def test_an_unknown_format_names_the_columns_and_the_choices(file: Path) -> None:
     file.write_text('{"question": "q", "answer": "a"}')
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: cannot tell .* \(answer, question\); pass format=.*votes:"):
+    reason = r"cannot tell .* \(answer, question\); pass format=.*votes:"
+    with pytest.raises(DataError, match=rf"rows\.jsonl:1: {reason}"):
+        read_records(file)
+    with pytest.raises(DataError, match=rf"rows\.jsonl: none of its 1 rows can be read; the first: {reason}"):
         read_records(file, on_bad_row="skip")
+
+
+def test_a_first_row_that_shows_no_format_is_skipped_like_any_other(file: Path) -> None:
+    good = {"prompt": "p", "chosen": "4", "rejected": "5"}
+    file.write_text("\n".join(map(json.dumps, ({"prompt": "p", "chosen": None, "rejected": "5"}, good))))
+    result = read_records(file, on_bad_row="skip")
+    assert result.format == "trl"
+    assert [record.id for record in result.records] == ["rows-2"]
+    assert [(row.line, row.reason[:11]) for row in result.skipped] == [(1, "cannot tell")]
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: cannot tell"):
+        read_records(file)

@@ -13,7 +13,11 @@ from tests.training.tiny import tiny_checkpoint
 from training.export.parity import Parity, ParityError, measure_parity, parity_cases
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-CASES = {name: case for name, case in parity_cases(300, 64, seed=0).items() if name in ("one item", "wide tree")}
+CASES = {
+    name: case
+    for name, case in parity_cases(300, 64, seed=0, block_queries=16).items()
+    if name in ("one item", "wide tree")
+}
 
 
 def module_run(checkpoint: Any) -> Any:
@@ -29,15 +33,38 @@ def module_run(checkpoint: Any) -> Any:
 
 @pytest.mark.parametrize("max_tokens", [4, 5, 64, 512, 100_000])
 def test_cases_keep_within_the_model(max_tokens: int) -> None:
-    cases = parity_cases(300, max_tokens, seed=0)
+    cases = parity_cases(300, max_tokens, seed=0, block_queries=64)
     for name, items in cases.items():
         assert items, name
         for item in items:
             assert 1 <= len(item) <= max_tokens
             assert item.min() >= 0
             assert item.max() < 300
-    assert len(cases["full length"][0]) == min(max_tokens, 2048)
+    assert [len(item) for item in cases["full length"]] == [max_tokens]
+    assert sum(len(item) for name, items in cases.items() if name != "full length" for item in items) < 10 * 8192
     assert len(cases["one token"][0]) == 1
+
+
+@pytest.mark.parametrize("block_queries", [1, 16, 100])
+def test_edges_are_those_of_the_blocks(block_queries: int) -> None:
+    lengths = [len(item) for item in parity_cases(300, 512, seed=0, block_queries=block_queries)["block edges"]]
+    b = block_queries
+    assert lengths == [max(1, b - 1), b, b + 1, 2 * b - 1, 2 * b, 2 * b + 1]
+
+
+def test_an_error_at_full_length_alone_shuts_the_gate() -> None:
+    """Such as a table of positions or a window that the graph has too short."""
+    checkpoint = tiny_checkpoint(Family.CAUSAL)
+    honest = module_run(checkpoint)
+
+    def run(arrays: Arrays) -> npt.NDArray[np.float32]:
+        rewards = honest(arrays)
+        return rewards + (arrays["position_ids"].max() >= 2200)  # type: ignore[no-any-return]
+
+    cases = parity_cases(300, 2201, seed=0, block_queries=16)
+    failure = measure_parity(checkpoint.model, run, {"full length": cases["full length"]}, 16, "fp32").failure
+    assert failure is not None
+    assert "in the case 'full length'" in failure
 
 
 def test_equal_scores_pass() -> None:

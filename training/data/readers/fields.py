@@ -113,9 +113,13 @@ def _list(row: Row, column: str) -> list[Any]:
 def _number(value: Any, place: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{place} must be a number, not {_kind(value)}")
-    if not math.isfinite(value):
-        raise DataError(f"{place} is {value}; a finite number is needed")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise DataError(f"{place} is an integer that no float can hold; a finite number is needed") from error
+    if not math.isfinite(number):
+        raise DataError(f"{place} is {number}; a finite number is needed")
+    return number
 
 
 def _kind(value: Any) -> str:

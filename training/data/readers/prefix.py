@@ -9,18 +9,31 @@ def common_text(chosen: str, rejected: str) -> tuple[str, str, str]:
 
     The prompt is the longest common prefix, cut back to where a line or a sentence (`.`, `?`, `!`, `:`) ends
     in both texts, else to where a word ends. White space within a line goes with the response. Prompt +
-    response is the text that was given. Raises `DataError` if the texts are equal: then nothing tells where
-    the prompt ends.
+    response is the text that was given. Where one text is the beginning of the other, the prompt ends with an
+    earlier line or sentence, so that both responses say something. Raises `DataError` if there is none, or if
+    the texts are equal: then nothing tells where the prompt ends.
     """
     if chosen == rejected:
         raise DataError("chosen and rejected are the same text and no prompt is given; where it ends is unknown")
     limit = min(len(chosen), len(rejected))
     longest = next((place for place in range(limit) if chosen[place] != rejected[place]), limit)
-    for ends in (_sentence_ends, _word_ends):
+    contained = _blank_from(chosen, rejected, longest)
+    for ends in (_sentence_ends,) if contained else (_sentence_ends, _word_ends):
         for place in range(longest, 0, -1):
-            if ends(chosen, place) and ends(rejected, place):
+            if ends(chosen, place) and ends(rejected, place) and not _blank_from(chosen, rejected, place):
                 return chosen[:place], chosen[place:], rejected[place:]
+    if contained:
+        shorter, longer = ("chosen", "rejected") if len(chosen) < len(rejected) else ("rejected", "chosen")
+        raise DataError(
+            f"{shorter} is the beginning of {longer}, no prompt is given and no earlier line or sentence ends in both; "
+            "where the prompt ends is unknown: give it in a column of its own"
+        )
     return "", chosen, rejected
+
+
+def _blank_from(chosen: str, rejected: str, place: int) -> bool:
+    """Whether nothing would be left of one of the two."""
+    return not chosen[place:].strip() or not rejected[place:].strip()
 
 
 def _sentence_ends(text: str, place: int) -> bool:

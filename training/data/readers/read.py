@@ -36,7 +36,7 @@ def read_records(
 ) -> ReadResult:
     """Read preference records from a file, a folder of `*.jsonl` files or `hf:NAME[:SPLIT]`.
 
-    `format` says what the columns are; `auto` decides by the first readable row. A row without an `id` is
+    `format` says what the columns are; `auto` decides by the first row that shows it. A row without an `id` is
     named after its file and line, and a row without a `source` after its file. Where one response was chosen
     it is response 0 (see `shuffle_sides`). Raises `DataError` for the first bad row, or, with
     `on_bad_row="skip"`, returns it among the skipped; always for a source that cannot be read, has no rows,
@@ -51,9 +51,9 @@ def read_records(
     skipped: list[BadRow] = []
     places: dict[str, str] = {}
     for row in raw_rows(path_or_name):
-        if known is None and not isinstance(row.columns, DataError):
-            known = _detected(row)
         try:
+            if known is None and not isinstance(row.columns, DataError):
+                known = detect(row.columns)
             record = _record(row, known)
             if record.id in places:
                 raise DataError(f"id {record.id!r} was already used at {places[record.id]}")
@@ -70,14 +70,6 @@ def read_records(
     if not records and not skipped:
         raise DataError("no rows", file=str(path_or_name))
     return ReadResult(records, skipped, known)
-
-
-def _detected(row: RawRow) -> Format:
-    assert not isinstance(row.columns, DataError)
-    try:
-        return detect(row.columns)
-    except DataError as error:
-        raise DataError(error.reason, file=row.file, line=row.line) from error
 
 
 def _record(row: RawRow, known: Format | None) -> PreferenceRecord:

@@ -102,6 +102,8 @@ def _decoded_json(raw: bytes | str) -> Any:
         return DataError(f"not UTF-8: {error.reason} at byte {error.start}")
     except json.JSONDecodeError as error:
         return DataError(f"invalid JSON: {error.msg} (line {error.lineno}, column {error.colno} of the value)")
+    except ValueError:  # the interpreter's limit on the digits of an integer
+        return DataError("invalid JSON: an integer of thousands of digits")
     except RecursionError:
         return DataError("invalid JSON: nested too deeply")
 
@@ -126,17 +128,34 @@ def _csv(stream: IO[bytes], file: str) -> Iterator[RawRow]:
             except StopIteration:
                 return
             except csv.Error as error:
+                if rows.line_num > line:
+                    # Where the rows between begin and end is not known, so they cannot be skipped one by one.
+                    raise DataError(
+                        f"invalid CSV: {error}: a quote that opens in this row is not closed rightly up to line "
+                        f"{rows.line_num}, and the rows between cannot be told apart; mend the quote",
+                        file=file,
+                        line=line,
+                    ) from error
                 yield RawRow(file, line, DataError(f"invalid CSV: {error}"))
                 continue
-            if cells:
+            if len(cells) not in (0, len(header)):
+                yield from _lines_of_a_bad_row(
+                    file, line, rows.line_num, f"{len(cells)} cells for {len(header)} columns"
+                )
+            elif cells:
                 yield RawRow(file, line, _csv_columns(header, cells))
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8: {error.reason} (at or after line {rows.line_num + 1})", file=file) from error
 
 
+def _lines_of_a_bad_row(file: str, first: int, last: int, reason: str) -> Iterator[RawRow]:
+    """Every line of it: a stray quote makes one row of many, and each that is lost must be counted."""
+    where = "" if first == last else f", in a row that a quote stretches from line {first} to line {last}"
+    for line in range(first, last + 1):
+        yield RawRow(file, line, DataError(reason + where))
+
+
 def _csv_columns(header: list[str], cells: list[str]) -> dict[str, Any] | DataError:
-    if len(cells) != len(header):
-        return DataError(f"{len(cells)} cells for {len(header)} columns")
     columns: dict[str, Any] = {}
     for name, cell in zip(header, cells, strict=True):
         value = _cell(name, cell)

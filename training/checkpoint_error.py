@@ -1,0 +1,21 @@
+"""The error of checkpoints and runs' folders, apart from torch so that messages do not wait for it."""
+
+from pydantic import ValidationError
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the reason."""
+
+
+def first_complaint(error: ValidationError) -> str:
+    """The first thing that a validation found wrong, with its field: a damaged file has dozens, all of one cause."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and its first line: libraries add pages of advice on themselves."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

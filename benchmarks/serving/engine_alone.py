@@ -20,6 +20,7 @@ import numpy as np
 from service.bundle.layout import IntArray, Layout, plan_layout
 from service.bundle.reader import Bundle, read_bundle
 from service.engine.cpus import usable_cpus
+from service.engine.load import Wanted, load_session
 
 
 def batches(sequences: Sequence[IntArray], budget: int, bundle: Bundle) -> list[list[IntArray]]:
@@ -46,9 +47,7 @@ def _shared(before: IntArray, after: IntArray) -> int:
 
 def open_engine(bundle: Bundle, settings: dict[str, Any]) -> Callable[[Layout], Any]:
     """The session that the server would use, with the same settings."""
-    from service.engine.session import OnnxSession
-
-    return OnnxSession(bundle, **settings).run
+    return load_session(bundle, Wanted(**settings)).session.run
 
 
 def score(ids: list[list[int]], budget: int, bundle: Bundle, run: Callable[[Layout], Any]) -> tuple[float, list[float]]:

@@ -21,11 +21,15 @@ def loss(i: float, j: float, share: float, margin: float | None = None, smoothin
     return float(bradley_terry(torch.tensor([i]), torch.tensor([j]), torch.tensor([share]), given_margin, smoothing))
 
 
+def rounding(i: float, j: float) -> float:
+    """What a share that float32 rounds does to the loss of a difference: a share near 1 is off by 2**-25 and more."""
+    return 2**-22 * abs(i - j)
+
+
 @given(scores, scores, shares, margins, smoothings)
 def test_swapping_the_sides_changes_nothing(i: float, j: float, share: float, margin: float, smoothing: float) -> None:
     swapped = loss(j, i, 1 - share, -margin, smoothing)
-    rounding = 2**-23 * abs(i - j)  # of the share, which in float32 is not 1 minus the other share
-    assert loss(i, j, share, margin, smoothing) == pytest.approx(swapped, rel=1e-4, abs=1e-5 + rounding)
+    assert loss(i, j, share, margin, smoothing) == pytest.approx(swapped, rel=1e-4, abs=1e-5 + rounding(i, j))
 
 
 @given(scores, scores, shares, smoothings)
@@ -33,7 +37,7 @@ def test_equals_torch_s_cross_entropy(i: float, j: float, share: float, smoothin
     difference = (torch.tensor(i) - torch.tensor(j)).double()  # in single, torch's own loses digits at 1e2
     target = torch.tensor(share * (1 - smoothing) + smoothing / 2, dtype=torch.float64)
     expected = float(binary_cross_entropy_with_logits(difference, target))
-    assert loss(i, j, share, None, smoothing) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert loss(i, j, share, None, smoothing) == pytest.approx(expected, rel=1e-4, abs=1e-5 + rounding(i, j))
 
 
 @given(st.floats(-50, 50))

@@ -62,8 +62,9 @@ def test_a_small_loss_is_not_lost() -> None:
 
 @given(st.floats(-5, 5), st.floats(0, 5))
 def test_margin_is_a_required_difference(difference: float, margin: float) -> None:
-    assert loss(difference, 0, 1.0, margin) == pytest.approx(loss(difference - margin, 0, 1.0), abs=1e-6)
-    assert loss(difference, 0, 1.0, margin) >= loss(difference, 0, 1.0) - 1e-6
+    # Differences of up to 10 are rounded to about 1e-6 in float32, and the loss has a slope of at most 1.
+    assert loss(difference, 0, 1.0, margin) == pytest.approx(loss(difference - margin, 0, 1.0), abs=4e-6)
+    assert loss(difference, 0, 1.0, margin) >= loss(difference, 0, 1.0) - 4e-6
 
 
 def test_label_smoothing_has_its_least_at_a_finite_difference() -> None:

@@ -181,12 +181,13 @@ class Formatter:
     ) -> Iterator[list[EncodedItem | TooLongError]]:
         """The same a part of `PART_CHARS` characters at a time, so that long work can be left half done."""
         prompt_ids = self.tokenizer.markup(self.render(prompt))
-        part: list[str] = []
-        for place, response in enumerate(responses):
-            part.append(response)
-            if sum(map(len, part)) >= PART_CHARS or place == len(responses) - 1:
-                yield [self._fitted(prompt_ids, ids, truncate) for ids in self.tokenizer.plain(part)]
-                part = []
+        start = chars = 0
+        for stop, response in enumerate(responses, 1):
+            chars += len(response)
+            if chars >= PART_CHARS or stop == len(responses):
+                part = self.tokenizer.plain(responses[start:stop])
+                yield [self._fitted(prompt_ids, ids, truncate) for ids in part]
+                start, chars = stop, 0
 
     def _fitted(
         self, prompt: list[int], response: list[int], truncate: Sequence[Truncation]

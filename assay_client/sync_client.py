@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -67,16 +68,36 @@ class _LoopThread:
 
     def call(self, work: Callable[[AsyncRewardClient], Coroutine[Any, Any, T]]) -> T:
         """Run a method of the client on the loop and wait for it; an interrupt of the waiting cancels it."""
-        with self._guard:
-            if self._stopped:
-                raise RuntimeError("the client is closed")
-            future = asyncio.run_coroutine_threadsafe(work(self._client), self._loop)
+        future: Future[T] | None = None
+        tasks: list[asyncio.Task[Any] | None] = []
+        abandoned = False
+
+        async def run() -> T:
+            tasks.append(asyncio.current_task())
+            if abandoned:
+                raise asyncio.CancelledError
+            return await work(self._client)
+
+        def cancel() -> None:
+            for task in tasks:
+                if task is not None:
+                    task.cancel()
+
         try:
+            with self._guard:
+                if self._stopped:
+                    raise RuntimeError("the client is closed")
+                future = asyncio.run_coroutine_threadsafe(run(), self._loop)
             return future.result()
         except CancelledError:
             raise RuntimeError("the client was closed during the call") from None
-        finally:
-            future.cancel()
+        except BaseException:
+            # A signal's exception may come before `future` has its value, so the task is reached by another way.
+            if future is None or not future.done():
+                abandoned = True
+                with suppress(RuntimeError):  # the loop has ended, and the calls with it
+                    self._loop.call_soon_threadsafe(cancel)
+            raise
 
     def close(self) -> None:
         """End the loop and its thread. Without effect in a forked child, where neither exists."""

@@ -96,6 +96,32 @@ def test_an_interrupt_cancels_the_request(server: Any) -> None:
         signal.signal(signal.SIGUSR1, former)
 
 
+def test_an_interrupt_while_the_call_is_handed_over_cancels_it(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived, cancelled = threading.Event(), threading.Event()
+
+    async def wait_for_cancellation() -> None:
+        arrived.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    hand_over = asyncio.run_coroutine_threadsafe
+
+    def interrupted(*arguments: Any) -> None:
+        hand_over(*arguments)
+        assert arrived.wait(10)
+        raise KeyboardInterrupt
+
+    server.always = lambda request, body: wait_for_cancellation()
+    with RewardClient(server.url) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                client.score("p", ["x-1"])
+        assert cancelled.wait(10)
+
+
 def test_a_forgotten_client_ends_its_thread(server: Any) -> None:
     client = RewardClient(server.url)
     client.score("p", ["x-1"])

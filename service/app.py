@@ -76,7 +76,15 @@ def build_app(
         batch_seconds=settings.batch_seconds,
     )
     cache = ScoreCache(settings.score_cache_items, bundle.digest) if settings.score_cache_items else None
-    scheduler = Scheduler(runner, manifest.family, manifest.block_queries, limits, metrics, cache=cache)
+    scheduler = Scheduler(
+        runner,
+        manifest.family,
+        manifest.block_queries,
+        limits,
+        metrics,
+        cache=cache,
+        deterministic=settings.deterministic,
+    )
     scorer = Scorer(bundle, scheduler, executor, metrics)
     context = Context(settings, metrics, runner, scorer, version, gate)
 

@@ -104,6 +104,8 @@ class Settings(BaseSettings):
     """Tokens that may wait, likewise. Default: 2 million, or what the largest request of the model has."""
     score_cache_items: int = Field(0, ge=0)
     """Scores kept in memory for items that come again, with 4 bytes for each of their tokens; 0 keeps none."""
+    deterministic: bool = False
+    """Give equal requests scores that are equal to the bit: each is batched alone, which costs throughput."""
     default_timeout_ms: FiniteFloat = Field(120_000, gt=0)
     """Time for a request that names none."""
     max_timeout_ms: FiniteFloat = Field(600_000, gt=0)
@@ -131,6 +133,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"queue_items ({self.queue_items}) is below max_items ({self.max_items}): "
                 "a legal request could never fit"
+            )
+        if self.deterministic and self.score_cache_items:
+            raise ValueError(
+                "deterministic and score_cache_items exclude each other: a kept score was rounded in the company of "
+                "another request"
             )
         if self.max_bodies_bytes < self.max_body_bytes:
             raise ValueError(

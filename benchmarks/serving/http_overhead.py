@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.result import RESULTS, Result, Target
+from benchmarks.result import RESULTS, Result, Target, refuse_uncommitted
 from benchmarks.serving.arms import Arm, started
 from benchmarks.serving.closed_loop import run_loop
 from benchmarks.serving.engine_arm import EngineArm, engine_started
@@ -150,6 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     arguments = parser.parse_args()
+    refuse_uncommitted(arguments.quick)
     result = run(arguments.quick, arguments.model, assay_of(arguments))
     result.report()
     print(result.write().relative_to(RESULTS.parent.parent))

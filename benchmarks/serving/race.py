@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.result import RESULTS, Result, Target
+from benchmarks.result import RESULTS, Result, Target, refuse_uncommitted
 from benchmarks.serving.arms import Arm, started
 from benchmarks.serving.closed_loop import Loop, run_loop
 from benchmarks.serving.models import MAX_TOKENS
@@ -144,6 +144,7 @@ def main() -> None:
     parser.add_argument("--workloads", nargs="*", choices=list(WORKLOADS), help="default: all that fit the model")
     parser.add_argument("--rounds", type=int, help="default: 7, quick 3")
     arguments = parser.parse_args()
+    refuse_uncommitted(arguments.quick)
     peers = peers_for(arguments.peers, assay_of(arguments))
     workloads = arguments.workloads or fitting(MAX_TOKENS[arguments.model])
     result = run(arguments.quick, arguments.model, peers, workloads, arguments.rounds)

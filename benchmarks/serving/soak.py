@@ -15,7 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
-from benchmarks.result import RESULTS, Result, Target
+from benchmarks.result import RESULTS, Result, Target, refuse_uncommitted
 from benchmarks.serving.arms import Arm, started
 from benchmarks.serving.closed_loop import checked
 from benchmarks.serving.options import add_options, assay_of
@@ -143,6 +143,7 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--minutes", type=float, help="default: 30, quick 3")
     arguments = parser.parse_args()
+    refuse_uncommitted(arguments.quick)
     minutes = arguments.minutes or (3 if arguments.quick else 30)
     result = run(arguments.model, assay_of(arguments), minutes, arguments.quick or minutes < 30)
     result.report()

@@ -245,6 +245,7 @@ class ModelReply(_Closed):
     precision_gate: dict[str, Any] | None = Field(
         description="How this precision ordered the bundle's held-out pairs, compared with fp32; null for fp32."
     )
+    deterministic: bool = Field(description="Whether equal requests get scores that are equal to the bit.")
     heads: list[str]
     text_format_sha256: str
     layout_version: int

@@ -132,6 +132,7 @@ async def model(request: Request) -> ModelReply:
         provider=context.runner.session.provider,
         nodes=context.runner.session.placement.nodes,
         precision_gate=None if context.gate is None else asdict(context.gate),
+        deterministic=settings.deterministic,
         heads=list(manifest.heads),
         text_format_sha256=manifest.text_format_sha256,
         layout_version=manifest.layout_version,

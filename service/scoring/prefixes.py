@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from service.bundle.layout import Family, IntArray, common_prefix
@@ -11,6 +11,11 @@ from service.bundle.layout import Family, IntArray, common_prefix
 def token_key(sequence: IntArray) -> bytes:
     """The identity of a token sequence; keys sort as the sequences do, token by token."""
     return sequence.astype(">u4").tobytes()
+
+
+def _mark(key: bytes, sequence: IntArray) -> bytes:
+    """What a key has before its tokens (see `Sequences.of_one_request`)."""
+    return key[: len(key) - 4 * len(sequence)]
 
 
 class Place(NamedTuple):
@@ -29,8 +34,9 @@ class Place(NamedTuple):
 
 
 class PrefixIndex:
-    """Distinct sequences, sorted; each remembers how many tokens it shares with the one before it.
+    """Sequences under distinct keys, sorted; each remembers how many tokens it shares with the one before it.
 
+    A key is its sequence's `token_key`, or that behind a mark: sequences of different marks share nothing.
     A causal model computes of each only the tokens after those, as `service.bundle.layout` writes them; a
     bidirectional one shares nothing but whole sequences, which are one here anyway.
 
@@ -57,9 +63,10 @@ class PrefixIndex:
         at = bisect_left(self._keys, key)
         before = after = follows = 0
         if self._shares:
-            if at:
+            mark = _mark(key, sequence)
+            if at and _mark(self._keys[at - 1], self._sequences[at - 1]) == mark:
                 before = common_prefix(self._sequences[at - 1], sequence)
-            if at < len(self._keys):
+            if at < len(self._keys) and _mark(self._keys[at], self._sequences[at]) == mark:
                 follows = self._shared[at]
                 # What its neighbours share with each other, it shares with both; if with one more, then not with both.
                 after = follows if before > follows else common_prefix(sequence, self._sequences[at])
@@ -155,6 +162,12 @@ class Sequences:
         by_key = dict(zip(keys, sequences, strict=True))
         distinct = {key: by_key[key] for key in sorted(by_key)}
         return cls(keys, distinct, forest_tokens(distinct.values(), family), sum(map(len, sequences)))
+
+    def of_one_request(self, number: int) -> "Sequences":
+        """The same under keys that no other request has, in the same order, so that nobody else's items are equal."""
+        mark = number.to_bytes(8, "big")
+        distinct = {mark + key: sequence for key, sequence in self.distinct.items()}
+        return replace(self, keys=[mark + key for key in self.keys], distinct=distinct)
 
 
 def forest_tokens(ordered: Iterable[IntArray], family: Family) -> int:

@@ -17,6 +17,7 @@ from service.scoring.admission import Admission, Limits, Reservation
 from service.scoring.batch import Batch, Bounds
 from service.scoring.cache import ScoreCache
 from service.scoring.cost import Attention, CostModel
+from service.scoring.deterministic import RequestPicker
 from service.scoring.errors import DeadlineExceededError, EngineFailedError
 from service.scoring.pace import Pace
 from service.scoring.picking import Picker
@@ -84,6 +85,8 @@ class Scheduler:
         metrics: what to count in.
         clock: monotonic seconds.
         cache: scores of before, None to compute everything.
+        deterministic: batch each request alone, so that equal requests get scores that are equal to the bit. A batch
+            that lacks memory then fails: its halves would round otherwise.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Scheduler:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         cache: ScoreCache | None = None,
+        deterministic: bool = False,
     ) -> None:
         self.family = family
         self._runner = runner
@@ -106,7 +110,10 @@ class Scheduler:
         self._pace = Pace()
         self.admission = Admission(limits, self._line, self._pace)
         bounds = Bounds(limits.batch_tokens, limits.batch_cells, limits.batch_seconds)
-        self._picker = Picker(self._line, bounds, family, Attention(block_queries))
+        picker = RequestPicker if deterministic else Picker
+        self._picker: Picker | RequestPicker = picker(self._line, bounds, family, Attention(block_queries))
+        self._deterministic = deterministic
+        self._requests = itertools.count()
         # A thread of its own: a plan must not wait behind texts that are being tokenized while the runner idles.
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="assay-plan")
         self._pending: dict[Work, _Pending] = {}
@@ -133,6 +140,8 @@ class Scheduler:
         now = self._clock()
         if deadline is not None and deadline <= now:
             raise DeadlineExceededError("the time for this request was up before it could join the queue")
+        if self._deterministic:
+            sequences = sequences.of_one_request(next(self._requests))
         known = self._known(sequences)
         wanted = {key: sequence for key, sequence in sequences.distinct.items() if key not in known}
         fresh = [sequence for key, sequence in wanted.items() if key not in self._line]
@@ -195,7 +204,7 @@ class Scheduler:
             self._flights[flight] = asyncio.get_running_loop().create_task(self._fly(flight))
 
     async def _fly(self, flight: _Flight) -> None:
-        await self._score(flight, may_split=True)
+        await self._score(flight, may_split=not self._deterministic)
         del self._flights[flight]
         self._pump()
 

@@ -53,6 +53,7 @@ def test_keys_that_no_header_could_carry(given):
     [
         ({"queue_items": 10, "max_items": 11}, "queue_items"),
         ({"default_timeout_ms": 2.0, "max_timeout_ms": 1.0}, "default_timeout_ms"),
+        ({"deterministic": True, "score_cache_items": 1}, "deterministic"),
         ({"port": -1}, "port"),
         ({"threads": 0}, "threads"),
         ({"max_body_bytes": 10}, "max_body_bytes"),

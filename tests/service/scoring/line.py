@@ -62,7 +62,9 @@ class Line:
 
 
 @contextlib.asynccontextmanager
-async def line_over(bundle: Bundle, limits: Limits = ROOMY, session=None, cache=None) -> AsyncIterator[Line]:
+async def line_over(
+    bundle: Bundle, limits: Limits = ROOMY, session=None, cache=None, deterministic=False
+) -> AsyncIterator[Line]:
     """Open a line and close it: nothing may be left in it then."""
     manifest = bundle.manifest
     session = session or ScriptedSession(manifest.family)
@@ -71,7 +73,9 @@ async def line_over(bundle: Bundle, limits: Limits = ROOMY, session=None, cache=
     runner = WatchedRunner(session, clock)
     runner.start()
     with ThreadPoolExecutor(2) as executor:
-        scheduler = Scheduler(runner, manifest.family, manifest.block_queries, limits, metrics, clock, cache)
+        scheduler = Scheduler(
+            runner, manifest.family, manifest.block_queries, limits, metrics, clock, cache, deterministic
+        )
         scorer = Scorer(bundle, scheduler, executor, metrics, clock)
         line = Line(bundle, session, runner, scheduler, scorer, metrics, executor, clock)
         try:

@@ -1,62 +1,19 @@
 """Batches are never empty while anything waits, small requests do not wait for large ones, and nobody starves."""
 
-import sys
 from collections import Counter
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.bundle.layout import Family, IntArray
-from service.scoring.batch import FAMILY_STRETCH, Batch, Bounds
+from service.bundle.layout import IntArray
+from service.scoring.batch import FAMILY_STRETCH, Bounds
 from service.scoring.cost import Attention, CostModel
-from service.scoring.picking import AGE_SHARE, Picker
-from service.scoring.waiting import WaitingLine, Work
-from tests.service.scoring.sequences import FAMILIES, distinct, requests
-
-ANY = sys.maxsize
-BY_TOKENS = CostModel(fixed=0.0, per_token=1.0, per_cell=0.0)
-models = st.builds(CostModel, st.floats(0, 5), st.floats(0.01, 1), st.floats(0, 0.1))
-bounds = st.builds(Bounds, st.integers(1, 60), st.integers(1, 400), st.floats(0.1, 30))
-
-
-@dataclass
-class Engine:
-    """The line with its picker, and a clock that only batches move, by what they are predicted to take."""
-
-    limits: Bounds
-    model: CostModel = BY_TOKENS
-    family: Family = Family.CAUSAL
-    now: float = 0.0
-    batches: list[Batch] = field(default_factory=list)
-    picked: dict[Work, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.line = WaitingLine(self.family)
-        self.picker = Picker(self.line, self.limits, self.family, Attention(1))
-
-    def join(self, *items: IntArray, deadline: float | None = None) -> Work:
-        return self.line.join(distinct(items, self.family), self.now, deadline, self.model)
-
-    def step(self) -> Batch:
-        """Pick a batch and run it."""
-        batch, late = self.picker.pick(self.now, self.model)
-        for work in late:
-            assert work.late(self.now)
-            self.line.drop(work)
-        items = self.line.take(batch.sequences)
-        for item in items:
-            assert item.wanted(self.now)
-            self.picked |= dict.fromkeys(item.waiters, self.now)
-        self.now += batch.seconds
-        self.line.finish(items)
-        self.batches.append(batch)
-        return batch
-
-    def alone(self, key: bytes) -> float:
-        return Batch(self.limits, self.model, self.family, Attention(1)).alone(len(self.line[key].sequence))
+from service.scoring.picking import AGE_SHARE
+from service.scoring.waiting import Work
+from tests.service.scoring.sequences import FAMILIES, requests
+from tests.service.scoring.virtual_engine import ANY, Engine, bounds, models
 
 
 def run(first: int, length: int) -> IntArray:

@@ -30,6 +30,23 @@ def test_its_counts_are_those_of_the_forest_after_any_history(history, family):
         assert index.length_tokens == sum(added * length for length, added in trees)
 
 
+@given(st.lists(requests, max_size=4), st.randoms(), st.sampled_from(FAMILIES))
+def test_items_of_different_marks_share_nothing(all_requests, order, family):
+    index, marked = PrefixIndex(family), []
+    for number, items in enumerate(all_requests):
+        marked += Sequences.of(items, family).of_one_request(number).distinct.items()
+    order.shuffle(marked)
+    for key, sequence in marked:
+        index.add(key, sequence)
+    assert index.tokens == sum(Sequences.of(items, family).tokens for items in all_requests)
+    for key, _ in marked:
+        assert all(sibling[:8] == key[:8] for sibling in index.siblings(key))
+    order.shuffle(marked)
+    for key, _ in marked:
+        index.remove(key)
+    assert index.tokens == index.length_tokens == 0
+
+
 @given(requests, st.sampled_from(FAMILIES), st.integers(1, 5))
 def test_its_size_is_that_of_the_planned_layout(items, family, queries):
     index = PrefixIndex(family)

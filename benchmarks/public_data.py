@@ -23,7 +23,7 @@ from benchmarks.result import RESULTS, Result, refuse_uncommitted
 from service.bundle.calibration import Calibration
 from training.checkpoint import Checkpoint
 from training.config import DataConfig, ModelConfig, OptimiserConfig, TrainingConfig
-from training.data import Splits, public_sets, split
+from training.data import Splits, add_up_votes, merge_by_prompt, public_sets, split
 from training.evaluation.evaluate import Evaluation, calibrate, evaluate
 from training.examples import encode_records
 from training.fit import FitResult, fit
@@ -74,7 +74,7 @@ def response_splits(folder: Path, share: float) -> Splits:
         *public_sets.pandalm(folder / "pandalm.jsonl.gz"),
         *public_sets.autoj(folder / "autoj.jsonl.gz"),
     ]
-    whole = split(records, (0.85, 0.05, 0.1), SEED)
+    whole = split(add_up_votes(merge_by_prompt(records)), (0.85, 0.05, 0.1), SEED)
     return Splits(whole.train[:: round(1 / share)], whole.validation, whole.test)
 
 

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, cast
 
+from training.checkpoint_error import first_line
 from training.data.errors import DataError
 
 HUGGING_FACE = "hf:"
@@ -199,8 +200,9 @@ def _hugging_face(name: str) -> Iterator[RawRow]:
     library = _library("datasets", "Hugging Face data sets")
     try:
         loaded = library.load_dataset(repository, split=part or None)
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be loaded: {error}", file=name) from error
+    except Exception as error:  # the library hands on whatever the set's files and their readers raise
+        cause = "" if error.__cause__ is None else f" ({first_line(error.__cause__)})"
+        raise DataError(f"cannot be loaded: {first_line(error)}{cause}", file=name) from error
     if not part:
         splits = sorted(loaded)
         if len(splits) != 1:

@@ -150,14 +150,15 @@ def test_votes_of_several_sources_add_up(
 
 
 def test_a_file_that_is_read_twice_is_counted_once(tmp_path: Path) -> None:
-    one = write_votes(tmp_path / "a.jsonl", ("x", "y", 3, 2))
-    other = write_votes(tmp_path / "b.jsonl", ("x", "y", 9, 1))
-    (tmp_path / "link").mkdir()
-    (tmp_path / "link" / "c.jsonl").symlink_to(one)
-    data = prepare_data(config(one, other, str(tmp_path / "link"), str(tmp_path / "link" / ".." / "a.jsonl")), seed=0)
+    folder, link = tmp_path / "votes", tmp_path / "link"
+    one = write_votes(folder / "a.jsonl", ("x", "y", 3, 2))
+    other = write_votes(folder / "b.jsonl", ("x", "y", 9, 1))
+    link.mkdir()
+    (link / "c.jsonl").symlink_to(one)
+    data = prepare_data(config(one, other, str(link), str(link / ".." / "votes" / "a.jsonl")), seed=0)
     assert share_for_x(data) == pytest.approx(12 / 15)
     assert data.account["repeated_judgements_removed"] == 42
-    assert share_for_x(prepare_data(config(one, str(tmp_path)), seed=0)) == pytest.approx(12 / 15)
+    assert share_for_x(prepare_data(config(one, str(folder)), seed=0)) == pytest.approx(12 / 15)
     kept = prepare_data(config(one, other, one, deduplicate=False), seed=0)
     assert share_for_x(kept) == pytest.approx(15 / 20)
 

@@ -35,7 +35,7 @@ def read_records(
     format: Format | Literal["auto"] = "auto",
     on_bad_row: Literal["error", "skip"] = "error",
 ) -> ReadResult:
-    """Read preference records from a file, a folder of `*.jsonl` files or `hf:NAME[:SPLIT]`.
+    """Read preference records from a file, a folder of files or `hf:NAME[:SPLIT]`.
 
     `format` says what the columns are; `auto` decides by the first row that shows it. A row without an `id` is
     named after its file and line, and a row without a `source` after its file. Where one response was chosen

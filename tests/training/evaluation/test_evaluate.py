@@ -138,6 +138,15 @@ def test_verdict() -> None:
     assert "not clearly above the length rule" in summary("mine", evaluate(EXAMPLES, SCORES, 1.0))
 
 
+@pytest.mark.parametrize(("prompts", "warned"), [(19, True), (20, False)])
+def test_an_interval_over_few_prompts_is_marked(prompts: int, warned: bool) -> None:
+    figures = evaluate([example([10, 100], [(0, 1, 1, 0, 0)])] * prompts, [array(1, 0)] * prompts, 1.0)
+    assert figures.accuracy.clusters == prompts
+    page = summary("mine", figures)
+    assert (r"| accuracy | 100.0 % (100.0 to 100.0) \* |" in page) == warned
+    assert (r"\* Drawn over fewer than 20 independent prompts (the least: 19): such an" in page) == warned
+
+
 def test_calibration() -> None:
     figures = calibrate(EXAMPLES, SCORES)
     everything = np.concatenate(SCORES)

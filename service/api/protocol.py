@@ -7,6 +7,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.api.parser import PlainParser
+
 _LINGER_SECONDS, _LINGER_BYTES = 1.0, 2**20
 """How long, and how much, a refused connection is still read from; see `LimitedProtocol._linger`."""
 
@@ -23,6 +25,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.parser = PlainParser(self)  # type: ignore[assignment]
         self.access_log = False  # uvicorn's has paths in it, and goes by whether a logger has handlers
         self._arriving = False  # between the first and the last byte of a request
         self._in_headers = True

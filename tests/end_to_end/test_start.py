@@ -119,6 +119,20 @@ def test_impossible_settings(pocket_bundle, flags, said, start):
     assert said in one_line(result)
 
 
+def test_a_variable_that_is_no_setting(pocket_bundle, start, monkeypatch):
+    monkeypatch.setenv("ASSAY_MAX_ITEM", "8")
+    result = start(*command(pocket_bundle))
+    assert result.returncode == 2
+    assert "the environment variable ASSAY_MAX_ITEM is no setting" in one_line(result)
+
+
+def test_what_kubernetes_tells_of_a_service_called_assay(tmp_path, start, monkeypatch):
+    monkeypatch.setenv("ASSAY_PORT", "tcp://10.0.0.1:8000")
+    monkeypatch.setenv("ASSAY_PORT_8000_TCP_ADDR", "10.0.0.1")
+    result = start(*command(tmp_path / "nothing"))
+    assert str(tmp_path / "nothing") in one_line(result)  # it got as far as that
+
+
 def test_an_unknown_flag(pocket_bundle, start):
     result = start(*command(pocket_bundle, "--max-batch-size", "8"))
     assert result.returncode == 2

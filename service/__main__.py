@@ -65,7 +65,13 @@ class Server(uvicorn.Server):
         self.stop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say where."""
+        """Start, and say where.
+
+        Raises:
+            OSError: naming the address and the reason.
+        """
+        for listener in sockets or ():
+            _listen(listener)
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
@@ -175,9 +181,25 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(f"cannot listen on {host} port {port}: {reason}; choose another --host or --port") from error
+        raise _cannot_listen(host, port, error) from error
     return listener
+
+
+def _listen(listener: socket.socket) -> None:
+    """Listen, where two servers that were started together have both bound the address: the later one fails here.
+
+    uvloop would go on without a listener.
+    """
+    try:
+        listener.listen()
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise _cannot_listen(host, port, error) from error
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> OSError:
+    reason = error.strerror or str(error)
+    return OSError(f"cannot listen on {host} port {port}: {reason}; choose another --host or --port")
 
 
 if __name__ == "__main__":

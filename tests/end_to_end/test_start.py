@@ -16,8 +16,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from service.__main__ import main
+from service.__main__ import bind, main
 from service.bundle.manifest import MODEL_NAME
+from service.engine.load import load_session
 from service.settings import Settings
 from tests.end_to_end.process import command, environment, run_to_the_end
 from tests.pocket import reseal
@@ -154,6 +155,20 @@ def test_a_port_that_is_taken(pocket_bundle, listening, start):
             taken.listen()
         port = str(taken.getsockname()[1])
         result = start(*command(pocket_bundle), "--port", port)
+    assert result.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in one_line(result)
+
+
+def test_a_port_that_is_taken_while_the_model_loads(pocket_bundle, start, monkeypatch):
+    with bind("127.0.0.1", 0) as other:
+
+        def load(*arguments):
+            other.listen()
+            return load_session(*arguments)
+
+        monkeypatch.setattr("service.__main__.load_session", load)
+        port = str(other.getsockname()[1])
+        result = start(*command(pocket_bundle, "--log-level", "warning"), "--port", port)
     assert result.returncode == 1
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in one_line(result)
 

@@ -25,6 +25,7 @@ from service.engine.cpus import usable_cpus
 from service.engine.load import Wanted, load_session
 from service.engine.providers import ProviderError
 from service.observability.logs import configure_logging
+from service.open_files import open_files, raise_open_files
 from service.settings import Settings, refuse_unknown_variables
 
 logger = logging.getLogger("assay.server")
@@ -122,6 +123,8 @@ def main() -> int:
 
 def _serve(settings: Settings) -> int:
     configure_logging(settings.log_level, settings.log_json)
+    files = raise_open_files()
+    connections = settings.connections_for(files)
     with bind(settings.host, settings.port) as listener:  # first: it is quick, and loading may take minutes
         if not settings.api_keys and settings.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("open to everybody who reaches %s: no api_keys are set", settings.host)
@@ -137,6 +140,7 @@ def _serve(settings: Settings) -> int:
         )
         loaded = load_session(bundle, wanted)
         server = build_server(build_app(settings, bundle, loaded.session, time.monotonic() - began, loaded.gate))
+        logger.info("at most %d connections, of %d files that may be open", connections, files)
         # All that was loaded stays. A collection that looks through it holds up everything for a tenth of a second.
         gc.collect()
         gc.freeze()
@@ -152,7 +156,12 @@ def build_server(app: FastAPI) -> Server:
     settings = context.settings
     config = uvicorn.Config(
         app,
-        http=limited_protocol(settings.max_header_bytes, settings.receive_timeout_s, context.count_refusal),
+        http=limited_protocol(
+            settings.max_header_bytes,
+            settings.receive_timeout_s,
+            settings.connections_for(open_files()),
+            context.count_refusal,
+        ),
         loop="uvloop",
         ws="none",
         access_log=False,
@@ -162,6 +171,7 @@ def build_server(app: FastAPI) -> Server:
         server_header=False,
     )
     server = Server(config, context)
+    context.metrics.watch_connections(lambda: len(server.server_state.connections))
     context.on_failed = server.stop
     context.on_ready = server.greet
     return server

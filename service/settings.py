@@ -45,6 +45,9 @@ def _rising(bounds: tuple[float, ...]) -> tuple[float, ...]:
     return bounds
 
 
+_OTHER_FILES = 192
+"""Descriptors that are left for all but connections, and for those of probes when there are too many."""
+
 _CLIENT_VARIABLES = {"ASSAY_URL", "ASSAY_DATA"}
 """Of the client and of the benchmarks, which may run in the same environment."""
 
@@ -117,6 +120,8 @@ class Settings(BaseSettings):
     """Bytes of a request's line and headers."""
     receive_timeout_s: FiniteFloat = Field(30, gt=0)
     """Seconds in which a request must have arrived whole, and after which a reply that nobody reads is given up."""
+    max_connections: int | None = Field(None, ge=1)
+    """Connections open at once; one more gets a 503, probes excepted. Default: 16384, or what open files allow."""
     keep_alive_s: int = Field(75, ge=1)
     """Seconds that an idle connection stays open; longer than the clients' own limit."""
     queue_items: int = Field(8192, ge=1)
@@ -201,6 +206,21 @@ class Settings(BaseSettings):
                 f"queue_tokens is {self.queue_tokens}, but a request of {self.max_items} items of this model may have "
                 f"{request} tokens: it could never be scored; raise queue_tokens or lower max_items"
             )
+
+    def connections_for(self, open_files: int) -> int:
+        """Connections that may be open in a process that may have so many files open.
+
+        Raises:
+            ValueError: saying which limit to raise.
+        """
+        room = open_files - _OTHER_FILES
+        wanted = min(16384, room) if self.max_connections is None else self.max_connections
+        if not 0 < wanted <= room:
+            raise ValueError(
+                f"max_connections is {max(wanted, 1)}, but this process may have {open_files} files open and needs "
+                f"{_OTHER_FILES} for others; raise that limit (ulimit -n) or lower max_connections"
+            )
+        return wanted
 
     def queue_tokens_for(self, max_tokens: int) -> int:
         """Tokens that may wait, for a model whose items have at most `max_tokens`."""

@@ -93,6 +93,16 @@ def test_by_itself_the_queue_has_room_for_a_request_of_any_model(max_tokens, roo
     assert Settings(queue_tokens=7).queue_tokens_for(max_tokens) == 7
 
 
+def test_connections_must_fit_the_open_files():
+    assert Settings().connections_for(1024) == 832
+    assert Settings().connections_for(2**20) == 16384
+    assert Settings(max_connections=832).connections_for(1024) == 832
+    with pytest.raises(ValueError, match=r"max_connections is 833, but .* 1024 files .* \(ulimit -n\)"):
+        Settings(max_connections=833).connections_for(1024)
+    with pytest.raises(ValueError, match="ulimit -n"):
+        Settings().connections_for(192)
+
+
 def test_a_misspelt_variable_is_refused():
     known = {"PATH": "/bin", "ASSAY_PORT": "8000", "ASSAY_URL": "http://h"}
     refuse_unknown_variables(known)

@@ -169,11 +169,14 @@ async def _warm(context: Context) -> None:
 
 
 async def _watch(context: Context) -> None:
-    """End the server when the runner is dead, or has hung long after the probes said so: it cannot score any more."""
+    """End the server when the runner is dead, or has hung long after the probes said so: it cannot score any more.
+
+    Also in a drain, which would otherwise wait for scores that never come, and end as if it had given them.
+    """
     settings, runner = context.settings, context.runner
     while runner.alive(settings.stuck_after_s + settings.stuck_exit_s):
         await asyncio.sleep(min(1.0, settings.stuck_exit_s / 4))
-    if context.state in (State.DRAINING, State.FAILED):
+    if context.state is State.FAILED:
         return
     reason = "the engine died" if not runner.alive(math.inf) else "the engine hangs in a batch"
     logger.error("%s: every request fails and the server ends", reason)

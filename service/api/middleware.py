@@ -22,9 +22,10 @@ from service.observability.metrics import Metrics
 logger = logging.getLogger("assay.access")
 
 _SAFE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
-_OPEN_PATHS = frozenset({"/live", "/ready", "/metrics"})
+OPEN_PATHS = frozenset({"/live", "/ready", "/metrics"})
+"""Of probes and scrapes: without a key, without a line in the log, and when there are too many connections."""
+
 _NO_REPLY = 499  # the client left before there was one
-_QUIET_PATHS = frozenset({"/live", "/ready", "/metrics"})
 
 
 class Observe:
@@ -84,7 +85,7 @@ class Observe:
             self._metrics.http_duration.labels(route, method).observe(seconds)
             if received:
                 self._metrics.request_body_bytes.observe(received)
-            if scope["path"] not in _QUIET_PATHS:
+            if scope["path"] not in OPEN_PATHS:
                 fields = {"route": route, "method": method, "status": status, "milliseconds": round(seconds * 1000, 3)}
                 logger.info("%s %s %d", method, route, status, extra=fields)
             request_id.reset(token)
@@ -151,7 +152,7 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] != "http" or not self._digests or scope["path"] in _OPEN_PATHS or self._allowed(scope):
+        if scope["type"] != "http" or not self._digests or scope["path"] in OPEN_PATHS or self._allowed(scope):
             await self._app(scope, receive, send)
             return
         self._metrics.rejected.labels("unauthorized").inc()

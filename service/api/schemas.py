@@ -53,6 +53,7 @@ PromptField = Annotated[
     Discriminator(_form),
     Field(description="Text, or the conversation so far as chat messages. A text is one user message."),
 ]
+PrecisionCheck = Literal["passed", "not_needed", "not_checked"]
 ScaleName = Literal["raw", "centred", "standardised", "probability"]
 
 
@@ -243,7 +244,12 @@ class ModelReply(_Closed):
     provider: str = Field(description="Execution provider that really runs the graph.")
     nodes: dict[str, int] = Field(description="Nodes of the graph that each provider ran when it was loaded.")
     precision_gate: dict[str, Any] | None = Field(
-        description="How this precision ordered the bundle's held-out pairs, compared with fp32; null for fp32."
+        description="How this precision ordered the bundle's held-out pairs, compared with fp32; null where that was "
+        "not checked: see precision_check."
+    )
+    precision_check: PrecisionCheck = Field(
+        description="passed: precision_gate has the figures; not_needed: fp32; not_checked: a lower precision that was "
+        "asked for by name, of a bundle without held-out pairs, so that nobody knows what it does to the order."
     )
     deterministic: bool = Field(description="Whether equal requests get scores that are equal to the bit.")
     heads: list[str]

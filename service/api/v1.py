@@ -25,6 +25,7 @@ from service.api.schemas import (
     ModelName,
     ModelReply,
     Options,
+    PrecisionCheck,
     RankReply,
     RankRequest,
     ScoreReply,
@@ -132,6 +133,7 @@ async def model(request: Request) -> ModelReply:
         provider=context.runner.session.provider,
         nodes=context.runner.session.placement.nodes,
         precision_gate=None if context.gate is None else asdict(context.gate),
+        precision_check=_precision_check(context),
         deterministic=settings.deterministic,
         heads=list(manifest.heads),
         text_format_sha256=manifest.text_format_sha256,
@@ -248,6 +250,12 @@ class _Call:
         content = await aside(self.context, size, write)
         digest = self.context.scorer.bundle.digest
         return Response(content, media_type="application/json", headers={"X-Assay-Model-Digest": digest})
+
+
+def _precision_check(context: Context) -> PrecisionCheck:
+    if context.gate is not None:
+        return "passed"
+    return "not_needed" if context.runner.session.precision == "fp32" else "not_checked"
 
 
 def _response_field(place: int, part: Part) -> str:

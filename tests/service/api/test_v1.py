@@ -8,7 +8,9 @@ import pytest
 
 from service.api.v1 import _preferences
 from service.bundle.calibration import Calibration, Scale
+from service.engine.gate import Gate
 from tests.pocket import NAN_TEXT, pocket_reward
+from tests.service.doubles import ScriptedSession
 from tests.service.serving import serving
 
 RESPONSES = ["one", "two", "three", "two"]
@@ -125,6 +127,24 @@ def test_model(served, pocket_bundle):
     assert reply["provider"] == "CPUExecutionProvider"
     assert reply["calibration"]["temperature"] == 0.8
     assert reply["evaluation"] == {"accuracy": 0.75, "pairs": 400}
+
+
+@pytest.mark.parametrize(
+    ("precision", "gate", "said"),
+    [
+        ("fp32", None, "not_needed"),
+        ("bf16", Gate("bf16", 20, 0, 1, 0.0, 0.999, 0.01), "passed"),
+        ("bf16", None, "not_checked"),
+    ],
+)
+def test_whether_the_precision_was_checked(pocket_bundle, precision, gate, said):
+    session = ScriptedSession()
+    session.precision = precision
+    with serving(pocket_bundle, session) as served:
+        served.context.gate = gate
+        reply = served.get("/v1/model").json
+    assert (reply["precision"], reply["precision_check"]) == (precision, said)
+    assert (reply["precision_gate"] is None) == (gate is None)
 
 
 def test_an_encoder(pocket_encoder_bundle):

@@ -133,14 +133,16 @@ def test_cut_items_are_counted() -> None:
 
 
 def test_verdict() -> None:
-    good = evaluate([example([10, 100], [(0, 1, 1, 0, 0)])] * 40, [array(1, 0)] * 40, 1.0)
+    forty = [example([10, 100], [(0, 1, 1, 0, 0)], prompt=f"{n}") for n in range(40)]
+    good = evaluate(forty, [array(1, 0)] * 40, 1.0)
     assert "lies above the length rule" in summary("mine", good)
     assert "not clearly above the length rule" in summary("mine", evaluate(EXAMPLES, SCORES, 1.0))
 
 
 @pytest.mark.parametrize(("prompts", "warned"), [(19, True), (20, False)])
 def test_an_interval_over_few_prompts_is_marked(prompts: int, warned: bool) -> None:
-    figures = evaluate([example([10, 100], [(0, 1, 1, 0, 0)])] * prompts, [array(1, 0)] * prompts, 1.0)
+    examples = [example([10, 100], [(0, 1, 1, 0, 0)], prompt=f"{n}") for n in range(prompts)]
+    figures = evaluate(examples, [array(1, 0)] * prompts, 1.0)
     assert figures.accuracy.clusters == prompts
     page = summary("mine", figures)
     assert (r"| accuracy | 100.0 % (100.0 to 100.0) \* |" in page) == warned

@@ -19,6 +19,7 @@ SERIES = {
     "assay_requests_rejected": "counter",
     "assay_samples": "counter",
     "assay_stage_duration_seconds": "histogram",
+    "assay_http_connections": "gauge",
     "assay_queue_samples": "gauge",
     "assay_queue_tokens": "gauge",
     "assay_queue_oldest_age_seconds": "gauge",

@@ -37,7 +37,8 @@ class StrictRequest(Request):
         context = context_of(self)
         began = time.perf_counter()
         try:
-            return await aside(context, len(body), lambda: _decode(body, self.body_schema, context.settings.max_items))
+            most = context.settings.max_items
+            return await aside(context.body_thread, len(body), lambda: _decode(body, self.body_schema, most))
         finally:
             context.metrics.stage_duration.labels("parse").observe(time.perf_counter() - began)
 

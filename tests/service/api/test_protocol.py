@@ -208,7 +208,7 @@ class TestHalfClosed:
             connection.shutdown(socket.SHUT_WR)
             assert read_raw(connection) == b""
 
-    @pytest.mark.parametrize("then", [b"", head()[:20]])
+    @pytest.mark.parametrize("then", [b"", head()[:20], head(), head() + BODY, (head() + BODY) * 3])
     def test_one_that_has_left_is_found_out(self, served, session, then):
         left = served.context.metrics.registry.get_sample_value("assay_http_requests_total", GONE) or 0
         session.hold()

@@ -90,6 +90,8 @@ def test_every_metric_is_there_before_traffic(served, pocket_bundle):
         "provider": "ScriptedProvider",
     }
     assert [sample.value for sample in found["assay_warmup_seconds"].samples] > [0]
+    (progress,) = found["assay_engine_last_progress_timestamp_seconds"].samples
+    assert time.time() - 60 < progress.value <= time.time()  # the warm-up's
 
 
 def test_requests_of_every_route_are_at_zero_before_the_first(served):

@@ -227,6 +227,7 @@ class LimitsReply(_Closed):
 
     body_bytes: int
     items_per_request: int
+    responses_per_ranking: int
     tokens_per_item: int
     queue_items: int
     queue_tokens: int

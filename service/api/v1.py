@@ -145,6 +145,7 @@ async def model(request: Request) -> ModelReply:
         limits=LimitsReply(
             body_bytes=settings.max_body_bytes,
             items_per_request=settings.max_items,
+            responses_per_ranking=settings.ranked_items,
             tokens_per_item=manifest.max_tokens,
             queue_items=settings.queue_items,
             queue_tokens=settings.queue_tokens_for(manifest.max_tokens),

@@ -378,7 +378,7 @@ def test_a_reply_that_nobody_reads_is_given_up(pocket_bundle):
     """A ranking of many responses is a reply of megabytes: it must not stay in memory because its reader sleeps."""
     texts = [f"{number}" for number in range(900)]
     body = json.dumps({"prompt": "p", "responses": texts}).encode()
-    with serving(pocket_bundle, receive_timeout_s=0.2) as served, served.connect() as connection:
+    with serving(pocket_bundle, receive_timeout_s=0.2, max_rank_items=900) as served, served.connect() as connection:
         connection.sendall(head(length=len(body), path="/v1/rank") + body)
         until = time.monotonic() + PATIENCE
         while not served.server.server_state.connections:

@@ -12,7 +12,7 @@ from tests.service.api.wire import head, replies
 from tests.service.doubles import PATIENCE
 from tests.service.serving import serving
 
-LARGE = [f"{number}" for number in range(300)]
+LARGE = [f"{number}" for number in range(250)]
 """Responses whose ranking is a reply of more than 64 KB."""
 
 

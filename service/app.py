@@ -151,6 +151,7 @@ async def _warm(context: Context) -> None:
         context.fail(f"the warm-up failed, so nothing was served: {error}")
         return
     context.metrics.warmup.set(time.monotonic() - began)
+    context.metrics.engine_progress.set_to_current_time()
     attention = Attention(context.scorer.bundle.manifest.block_queries)
     measured = [(s.tokens, attention.cells(s.tokens, s.longest), s.seconds) for s in samples if s.seconds > 0]
     if measured:

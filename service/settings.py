@@ -110,6 +110,8 @@ class Settings(BaseSettings):
     """Seconds that one batch should take at most, as predicted: small requests wait for about two of them."""
     max_items: int = Field(1024, ge=2)
     """Items (scored texts) of one request."""
+    max_rank_items: int = Field(256, ge=2)
+    """Responses of one ranking, if max_items is not less: its reply has a probability for each pair of them."""
     max_text_chars: int = Field(2**18, ge=1)
     """Characters of one prompt or response; a longer one is refused before it is tokenized."""
     max_body_bytes: int = Field(16 * 2**20, ge=1024)
@@ -206,6 +208,11 @@ class Settings(BaseSettings):
                 f"queue_tokens is {self.queue_tokens}, but a request of {self.max_items} items of this model may have "
                 f"{request} tokens: it could never be scored; raise queue_tokens or lower max_items"
             )
+
+    @property
+    def ranked_items(self) -> int:
+        """Responses that one ranking may hold."""
+        return min(self.max_items, self.max_rank_items)
 
     def connections_for(self, open_files: int) -> int:
         """Connections that may be open in a process that may have so many files open.

@@ -29,7 +29,10 @@ _NO_REPLY = 499  # the client left before there was one
 
 
 class Observe:
-    """Gives a request its id (the caller's, if it is a plain one), counts it, times it and logs it."""
+    """Gives a request its id (the caller's, if it is a plain one), counts it, times it and logs it.
+
+    A request's time begins when its headers are there; its body may be long in coming, or in being read.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -43,7 +46,8 @@ class Observe:
         given = _header(scope, b"x-request-id")
         identity = given if given is not None and _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
         token = request_id.set(identity)
-        began = time.perf_counter()
+        began = time.monotonic()
+        scope.setdefault("state", {})["began"] = began
         status = _NO_REPLY
         received = 0
 
@@ -77,7 +81,7 @@ class Observe:
                 await error_response(500, "internal", message)(scope, counted_receive, marked_send)
         finally:
             self._metrics.http_in_flight.dec()
-            seconds = time.perf_counter() - began
+            seconds = time.monotonic() - began
             # The template, never the path: a label must not carry what callers make up.
             route = getattr(scope.get("route"), "path", "unmatched")
             method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "OPTIONS") else "other"

@@ -20,6 +20,9 @@ _TOO_MANY = "too_many_connections"
 _SURPLUS, _SURPLUS_SECONDS = 64, 2.0
 """Connections over the limit that are still read from, for probes and to be told why; and how long for a request."""
 
+_READ_AHEAD = 4
+"""Requests read while another one on their connection runs: who does not read does not hear that the client left."""
+
 
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's httptools protocol with limits; make one with `limited_protocol`."""
@@ -41,6 +44,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_came = False
         self._unread: int | None = None  # once refused: bytes that may still come before the connection is cut
         self._stopping = False  # the server is
+        self._running: Any = None  # the cycle that the application has; `cycle` is the last that began to arrive
         self._half_closed = False  # the client has closed its sending side
         self._receive_deadline: asyncio.TimerHandle | None = None
         self._send_deadline: asyncio.TimerHandle | None = None
@@ -100,6 +104,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._surplus:
             self.cycle.keep_alive = False
+        if 0 < len(self.pipeline) <= _READ_AHEAD:
+            self.flow.resume_reading()
         self._in_headers = False
         self._header_bytes = 0
 
@@ -145,6 +151,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._probe(_FIRST_PROBE_SECONDS)
         return True
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _probe(self, pause: float) -> None:
         """See whether the client is still there, and look again after `pause` seconds.
 
@@ -153,8 +163,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """
         if self.transport.is_closing() or not self._reply_due():
             return
-        running = not self.pipeline and not self.cycle.response_started
-        if running and self.cycle.scope["http_version"] == "1.1":
+        if not self._running.response_started and self._running.scope["http_version"] == "1.1":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.loop.call_later(pause, self._probe, min(2 * pause, _LONGEST_PROBE_SECONDS))
 
@@ -169,10 +178,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._forget_send_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadlines."""
+        """Forget the deadlines, and tell the application; uvicorn tells it of the last request alone."""
         self._disarm()
         self._forget_send_deadline()
         super().connection_lost(exc)
+        if self._running is not None:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def _forget_send_deadline(self) -> None:
         if self._send_deadline is not None:

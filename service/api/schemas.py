@@ -86,7 +86,7 @@ class Options(_Closed):
         False, strict=True, description="Score empty prompts and responses instead of refusing them."
     )
     timeout_ms: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = Field(
-        None, description="Time for this request, in milliseconds; after it the reply is 504."
+        None, description="Time for this request from its headers on, in milliseconds; after it the reply is 504."
     )
     model_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         None, description="Refuse (409) if another model is served than this one."
@@ -227,6 +227,7 @@ class LimitsReply(_Closed):
 
     body_bytes: int
     items_per_request: int
+    responses_per_ranking: int
     tokens_per_item: int
     queue_items: int
     queue_tokens: int

@@ -54,7 +54,9 @@ class Metrics:
         self.rejected = Counter("assay_requests_rejected", "Requests refused, by reason.", ("reason",), registry=r)
         # Work
         self.samples = Counter("assay_samples", "Items, by what became of them.", ("model", "outcome"), registry=r)
-        self.queue_samples = Gauge("assay_queue_samples", "Items admitted and not yet in a batch.", registry=r)
+        self.queue_samples = Gauge(
+            "assay_queue_samples", "Items admitted that wait, or that run and were then asked for again.", registry=r
+        )
         self.queue_tokens = Gauge("assay_queue_tokens", "Tokens admitted and not yet in a batch.", registry=r)
         self.queue_oldest = Gauge("assay_queue_oldest_age_seconds", "Age of the oldest waiting request.", registry=r)
         self.queue_limit = Gauge("assay_queue_limit_samples", "Items that may wait.", registry=r)
@@ -109,7 +111,7 @@ class Metrics:
 
     def _make_durations(self, seconds: Sequence[float]) -> None:
         self.http_duration = Histogram(
-            "assay_http_request_duration_seconds", "From the first byte to the end of the reply.",
+            "assay_http_request_duration_seconds", "From the end of the headers to the end of the reply.",
             ("route", "method"), buckets=seconds, registry=self.registry,
         )  # fmt: skip
         self.stage_duration = Histogram(

@@ -22,7 +22,7 @@ from service.scoring.errors import DeadlineExceededError, EngineFailedError
 from service.scoring.pace import Pace
 from service.scoring.picking import Picker
 from service.scoring.prefixes import Sequences, forest_tokens
-from service.scoring.waiting import Item, WaitingLine, Work
+from service.scoring.waiting import WaitingItem, WaitingLine, Work
 
 _BATCHES_AHEAD = 2
 """One batch runs and one is ready behind it, so that the runner never waits for a plan."""
@@ -67,7 +67,7 @@ class _Flight:
     """
 
     batch: Batch
-    items: list[Item]
+    items: list[WaitingItem]
     submitted: "Future[BatchResult] | None" = None
     given_up: bool = False
 

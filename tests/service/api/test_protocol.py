@@ -208,7 +208,7 @@ class TestHalfClosed:
             connection.shutdown(socket.SHUT_WR)
             assert read_raw(connection) == b""
 
-    @pytest.mark.parametrize("then", [b"", head()[:20]])
+    @pytest.mark.parametrize("then", [b"", head()[:20], head(), head() + BODY, (head() + BODY) * 3])
     def test_one_that_has_left_is_found_out(self, served, session, then):
         left = served.context.metrics.registry.get_sample_value("assay_http_requests_total", GONE) or 0
         session.hold()
@@ -378,7 +378,7 @@ def test_a_reply_that_nobody_reads_is_given_up(pocket_bundle):
     """A ranking of many responses is a reply of megabytes: it must not stay in memory because its reader sleeps."""
     texts = [f"{number}" for number in range(900)]
     body = json.dumps({"prompt": "p", "responses": texts}).encode()
-    with serving(pocket_bundle, receive_timeout_s=0.2) as served, served.connect() as connection:
+    with serving(pocket_bundle, receive_timeout_s=0.2, max_rank_items=900) as served, served.connect() as connection:
         connection.sendall(head(length=len(body), path="/v1/rank") + body)
         until = time.monotonic() + PATIENCE
         while not served.server.server_state.connections:

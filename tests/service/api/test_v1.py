@@ -119,6 +119,7 @@ def test_model(served, pocket_bundle):
     assert reply["limits"] == {
         "body_bytes": 2**20,
         "items_per_request": 50,
+        "responses_per_ranking": 50,
         "tokens_per_item": 64,
         "queue_items": 8192,
         "queue_tokens": 2**21,
@@ -201,6 +202,14 @@ def test_all_pairs_at_once_are_each_pair(raw, temperature):
 
 
 def test_ranking_as_many_as_a_request_may_hold(pocket_bundle):
+    def ranking(count: int) -> dict:
+        return {"prompt": "p", "responses": [f"{n}" for n in range(count)]}
+
     with serving(pocket_bundle) as served:
-        reply = served.post("/v1/rank", {"prompt": "p", "responses": [f"{n}" for n in range(1024)]}).json
-        assert len(reply["win_probabilities"]) == len(reply["win_probabilities"][0]) == 1024
+        reply = served.post("/v1/rank", ranking(256)).json
+        assert len(reply["win_probabilities"]) == len(reply["win_probabilities"][0]) == 256
+        refused = served.post("/v1/rank", ranking(257))
+        assert (refused.status, refused.error["code"], refused.error["field"]) == (413, "too_many_items", "responses")
+        assert "257 items, more than the 256 of one request; send fewer" in refused.error["message"]
+        assert served.post("/v1/score", ranking(257)).status == 200
+        assert served.get("/v1/model").json["limits"]["responses_per_ranking"] == 256

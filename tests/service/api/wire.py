@@ -23,11 +23,12 @@ def parse(raw: bytes) -> Reply:
 
 
 def replies(connection: socket.socket, count: int) -> list[Reply]:
-    """So many replies, one after the other."""
+    """So many replies, one after the other, without what only says that the server still hears the client."""
     found = []
     stream = connection.makefile("rb")
     for _ in range(count):
-        status = int(stream.readline().split()[1])
+        while (status := int(stream.readline().split()[1])) == 100:
+            stream.readline()
         headers: dict[str, str] = {}
         while line := stream.readline().decode().strip():
             name, value = line.split(": ", 1)

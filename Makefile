@@ -23,10 +23,10 @@ lint: $(VENV)/.dev-installed ## style, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-verify: verify-line ## every proof again, quick form, and the slow tests
+verify: verify-line ## verify-line and the slow tests; the race against other servers is verify-engine alone
 	$(BIN)/python -m pytest -m slow
 
-verify-line: $(VENV)/.dev-installed ## measure the claims of the README again (quick form, under 15 minutes)
+verify-line: $(VENV)/.dev-installed ## measure the README's claims again, those that have a quick form (under 15 minutes)
 	$(BIN)/python -m benchmarks.verify_line
 
 verify-engine: $(VENV)/.dev-installed ## race the server against its peers again (quick form, installs them under build/)

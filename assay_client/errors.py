@@ -9,6 +9,7 @@ TLS_REFUSED = "tls"
 NOT_CONNECTED = "not_connected"
 CONNECTION_LOST = "connection_lost"
 INCOMPLETE_REPLY = "incomplete_reply"
+ENGINE_FAILED = "engine_failed"  # the server's own code
 
 
 class AssayError(Exception):

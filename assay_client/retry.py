@@ -16,7 +16,14 @@ from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import Protocol
 
-from assay_client.errors import INCOMPLETE_REPLY, NOT_CONNECTED, TLS_REFUSED, AssayError, ConnectionFailedError
+from assay_client.errors import (
+    ENGINE_FAILED,
+    INCOMPLETE_REPLY,
+    NOT_CONNECTED,
+    TLS_REFUSED,
+    AssayError,
+    ConnectionFailedError,
+)
 
 BACKOFF_BASE_S = 0.25
 BACKOFF_CAP_S = 4.0
@@ -45,7 +52,7 @@ def is_transient(error: AssayError, *, internal_errors: int) -> bool:
 
 def is_fault(error: AssayError) -> bool:
     """Tell whether the server did the work and failed at it: after a few of these, another will not help."""
-    return error.status == 500 or error.code == INCOMPLETE_REPLY
+    return error.status == 500 or error.code in (ENGINE_FAILED, INCOMPLETE_REPLY)
 
 
 def is_free(error: AssayError) -> bool:
@@ -53,8 +60,10 @@ def is_free(error: AssayError) -> bool:
 
     That is so if the server said when to come back, and if it did no work: it was not reached, or it (or, with 502,
     a proxy that did not reach it) refused at the door. Hundreds of calls meet such a failure at once in every
-    restart, and must not queue for tokens after it.
+    restart, and must not queue for tokens after it. A fault is never free: the work was done, and may be in vain again.
     """
+    if is_fault(error):
+        return False
     return error.retry_after_s is not None or error.status in (429, 502, 503) or error.code == NOT_CONNECTED
 
 

@@ -26,7 +26,7 @@ import onnxruntime as ort
 import torch
 from transformers import LlamaConfig, LlamaModel, PreTrainedModel
 
-from benchmarks.result import RESULTS, Result, Target
+from benchmarks.result import RESULTS, Result, Target, refuse_uncommitted
 from service.bundle.layout import DEFAULT_BLOCK_QUERIES, GRAPH_OUTPUT, Family, IntArray, Pooling, plan_layout
 from service.engine.providers import PROVIDERS, Shapes
 from training.attention import ATTENTION_NAME
@@ -169,6 +169,9 @@ def measure(subject: Subject, device: torch.device, rounds: int, limit: float) -
             "padded_tokens": rows.numel(),
             "arms": {
                 name: {
+                    # The graph is float32 and its arrays come from the host each time; the modules' stay on the card.
+                    "dtype": "float32" if name == "onnx" else str(dtype).removeprefix("torch."),
+                    "copies_inputs": name == "onnx",
                     "median_s": statistics.median(times), "least_s": min(times), "most_s": max(times),
                     "responses_per_s": len(sequences) / statistics.median(times),
                     "share_of_peak": 2 * subject.parameters * layout.tokens / statistics.median(times) / limit,
@@ -210,10 +213,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, help="which to measure")
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 15")
     arguments = parser.parse_args()
+    refuse_uncommitted(arguments.quick)
     device = torch.device(arguments.device)
-    limit = peak(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    peak_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    limit = peak(device, peak_dtype)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    figures: dict[str, Any] = {"device": name, "peak_flops": limit}
+    figures: dict[str, Any] = {"device": name, "peak_flops": limit, "peak_dtype": str(peak_dtype)}
     targets: list[Target] = []
     for subject in map(load, arguments.models):
         figures[subject.name], held = measure(subject, device, 3 if arguments.quick else 15, limit)

@@ -13,7 +13,7 @@ pair, above 0. Intervals are bootstrapped over prompts (debate sides).
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from benchmarks.result import RESULTS, Result, refuse_uncommitted
 from service.bundle.calibration import Calibration
 from training.checkpoint import Checkpoint
 from training.config import DataConfig, ModelConfig, OptimiserConfig, TrainingConfig
-from training.data import Splits, public_sets, split
+from training.data import Splits, add_up_votes, merge_by_prompt, public_sets, split
 from training.evaluation.evaluate import Evaluation, calibrate, evaluate
+from training.evaluation.metrics import FEW_CLUSTERS
 from training.examples import encode_records
 from training.fit import FitResult, fit
 from training.pipeline import new_checkpoint
@@ -74,7 +75,7 @@ def response_splits(folder: Path, share: float) -> Splits:
         *public_sets.pandalm(folder / "pandalm.jsonl.gz"),
         *public_sets.autoj(folder / "autoj.jsonl.gz"),
     ]
-    whole = split(records, (0.85, 0.05, 0.1), SEED)
+    whole = split(add_up_votes(merge_by_prompt(records)), (0.85, 0.05, 0.1), SEED)
     return Splits(whole.train[:: round(1 / share)], whole.validation, whole.test)
 
 
@@ -111,6 +112,22 @@ class Tested:
             **self.record,
             "by_source": {source: _figures(*figures) for source, figures in self.by_source.items()},
         }
+
+
+def interval_notes(evaluation: Evaluation, by_source: Mapping[str, Evaluation]) -> list[str]:
+    """Over how many clusters each interval was drawn, and that those over few are too narrow."""
+    intervals = {"all pairs": evaluation.accuracy, "pairs of similar length": evaluation.length_matched}
+    for source, part in by_source.items():
+        intervals |= {source: part.accuracy, f"{source}, pairs of similar length": part.length_matched}
+    drawn = [(name, interval) for name, interval in intervals.items() if interval is not None]
+    notes = [
+        "Clusters that the intervals were drawn over: "
+        + "; ".join(f"{name} {interval.clusters}" for name, interval in drawn)
+        + "."
+    ]
+    if few := [name for name, interval in drawn if interval.too_narrow]:
+        notes.append(f"An interval over fewer than about {FEW_CLUSTERS} clusters is too narrow: here {'; '.join(few)}.")
+    return notes
 
 
 def _figures(evaluation: Evaluation, differences: Differences) -> dict[str, Any]:
@@ -172,7 +189,7 @@ def _convarg(part: str, what: str, splits: Splits, quick: bool, notes: list[str]
             f"convarg strict, {what}, pairs of similar length", e.length_matched, e.length_rule_matched, d.matched
         ),
     ]
-    return Result(f"public_data_{part}", quick, SEED, targets, tested.figures(), notes=notes)
+    return Result(f"public_data_{part}", quick, SEED, targets, tested.figures(), notes=[*notes, *interval_notes(e, {})])
 
 
 def responses(folder: Path, quick: bool) -> Result:
@@ -187,7 +204,8 @@ def responses(folder: Path, quick: bool) -> Result:
     rows = breakdown(name, e, d)[1:]  # the first is the target
     for source, figures in tested.by_source.items():
         rows += breakdown(source, *figures)
-    return Result("public_data_responses", quick, SEED, [target], tested.figures(), rows)
+    notes = interval_notes(e, {source: part for source, (part, _) in tested.by_source.items()})
+    return Result("public_data_responses", quick, SEED, [target], tested.figures(), rows, notes)
 
 
 PARTS: dict[str, Callable[[Path, bool], Result]] = {

@@ -1,5 +1,6 @@
 """What every result says beside its figures: command, machine, versions, commit, seed, and targets held or not."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -50,16 +51,19 @@ class Result:
 
         Raises:
             UncommittedError: a full result of code that no commit holds; nobody could measure it again.
+            CommitMovedError: the commit changed while it was measured, so that none can be named.
         """
         if not self.quick and (changed := uncommitted()):
             raise UncommittedError(changed)
+        if not self.quick and _commit() != _STARTED_AT:
+            raise CommitMovedError
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{self.benchmark}{'.quick' if self.quick else ''}.json"
         content = {
             **asdict(self),
             "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "commit": _commit(),
+            "commit": _STARTED_AT,
             "machine": _machine(),
             "versions": {"python": platform.python_version(), **_versions()},
         }
@@ -88,10 +92,21 @@ class UncommittedError(RuntimeError):
         )
 
 
+class CommitMovedError(RuntimeError):
+    """The code in the working tree is another one than when the measurement began."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the commit moved from {_STARTED_AT} to {_commit()} during the measurement: measure again")
+
+
 def refuse_uncommitted(quick: bool) -> None:
     """End a command at once, in one line, whose result could not be written in the end."""
-    if not quick and (changed := uncommitted()):
+    if quick:
+        return
+    if changed := uncommitted():
         sys.exit(str(UncommittedError(changed)))
+    if _STARTED_AT.startswith(_UNKNOWN):
+        sys.exit("a full result names the commit it was measured at, and this is no git repository: use --quick")
 
 
 def uncommitted() -> list[str]:
@@ -109,13 +124,25 @@ def _module() -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    """Of what is installed: the GPU script brings no web server."""
+    found = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+_UNKNOWN = "unknown"
 
 
 def _commit() -> str:
     git = ["git", "-C", str(RESULTS.parent), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    return f"{commit or 'unknown'}{' with uncommitted changes' if uncommitted() else ''}"
+    return f"{commit or _UNKNOWN}{' with uncommitted changes' if uncommitted() else ''}"
+
+
+_STARTED_AT = _commit()
+"""When this module was imported: what runs is what was there then."""
 
 
 def _machine() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from service.engine.cpus import usable_cpus
 from service.engine.load import Wanted, load_session
 from service.engine.providers import ProviderError
 from service.observability.logs import configure_logging
+from service.open_files import open_files, raise_open_files
 from service.settings import Settings, refuse_unknown_variables
 
 logger = logging.getLogger("assay.server")
@@ -65,7 +66,13 @@ class Server(uvicorn.Server):
         self.stop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say where."""
+        """Start, and say where.
+
+        Raises:
+            OSError: naming the address and the reason.
+        """
+        for listener in sockets or ():
+            _listen(listener)
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
@@ -116,6 +123,8 @@ def main() -> int:
 
 def _serve(settings: Settings) -> int:
     configure_logging(settings.log_level, settings.log_json)
+    files = raise_open_files()
+    connections = settings.connections_for(files)
     with bind(settings.host, settings.port) as listener:  # first: it is quick, and loading may take minutes
         if not settings.api_keys and settings.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("open to everybody who reaches %s: no api_keys are set", settings.host)
@@ -131,6 +140,7 @@ def _serve(settings: Settings) -> int:
         )
         loaded = load_session(bundle, wanted)
         server = build_server(build_app(settings, bundle, loaded.session, time.monotonic() - began, loaded.gate))
+        logger.info("at most %d connections, of %d files that may be open", connections, files)
         # All that was loaded stays. A collection that looks through it holds up everything for a tenth of a second.
         gc.collect()
         gc.freeze()
@@ -146,7 +156,12 @@ def build_server(app: FastAPI) -> Server:
     settings = context.settings
     config = uvicorn.Config(
         app,
-        http=limited_protocol(settings.max_header_bytes, settings.receive_timeout_s, context.count_refusal),
+        http=limited_protocol(
+            settings.max_header_bytes,
+            settings.receive_timeout_s,
+            settings.connections_for(open_files()),
+            context.count_refusal,
+        ),
         loop="uvloop",
         ws="none",
         access_log=False,
@@ -156,6 +171,7 @@ def build_server(app: FastAPI) -> Server:
         server_header=False,
     )
     server = Server(config, context)
+    context.metrics.watch_connections(lambda: len(server.server_state.connections))
     context.on_failed = server.stop
     context.on_ready = server.greet
     return server
@@ -175,9 +191,25 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(f"cannot listen on {host} port {port}: {reason}; choose another --host or --port") from error
+        raise _cannot_listen(host, port, error) from error
     return listener
+
+
+def _listen(listener: socket.socket) -> None:
+    """Listen, where two servers that were started together have both bound the address: the later one fails here.
+
+    uvloop would go on without a listener.
+    """
+    try:
+        listener.listen()
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise _cannot_listen(host, port, error) from error
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> OSError:
+    reason = error.strerror or str(error)
+    return OSError(f"cannot listen on {host} port {port}: {reason}; choose another --host or --port")
 
 
 if __name__ == "__main__":

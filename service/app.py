@@ -151,6 +151,7 @@ async def _warm(context: Context) -> None:
         context.fail(f"the warm-up failed, so nothing was served: {error}")
         return
     context.metrics.warmup.set(time.monotonic() - began)
+    context.metrics.engine_progress.set_to_current_time()
     attention = Attention(context.scorer.bundle.manifest.block_queries)
     measured = [(s.tokens, attention.cells(s.tokens, s.longest), s.seconds) for s in samples if s.seconds > 0]
     if measured:
@@ -169,11 +170,14 @@ async def _warm(context: Context) -> None:
 
 
 async def _watch(context: Context) -> None:
-    """End the server when the runner is dead, or has hung long after the probes said so: it cannot score any more."""
+    """End the server when the runner is dead, or has hung long after the probes said so: it cannot score any more.
+
+    Also in a drain, which would otherwise wait for scores that never come, and end as if it had given them.
+    """
     settings, runner = context.settings, context.runner
     while runner.alive(settings.stuck_after_s + settings.stuck_exit_s):
         await asyncio.sleep(min(1.0, settings.stuck_exit_s / 4))
-    if context.state in (State.DRAINING, State.FAILED):
+    if context.state is State.FAILED:
         return
     reason = "the engine died" if not runner.alive(math.inf) else "the engine hangs in a batch"
     logger.error("%s: every request fails and the server ends", reason)

@@ -3,13 +3,21 @@
 Given as a flag (`--port 9000`), as an environment variable (`ASSAY_PORT=9000`), or left alone.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, SecretStr, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from service.observability.metrics import SECONDS
 
@@ -37,21 +45,37 @@ def _rising(bounds: tuple[float, ...]) -> tuple[float, ...]:
     return bounds
 
 
+_OTHER_FILES = 192
+"""Descriptors that are left for all but connections, and for those of probes when there are too many."""
+
 _CLIENT_VARIABLES = {"ASSAY_URL", "ASSAY_DATA"}
 """Of the client and of the benchmarks, which may run in the same environment."""
 
 
-def refuse_unknown_variables(environment: Iterable[str]) -> None:
+_SERVICE_LINK = re.compile(
+    r"ASSAY_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_SERVICE_PORT = re.compile(r"ASSAY_(\w+_)?PORT=(tcp|udp|sctp)://.*")
+
+
+def _of_kubernetes(name: str, value: str) -> bool:
+    """Whether Kubernetes set the variable: it tells every container of each Service, also of one called assay."""
+    name = name.upper()
+    return bool(_SERVICE_LINK.fullmatch(name) or _SERVICE_PORT.fullmatch(f"{name}={value}"))
+
+
+def refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     """Refuse ASSAY_* variables that are no setting: a misspelt key or limit must not leave the server open.
 
     Raises:
-        ValueError: naming the variable.
+        SettingsError: naming the variable.
     """
     known = {f"ASSAY_{name.upper()}" for name in Settings.model_fields} | _CLIENT_VARIABLES
     for name in sorted(environment):
-        if name.upper().startswith("ASSAY_") and name.upper() not in known:
+        ours = name.upper().startswith("ASSAY_") and not _of_kubernetes(name, environment[name])
+        if ours and name.upper() not in known:
             hint = "; the server's keys are in ASSAY_API_KEYS" if name.upper() == "ASSAY_API_KEY" else ""
-            raise ValueError(f"the environment variable {name} is no setting of the server{hint}")
+            raise SettingsError(f"the environment variable {name} is no setting of the server{hint}")
 
 
 class Settings(BaseSettings):
@@ -86,6 +110,8 @@ class Settings(BaseSettings):
     """Seconds that one batch should take at most, as predicted: small requests wait for about two of them."""
     max_items: int = Field(1024, ge=2)
     """Items (scored texts) of one request."""
+    max_rank_items: int = Field(256, ge=2)
+    """Responses of one ranking, if max_items is not less: its reply has a probability for each pair of them."""
     max_text_chars: int = Field(2**18, ge=1)
     """Characters of one prompt or response; a longer one is refused before it is tokenized."""
     max_body_bytes: int = Field(16 * 2**20, ge=1024)
@@ -96,6 +122,8 @@ class Settings(BaseSettings):
     """Bytes of a request's line and headers."""
     receive_timeout_s: FiniteFloat = Field(30, gt=0)
     """Seconds in which a request must have arrived whole, and after which a reply that nobody reads is given up."""
+    max_connections: int | None = Field(None, ge=1)
+    """Connections open at once; one more gets a 503, probes excepted. Default: 16384, or what open files allow."""
     keep_alive_s: int = Field(75, ge=1)
     """Seconds that an idle connection stays open; longer than the clients' own limit."""
     queue_items: int = Field(8192, ge=1)
@@ -126,6 +154,18 @@ class Settings(BaseSettings):
     """Least severe level that is logged."""
     log_json: bool | None = None
     """Log JSON lines (true) or text (false). Default: text if standard error is a terminal, else JSON."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        """Flags, then the environment without what Kubernetes put there: its ASSAY_PORT is an address."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        given = env_settings.env_vars.items()
+        env_settings.env_vars = {name: value for name, value in given if not _of_kubernetes(name, value or "")}
+        return init_settings, env_settings
 
     @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Self:
@@ -168,6 +208,26 @@ class Settings(BaseSettings):
                 f"queue_tokens is {self.queue_tokens}, but a request of {self.max_items} items of this model may have "
                 f"{request} tokens: it could never be scored; raise queue_tokens or lower max_items"
             )
+
+    @property
+    def ranked_items(self) -> int:
+        """Responses that one ranking may hold."""
+        return min(self.max_items, self.max_rank_items)
+
+    def connections_for(self, open_files: int) -> int:
+        """Connections that may be open in a process that may have so many files open.
+
+        Raises:
+            ValueError: saying which limit to raise.
+        """
+        room = open_files - _OTHER_FILES
+        wanted = min(16384, room) if self.max_connections is None else self.max_connections
+        if not 0 < wanted <= room:
+            raise ValueError(
+                f"max_connections is {max(wanted, 1)}, but this process may have {open_files} files open and needs "
+                f"{_OTHER_FILES} for others; raise that limit (ulimit -n) or lower max_connections"
+            )
+        return wanted
 
     def queue_tokens_for(self, max_tokens: int) -> int:
         """Tokens that may wait, for a model whose items have at most `max_tokens`."""

@@ -70,7 +70,8 @@ def _train(command: str, arguments: Sequence[str]) -> int:
         return _fail(2, str(error))
 
     # Only here, so that --help and a misspelt setting do not wait for torch.
-    from training.pipeline import refuse_destination, run_evaluate, run_export, run_fit
+    from training.destination import refuse_destination
+    from training.pipeline import run_evaluate, run_export, run_fit
     from training.run_folder import resumable
 
     if command == "run":

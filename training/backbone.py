@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
 
@@ -15,6 +14,7 @@ from service.bundle.layout import Family
 from service.bundle.text_format import TextFormat
 from service.bundle.tokenizer import TextTokenizer
 from training.attention import ATTENTION_NAME, UnsupportedBackboneError
+from training.checkpoint_error import first_line
 from training.fidelity import check_fidelity, take_reference
 from training.model import position_offset, refuse_other_layers, token_table
 from training.text_format import derive_format
@@ -95,8 +95,11 @@ def load_backbone(name: str) -> Backbone:
         with _quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(source.location, **gguf)
             model = AutoModel.from_pretrained(source.location, dtype=torch.float32, **gguf)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise OSError(f"model.backbone: {name!r} cannot be loaded: {error}") from error
+    except Exception as error:  # an architecture divides, looks up and allocates by what its files say
+        reason = first_line(error)
+        if "ignore_mismatched_sizes" in reason:  # advice on a setting of the library
+            reason = "its weights have other sizes than its config.json says"
+        raise OSError(f"model.backbone: {name!r} cannot be loaded: {reason}") from error
     if source.gguf_file is not None:
         # The weights are plain float32 now; the note that they were quantised would keep them from being saved.
         model.config.__dict__.pop("quantization_config", None)

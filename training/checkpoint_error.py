@@ -16,6 +16,10 @@ def first_complaint(error: ValidationError) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The kind of an error and its first line: libraries add pages of advice on themselves."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    """The kind of an error and its first line: libraries add pages of advice on themselves.
+
+    A line that ends in a colon only announces the reason, so the next one comes along.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

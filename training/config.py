@@ -50,7 +50,7 @@ class DataConfig(_Section):
     merge_prompts: bool = True
     """Put a source's judgements of one prompt into one element; votes on a pair add up across sources."""
     deduplicate: bool = True
-    """Drop true repeats: a row read twice under one id; without merge_prompts, a pair with the same votes again."""
+    """Drop true repeats: the rows of a file named twice; without merge_prompts, a pair with the same votes again."""
     on_leakage: Literal["error", "drop", "report"] = "drop"
     """When a training prompt is also in the named test data: stop, drop it from training, or only say so."""
 

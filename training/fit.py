@@ -171,11 +171,11 @@ def _reporting(config: TrainingConfig) -> list[TrainerCallback]:
 
 
 def training_arguments(config: TrainingConfig, elements: int) -> TrainingArguments:
-    """The Trainer's arguments for `elements` elements an epoch."""
+    """The Trainer's arguments for `elements` elements an epoch, on one device however many there are."""
     optimiser = config.optimiser
     updates_per_epoch = max(1, math.ceil(elements / optimiser.batch_elements / optimiser.accumulation))
     every = max(1, updates_per_epoch // optimiser.evaluations_per_epoch)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(config.run / CHECKPOINTS),
         num_train_epochs=optimiser.epochs,
         per_device_train_batch_size=optimiser.batch_elements,
@@ -203,6 +203,9 @@ def training_arguments(config: TrainingConfig, elements: int) -> TrainingArgumen
         label_names=[],
         dataloader_pin_memory=False,
     )
+    if arguments.n_gpu > 1:  # nn.DataParallel would cut the arrays of a layout, which are no batch, into halves
+        arguments._n_gpu = 1
+    return arguments
 
 
 class RewardTrainer(Trainer):

@@ -47,7 +47,7 @@ def centring(score_i: torch.Tensor, score_j: torch.Tensor) -> torch.Tensor:
 def mean_by_element(values: torch.Tensor, element: torch.Tensor) -> torch.Tensor:
     """Mean over elements of the mean over each element's judgements.
 
-    A prompt counts once however many of its responses were compared (Ouyang et al. 2022, eq. 1: 1 / C(K, 2)).
+    An element counts once however many of its responses were compared (Ouyang et al. 2022, eq. 1: 1 / C(K, 2)).
 
     Args:
         values: (P,) loss of each judgement.

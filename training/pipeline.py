@@ -3,7 +3,6 @@
 import datetime
 import importlib.metadata
 import logging
-import os
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from transformers import set_seed
 
 from service.bundle.calibration import Calibration
 from service.bundle.layout import Family, Pooling
-from service.bundle.manifest import MANIFEST_NAME, Provenance
+from service.bundle.manifest import Provenance
 from service.bundle.reader import Bundle
 from service.bundle.reference import Reference
 from service.bundle.text_format import Formatter
@@ -28,6 +27,7 @@ from training.checkpoint import (
 )
 from training.checkpoint_error import CheckpointError, first_complaint
 from training.config import TrainingConfig
+from training.destination import destination_of
 from training.evaluation.evaluate import Evaluation, calibrate, evaluate
 from training.evaluation.summary import summary
 from training.examples import encode_records, truncated
@@ -117,24 +117,6 @@ def _configuration(path: Path, content: Any) -> TrainingConfig:
         raise CheckpointError(
             f"{path}: its configuration is not one of this version: {first_complaint(error)}; train anew"
         ) from error
-
-
-def refuse_destination(config: TrainingConfig) -> None:
-    """Refuse, before hours of training, a place for the bundle that export could not replace afterwards.
-
-    Raises:
-        ValueError: it is there and neither a bundle nor an empty folder.
-    """
-    bundle = _destination(config, read_begun(config.run).configuration if config.resume else config)
-    free = not os.path.lexists(bundle)
-    if not free and bundle.is_dir() and not bundle.is_symlink():
-        free = (bundle / MANIFEST_NAME).is_file() or not any(bundle.iterdir())
-    if not free:
-        raise ValueError(f"--bundle {bundle}: is there and is not a bundle; move it away or name another folder")
-
-
-def _destination(config: TrainingConfig, trained: TrainingConfig) -> Path:
-    return config.bundle if "bundle" in config.model_fields_set else trained.bundle
 
 
 def _refuse_other_settings(config: TrainingConfig, trained: TrainingConfig) -> None:
@@ -242,7 +224,7 @@ def run_export(config: TrainingConfig) -> Bundle:
         raise CheckpointError(f"{config.run}: the weights are not those that were evaluated; run evaluate again")
     path = config.run / "reference.json"
     reference = read_as(Reference, path, AGAIN) if config.export.reference and path.is_file() else None
-    destination = _destination(config, trained)
+    destination = destination_of(config, trained)
     bundle = export_bundle(checkpoint, calibration, evaluation, destination, reference)
     logger.info("wrote %s, digest %s", destination, bundle.digest)
     return bundle

@@ -1,6 +1,7 @@
 """From the sources that a configuration names to clean, split preference records, with an account of every row."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -57,12 +58,14 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
             where the configuration refuses it.
     """
     skipped: list[BadRow] = []
-    given, given_test = _read(config.train, config, skipped), _read(config.test, config, skipped)
+    (given, again), (given_test, _) = (_read(sources, config, skipped) for sources in (config.train, config.test))
     records, test = unique_ids([given, given_test])
     hygiene = check([*records, *test])  # before merging, which would hide what is there twice
     judgements = _judgements(records)
     if config.deduplicate:
-        records = _without_copies(given, records) if config.merge_prompts else deduplicate(records).records
+        # Without the rows of a file that was read before; equal rows of two files may be two people who agree.
+        once = [record for record, copy in zip(records, again, strict=True) if not copy]
+        records = once if config.merge_prompts else deduplicate(once).records
     repeated = judgements - _judgements(records)
     if config.merge_prompts:  # rows on one pair, in whatever source, are votes
         records, test = (add_up_votes(merge_by_prompt(part)) for part in (records, test))
@@ -128,29 +131,24 @@ def unique_ids(parts: Sequence[Sequence[PreferenceRecord]]) -> list[list[Prefere
     return [[named(record) for record in part] for part in parts]
 
 
-def _without_copies(given: Sequence[PreferenceRecord], named: Sequence[PreferenceRecord]) -> list[PreferenceRecord]:
-    """The records of `named` whose original in `given` equals no earlier one, id and all.
-
-    Ids are unique within a source, so that these are rows of a file that was read twice.
-    """
-    seen: set[str] = set()
-    kept = []
-    for original, record in zip(given, named, strict=True):
-        content = original.model_dump_json()
-        if content not in seen:
-            seen.add(content)
-            kept.append(record)
-    return kept
-
-
-def _read(sources: Sequence[str], config: DataConfig, skipped: list[BadRow]) -> list[PreferenceRecord]:
+def _read(
+    sources: Sequence[str], config: DataConfig, skipped: list[BadRow]
+) -> tuple[list[PreferenceRecord], list[bool]]:
+    """The records of the sources, and whether the file of each, wherever links lead, had been read before."""
     records: list[PreferenceRecord] = []
-    for source in sources:
+    again: list[bool] = []
+    first: dict[str, tuple[int, str]] = {}
+    for number, source in enumerate(sources):
         path: str | Path = SAMPLE_DATA if source == SAMPLE else source
         result = read_records(path, format=config.format, on_bad_row=config.on_bad_row)
+        before = {
+            file: first.setdefault(os.path.realpath(file), (number, file)) != (number, file)
+            for file in dict.fromkeys(result.files)
+        }
         records += result.records
+        again += [before[file] for file in result.files]
         skipped += result.skipped
-    return records
+    return records, again
 
 
 def _leaking(test: Sequence[PreferenceRecord], known: Sequence[PreferenceRecord]) -> set[str]:

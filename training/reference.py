@@ -15,7 +15,7 @@ MOST_PAIRS, MOST_TOKENS = 256, 32_768
 def select_reference(
     examples: Sequence[Example], scores: Sequence[npt.NDArray[np.float64]], seed: int = 0
 ) -> Reference | None:
-    """One judged pair of each prompt, prompts in random order, until there are enough; none of no examples.
+    """One judged pair of each example, in random order, until there are enough; none of no examples.
 
     Args:
         examples: held out from training.

@@ -16,7 +16,7 @@ from service.scoring.errors import QueueFullError
 from service.scoring.pace import Pace
 from service.scoring.picking import AGE_SHARE, Picker
 from service.scoring.prefixes import Sequences
-from service.scoring.waiting import Item, WaitingLine, Work
+from service.scoring.waiting import WaitingItem, WaitingLine, Work
 
 BATCHES_AHEAD = 2
 ATTENTION = Attention(block_queries=128)
@@ -95,7 +95,7 @@ class Server:
         self._rng = np.random.default_rng(self.seed)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._flights: deque[tuple[Batch, list[Item]]] = deque()
+        self._flights: deque[tuple[Batch, list[WaitingItem]]] = deque()
         self._running = False
         self._requests: dict[Work, _Request] = {}
         self._picked_seconds = 0.0

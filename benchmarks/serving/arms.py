@@ -5,6 +5,7 @@ its memory: no peer pays for another one's idling, and none starts cold in its r
 """
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -76,6 +77,12 @@ def started(peer: Peer, model: ModelFolders) -> Iterator[Arm]:
         yield arm
     finally:
         _end(process)
+
+
+def served_precision(arm: Arm) -> str:
+    """What Assay's server says it computes in."""
+    with arm.turn(), urllib.request.urlopen(f"{arm.url}/v1/model", timeout=30) as reply:
+        return str(json.load(reply)["precision"])
 
 
 def _wait_until_ready(arm: Arm) -> None:

@@ -9,16 +9,14 @@ server may change by a bit, and none of the other by more than its precision's b
 
 import argparse
 import contextlib
-import json
 import random
-import urllib.request
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from benchmarks.result import RESULTS, Result, Row, Target, refuse_uncommitted
-from benchmarks.serving.arms import Arm, started
+from benchmarks.serving.arms import Arm, served_precision, started
 from benchmarks.serving.closed_loop import Loop, run_loop
 from benchmarks.serving.models import MAX_TOKENS
 from benchmarks.serving.options import add_options, assay_of
@@ -67,12 +65,6 @@ def compare(name: str, work: Work, arms: dict[str, Arm], rounds: int, quick: boo
         "deterministic_to_plain": ratios(capacity["deterministic"], capacity["plain"]),
         "changes": changed,
     }
-
-
-def served_precision(arm: Arm) -> str:
-    """What the server says it computes in."""
-    with arm.turn(), urllib.request.urlopen(f"{arm.url}/v1/model", timeout=30) as reply:
-        return str(json.load(reply)["precision"])
 
 
 def run(quick: bool, model: str, assay: Assay, names: list[str] | None = None) -> Result:

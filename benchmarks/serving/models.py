@@ -23,7 +23,7 @@ from transformers import BertForSequenceClassification, LlamaForSequenceClassifi
 
 from benchmarks.serving.classifier_graph import export_classifier
 from service.bundle.calibration import Calibration
-from service.bundle.layout import Family, Pooling
+from service.bundle.layout import DEFAULT_BLOCK_QUERIES, Family, Pooling
 from service.bundle.manifest import Provenance
 from service.bundle.text_format import Formatter
 from training.backbone import Backbone, load_backbone
@@ -35,7 +35,6 @@ from training.model import RewardModel
 
 SEED = 0
 HEAD_STD = 0.05
-BLOCK_QUERIES = 64
 MAX_TOKENS = {"smollm2": 1024, "minilm": 512}
 """Raced models and the most tokens of an item, everything included."""
 PROJECT = Path(__file__).resolve().parents[2]
@@ -115,7 +114,7 @@ def _checkpoint(name: str, backbone: Backbone) -> Checkpoint:
         pooling=pooling,
         heads=("reward",),
         max_tokens=MAX_TOKENS[name],
-        block_queries=BLOCK_QUERIES,
+        block_queries=DEFAULT_BLOCK_QUERIES,
         text_format=backbone.text_format,
         provenance=Provenance(
             data_sha256="0" * 64,

@@ -47,8 +47,10 @@ class Context:
     on_ready: Callable[[], None] = lambda: None
     failure: str | None = field(default=None, init=False)
     bodies: BodyBudget = field(init=False)
-    # One thread: several would only take the interpreter's lock from the loop in turn.
-    json_thread: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "assay-json"), init=False)
+    # One thread each way: more would only take the interpreter's lock from the loop in turn, and with one for both a
+    # body would wait behind large replies.
+    body_thread: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "assay-bodies"), init=False)
+    reply_thread: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "assay-replies"), init=False)
     _state: State = field(default=State.STARTING, init=False)
 
     def __post_init__(self) -> None:
@@ -102,11 +104,11 @@ def context_of(request: Request) -> Context:
     return context
 
 
-async def aside(context: Context, size: int, work: Callable[[], T]) -> T:
-    """Do `work` on JSON of `size` bytes: at once if it is small, else in the thread for it."""
+async def aside(thread: Executor, size: int, work: Callable[[], T]) -> T:
+    """Do `work` on JSON of `size` bytes: at once if it is small, else in the thread."""
     if size <= LARGE_BYTES:
         return work()
-    return await asyncio.get_running_loop().run_in_executor(context.json_thread, work)
+    return await asyncio.get_running_loop().run_in_executor(thread, work)
 
 
 async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

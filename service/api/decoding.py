@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from service.api.context import LARGE_BYTES, ClientGoneError, aside, context_of
 from service.api.errors import ApiError, invalid
+from service.api.schemas import RankRequest
 from service.api.structure import refuse_too_many_values, refuse_wrong_structure
 
 
@@ -37,7 +38,9 @@ class StrictRequest(Request):
         context = context_of(self)
         began = time.perf_counter()
         try:
-            return await aside(context, len(body), lambda: _decode(body, self.body_schema, context.settings.max_items))
+            settings = context.settings
+            most = settings.ranked_items if issubclass(self.body_schema, RankRequest) else settings.max_items
+            return await aside(context.body_thread, len(body), lambda: _decode(body, self.body_schema, most))
         finally:
             context.metrics.stage_duration.labels("parse").observe(time.perf_counter() - began)
 

@@ -22,13 +22,17 @@ from service.observability.metrics import Metrics
 logger = logging.getLogger("assay.access")
 
 _SAFE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
-_OPEN_PATHS = frozenset({"/live", "/ready", "/metrics"})
+OPEN_PATHS = frozenset({"/live", "/ready", "/metrics"})
+"""Of probes and scrapes: without a key, without a line in the log, and when there are too many connections."""
+
 _NO_REPLY = 499  # the client left before there was one
-_QUIET_PATHS = frozenset({"/live", "/ready", "/metrics"})
 
 
 class Observe:
-    """Gives a request its id (the caller's, if it is a plain one), counts it, times it and logs it."""
+    """Gives a request its id (the caller's, if it is a plain one), counts it, times it and logs it.
+
+    A request's time begins when its headers are there; its body may be long in coming, or in being read.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -42,7 +46,8 @@ class Observe:
         given = _header(scope, b"x-request-id")
         identity = given if given is not None and _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
         token = request_id.set(identity)
-        began = time.perf_counter()
+        began = time.monotonic()
+        scope.setdefault("state", {})["began"] = began
         status = _NO_REPLY
         received = 0
 
@@ -76,7 +81,7 @@ class Observe:
                 await error_response(500, "internal", message)(scope, counted_receive, marked_send)
         finally:
             self._metrics.http_in_flight.dec()
-            seconds = time.perf_counter() - began
+            seconds = time.monotonic() - began
             # The template, never the path: a label must not carry what callers make up.
             route = getattr(scope.get("route"), "path", "unmatched")
             method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "OPTIONS") else "other"
@@ -84,7 +89,7 @@ class Observe:
             self._metrics.http_duration.labels(route, method).observe(seconds)
             if received:
                 self._metrics.request_body_bytes.observe(received)
-            if scope["path"] not in _QUIET_PATHS:
+            if scope["path"] not in OPEN_PATHS:
                 fields = {"route": route, "method": method, "status": status, "milliseconds": round(seconds * 1000, 3)}
                 logger.info("%s %s %d", method, route, status, extra=fields)
             request_id.reset(token)
@@ -151,7 +156,7 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] != "http" or not self._digests or scope["path"] in _OPEN_PATHS or self._allowed(scope):
+        if scope["type"] != "http" or not self._digests or scope["path"] in OPEN_PATHS or self._allowed(scope):
             await self._app(scope, receive, send)
             return
         self._metrics.rejected.labels("unauthorized").inc()

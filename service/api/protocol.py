@@ -1,4 +1,4 @@
-"""HTTP parsing with what uvicorn's lacks: limits of header bytes and of the time to arrive, half-closed clients."""
+"""HTTP parsing with what uvicorn's lacks: limits of headers, arrival time and connections, half-closed clients."""
 
 import asyncio
 import json
@@ -7,11 +7,21 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.api.middleware import OPEN_PATHS
+from service.api.parser import PlainParser
+
 _LINGER_SECONDS, _LINGER_BYTES = 1.0, 2**20
 """How long, and how much, a refused connection is still read from; see `LimitedProtocol._linger`."""
 
 _FIRST_PROBE_SECONDS, _LONGEST_PROBE_SECONDS = 0.1, 5.0
 """Between two looks whether a client that sends nothing more is still there; see `LimitedProtocol._probe`."""
+
+_TOO_MANY = "too_many_connections"
+_SURPLUS, _SURPLUS_SECONDS = 64, 2.0
+"""Connections over the limit that are still read from, for probes and to be told why; and how long for a request."""
+
+_READ_AHEAD = 4
+"""Requests read while another one on their connection runs: who does not read does not hear that the client left."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -19,18 +29,22 @@ class LimitedProtocol(HttpToolsProtocol):
 
     max_header_bytes: int
     receive_timeout_s: float
+    max_connections: int
     on_refusal: Callable[[str], None]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.parser = PlainParser(self)  # type: ignore[assignment]
         self.access_log = False  # uvicorn's has paths in it, and goes by whether a logger has handlers
         self._arriving = False  # between the first and the last byte of a request
         self._in_headers = True
+        self._surplus = False  # there were too many connections when it came
         self._header_bytes = 0
         self._tail = b""  # of what came so far
         self._body_came = False
         self._unread: int | None = None  # once refused: bytes that may still come before the connection is cut
         self._stopping = False  # the server is
+        self._running: Any = None  # the cycle that the application has; `cycle` is the last that began to arrive
         self._half_closed = False  # the client has closed its sending side
         self._receive_deadline: asyncio.TimerHandle | None = None
         self._send_deadline: asyncio.TimerHandle | None = None
@@ -38,6 +52,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection must bring its first request in time."""
         super().connection_made(transport)
+        surplus = len(self.connections) - self.max_connections
+        if surplus > _SURPLUS:
+            type(self).on_refusal(_TOO_MANY)
+            transport.abort()
+            return
+        if surplus > 0:
+            self._surplus = True
+            self.receive_timeout_s = min(self.receive_timeout_s, _SURPLUS_SECONDS)
         self._arm()
 
     def data_received(self, data: bytes) -> None:
@@ -70,17 +92,33 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """What follows is body."""
+        if self._unread is not None:
+            return
+        if self._surplus and self.cycle is None and self.url.partition(b"?")[0].decode("latin-1") not in OPEN_PATHS:
+            self._refuse(
+                b"503 Service Unavailable", _TOO_MANY,
+                f"{self.max_connections} connections are open, and no more are allowed; try again in a moment",
+                retry_after_s=1,
+            )  # fmt: skip
+            return
         super().on_headers_complete()
+        if self._surplus:
+            self.cycle.keep_alive = False
+        if 0 < len(self.pipeline) <= _READ_AHEAD:
+            self.flow.resume_reading()
         self._in_headers = False
         self._header_bytes = 0
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         self._body_came = True
-        super().on_body(body)
+        if self.cycle is not None:  # else the connection was one too many
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is there; the next bytes are another one's headers."""
+        if self.cycle is None:  # the connection was one too many
+            return
         super().on_message_complete()
         self._disarm()
         self._arriving = False
@@ -113,6 +151,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._probe(_FIRST_PROBE_SECONDS)
         return True
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _probe(self, pause: float) -> None:
         """See whether the client is still there, and look again after `pause` seconds.
 
@@ -121,8 +163,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """
         if self.transport.is_closing() or not self._reply_due():
             return
-        running = not self.pipeline and not self.cycle.response_started
-        if running and self.cycle.scope["http_version"] == "1.1":
+        if not self._running.response_started and self._running.scope["http_version"] == "1.1":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.loop.call_later(pause, self._probe, min(2 * pause, _LONGEST_PROBE_SECONDS))
 
@@ -137,10 +178,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._forget_send_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadlines."""
+        """Forget the deadlines, and tell the application; uvicorn tells it of the last request alone."""
         self._disarm()
         self._forget_send_deadline()
         super().connection_lost(exc)
+        if self._running is not None:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def _forget_send_deadline(self) -> None:
         if self._send_deadline is not None:
@@ -241,12 +285,13 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 def limited_protocol(
-    max_header_bytes: int, receive_timeout_s: float, on_refusal: Callable[[str], None]
+    max_header_bytes: int, receive_timeout_s: float, max_connections: int, on_refusal: Callable[[str], None]
 ) -> type[LimitedProtocol]:
     """A protocol class for uvicorn's `http` option; `on_refusal` is told the code of each refusal."""
     members = {
         "max_header_bytes": max_header_bytes,
         "receive_timeout_s": receive_timeout_s,
+        "max_connections": max_connections,
         "on_refusal": staticmethod(on_refusal),
     }
     return type("LimitedProtocol", (LimitedProtocol,), members)

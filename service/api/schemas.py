@@ -53,6 +53,7 @@ PromptField = Annotated[
     Discriminator(_form),
     Field(description="Text, or the conversation so far as chat messages. A text is one user message."),
 ]
+PrecisionCheck = Literal["passed", "not_needed", "not_checked"]
 ScaleName = Literal["raw", "centred", "standardised", "probability"]
 
 
@@ -85,7 +86,7 @@ class Options(_Closed):
         False, strict=True, description="Score empty prompts and responses instead of refusing them."
     )
     timeout_ms: Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)] | None = Field(
-        None, description="Time for this request, in milliseconds; after it the reply is 504."
+        None, description="Time for this request from its headers on, in milliseconds; after it the reply is 504."
     )
     model_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         None, description="Refuse (409) if another model is served than this one."
@@ -226,6 +227,7 @@ class LimitsReply(_Closed):
 
     body_bytes: int
     items_per_request: int
+    responses_per_ranking: int
     tokens_per_item: int
     queue_items: int
     queue_tokens: int
@@ -243,7 +245,12 @@ class ModelReply(_Closed):
     provider: str = Field(description="Execution provider that really runs the graph.")
     nodes: dict[str, int] = Field(description="Nodes of the graph that each provider ran when it was loaded.")
     precision_gate: dict[str, Any] | None = Field(
-        description="How this precision ordered the bundle's held-out pairs, compared with fp32; null for fp32."
+        description="How this precision ordered the bundle's held-out pairs, compared with fp32; null where that was "
+        "not checked: see precision_check."
+    )
+    precision_check: PrecisionCheck = Field(
+        description="passed: precision_gate has the figures; not_needed: fp32; not_checked: a lower precision that was "
+        "asked for by name, of a bundle without held-out pairs, so that nobody knows what it does to the order."
     )
     deterministic: bool = Field(description="Whether equal requests get scores that are equal to the bit.")
     heads: list[str]

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.api.errors import ApiError, unknown_field
-from service.api.schemas import ChatMessage, Comparison, Pair
+from service.api.schemas import ChatMessage, Comparison, Pair, RankRequest
 
 MAX_MESSAGES = 2**15
 """Chat messages of all prompts of one request together."""
@@ -57,7 +57,8 @@ def refuse_wrong_structure(content: dict[str, Any], schema: type[BaseModel], max
     for name, texts_of_each in (("pairs", 1), ("responses", 1), ("comparisons", 2)):
         value = content.get(name)
         if isinstance(value, list) and (items := len(value) * texts_of_each) > max_items:
-            message = f"{items} items, more than the {max_items} of one request; split them"
+            advice = "send fewer" if issubclass(schema, RankRequest) else "split them"
+            message = f"{items} items, more than the {max_items} of one request; {advice}"
             raise ApiError(413, "too_many_items", message, name)
     messages = _check_prompt(content, ())
     for name, row_schema in (("pairs", Pair), ("comparisons", Comparison)):

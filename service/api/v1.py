@@ -25,6 +25,7 @@ from service.api.schemas import (
     ModelName,
     ModelReply,
     Options,
+    PrecisionCheck,
     RankReply,
     RankRequest,
     ScoreReply,
@@ -34,6 +35,7 @@ from service.api.schemas import (
 )
 from service.bundle.calibration import Scale
 from service.bundle.text_format import Truncation
+from service.scoring.errors import DeadlineExceededError
 from service.scoring.scorer import Item, ItemResult, Scores, Wishes
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -132,6 +134,7 @@ async def model(request: Request) -> ModelReply:
         provider=context.runner.session.provider,
         nodes=context.runner.session.placement.nodes,
         precision_gate=None if context.gate is None else asdict(context.gate),
+        precision_check=_precision_check(context),
         deterministic=settings.deterministic,
         heads=list(manifest.heads),
         text_format_sha256=manifest.text_format_sha256,
@@ -142,6 +145,7 @@ async def model(request: Request) -> ModelReply:
         limits=LimitsReply(
             body_bytes=settings.max_body_bytes,
             items_per_request=settings.max_items,
+            responses_per_ranking=settings.ranked_items,
             tokens_per_item=manifest.max_tokens,
             queue_items=settings.queue_items,
             queue_tokens=settings.queue_tokens_for(manifest.max_tokens),
@@ -153,10 +157,11 @@ async def model(request: Request) -> ModelReply:
 class _Call:
     """One scoring call: its scores, and the parts that every reply has."""
 
-    def __init__(self, context: Context, scores: Scores, began: float) -> None:
+    def __init__(self, context: Context, scores: Scores, began: float, deadline: float) -> None:
         self.context = context
         self.scores = scores
         self._began = began
+        self._deadline = deadline
 
     @classmethod
     async def score(
@@ -170,7 +175,7 @@ class _Call:
             ScoringError: see `service.scoring.errors`.
             ClientGoneError: the client left.
         """
-        began = time.monotonic()
+        began: float = request.state.began
         context = context_of(request)
         settings = context.settings
         if context.state not in (State.READY, State.DRAINING):
@@ -184,14 +189,15 @@ class _Call:
                     raise ApiError(422, "too_many_tokens", message, field_name(place, part))
         request.state.field_name = field_name
         timeout_ms = min(options.timeout_ms or settings.default_timeout_ms, settings.max_timeout_ms)
+        deadline = began + timeout_ms / 1000
         wishes = Wishes(
             truncate=None if options.truncate is None else Truncation(options.truncate),
             allow_empty=options.allow_empty,
-            deadline=began + timeout_ms / 1000,
+            deadline=deadline,
             model_digest=options.model_digest,
             per_item_failures=per_item_failures,
         )
-        return cls(context, await until_gone(request, context.scorer.score(items, wishes)), began)
+        return cls(context, await until_gone(request, context.scorer.score(items, wishes)), began, deadline)
 
     def common(self) -> dict[str, Any]:
         """Model, details, usage and timing."""
@@ -231,9 +237,14 @@ class _Call:
             build: makes the body.
             long_field: a field that `build` leaves empty, if it is to be written from `rows`.
             rows: of that field.
+
+        Raises:
+            DeadlineExceededError: the time was up before it could be written.
         """
 
         def write() -> bytes:
+            if time.monotonic() >= self._deadline:
+                raise DeadlineExceededError("the time for this request was up before its reply could be written")
             began = time.perf_counter()
             content = build().model_dump_json(exclude=None if long_field is None else {long_field}).encode()
             if long_field is not None:
@@ -245,9 +256,15 @@ class _Call:
 
         items = len(self.scores.items)
         size = items * (_ITEM_BYTES if long_field is None else _NUMBER_BYTES * items)
-        content = await aside(self.context, size, write)
+        content = await aside(self.context.reply_thread, size, write)
         digest = self.context.scorer.bundle.digest
         return Response(content, media_type="application/json", headers={"X-Assay-Model-Digest": digest})
+
+
+def _precision_check(context: Context) -> PrecisionCheck:
+    if context.gate is not None:
+        return "passed"
+    return "not_needed" if context.runner.session.precision == "fp32" else "not_checked"
 
 
 def _response_field(place: int, part: Part) -> str:

@@ -4,17 +4,13 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
-from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, SparseTensorProto, TensorProto, ValueInfoProto
 from pydantic import ValidationError
 
-from service.bundle.layout import FLAT_INPUTS, GRAPH_INPUTS, GRAPH_OUTPUT
+from service.bundle.graph import GraphError, check_graph
 from service.bundle.manifest import (
     MANIFEST_NAME,
     MODEL_NAME,
@@ -66,14 +62,18 @@ def read_bundle(folder: Path) -> Bundle:
     Raises:
         BundleError: a missing, extra or altered file; a path that leaves the folder; a link; external data
             that the manifest does not list; a manifest with a field missing or twice; an unknown format version;
-            a graph whose inputs or output do not match; a text format with ids that the tokenizer does not know.
+            a graph whose inputs or output do not match, or with operators that are not ONNX's own; a text format
+            with ids that the tokenizer does not know.
     """
     present = _regular_files(folder)
     if MANIFEST_NAME not in present:
         raise BundleError(folder / MANIFEST_NAME, "is missing, so this is no bundle")
     manifest, digest = _read_manifest(folder / MANIFEST_NAME)
     _check_files(folder, manifest, present)
-    _check_graph(folder, manifest)
+    try:
+        check_graph(folder / MODEL_NAME, manifest)
+    except GraphError as error:
+        raise BundleError(folder / MODEL_NAME, str(error)) from error
     try:
         tokenizer = TextTokenizer.from_file(folder / TOKENIZER_NAME)
     except ValueError as error:
@@ -199,81 +199,3 @@ def _check_files(folder: Path, manifest: Manifest, present: set[str]) -> None:
             raise BundleError(path, f"has {size} bytes where bundle.json says {entry.bytes}: it was altered")
         if sha256_of(path) != entry.sha256:
             raise BundleError(path, "does not have the SHA-256 that bundle.json gives: it was altered")
-
-
-def _check_graph(folder: Path, manifest: Manifest) -> None:
-    path = folder / MODEL_NAME
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError, ValueError) as error:
-        raise BundleError(path, f"is not an ONNX model: {error}") from error
-    # Graphs of old exporters list their weights among the inputs.
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    names = sorted(str(value.name) for value in inputs)  # what is no UTF-8 comes as bytes
-    if names != sorted(GRAPH_INPUTS):
-        raise BundleError(
-            path, f"has the inputs {names}, but layout {manifest.layout_version} has {sorted(GRAPH_INPUTS)}"
-        )
-    outputs = [value.name for value in model.graph.output]
-    if outputs != [GRAPH_OUTPUT]:
-        raise BundleError(path, f"has the outputs {outputs}, not [{GRAPH_OUTPUT!r}]")
-    for value in inputs:
-        _check_type(path, value, "BOOL" if value.name.startswith("key_valid") else "INT64")
-        rank = 1 if value.name in (*FLAT_INPUTS, "read_index") else 2
-        if (sizes := _sizes(value)) != [0] * rank:
-            raise BundleError(
-                path,
-                f"{value.name} has the shape {sizes}, not {[0] * rank} (0 for any size): batches vary in all of them",
-            )
-    _check_type(path, model.graph.output[0], "FLOAT")
-    shape = _sizes(model.graph.output[0])
-    if len(shape) != 2 or shape[0] != 0 or shape[1] not in (0, len(manifest.heads)):
-        raise BundleError(path, f"{GRAPH_OUTPUT} has the shape {shape}, not (scores, {len(manifest.heads)} heads)")
-    for tensor in _tensors(model):
-        for item in tensor.external_data:
-            if item.key == "location" and item.value not in manifest.files:
-                raise BundleError(path, f"takes weights from {item.value!r}, which bundle.json does not list")
-
-
-def _sizes(value: ValueInfoProto) -> list[int]:
-    """Sizes of its dimensions, 0 where a dimension is free."""
-    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-
-
-def _check_type(path: Path, value: ValueInfoProto, wanted: str) -> None:
-    kind = value.type.tensor_type.elem_type
-    # A broken graph may hold a number that is no type.
-    name = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else f"of type {kind}"
-    if name != wanted:
-        raise BundleError(path, f"{value.name} is {name}, not {wanted}")
-
-
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Every tensor of a model that may lie in another file: of graphs, subgraphs and functions."""
-    yield from _graph_tensors(model.graph)
-    for function in model.functions:
-        yield from _attribute_tensors(function.attribute_proto)
-        for node in function.node:
-            yield from _attribute_tensors(node.attribute)
-
-
-def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    yield from _sparse_tensors(graph.sparse_initializer)
-    for node in graph.node:
-        yield from _attribute_tensors(node.attribute)
-
-
-def _sparse_tensors(tensors: Iterable[SparseTensorProto]) -> Iterator[TensorProto]:
-    for sparse in tensors:
-        yield from (sparse.values, sparse.indices)
-
-
-def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
-    for attribute in attributes:
-        # A field that is not set reads as an empty message, which holds no external data.
-        yield from (attribute.t, *attribute.tensors)
-        yield from _sparse_tensors((attribute.sparse_tensor, *attribute.sparse_tensors))
-        for graph in (attribute.g, *attribute.graphs):
-            yield from _graph_tensors(graph)

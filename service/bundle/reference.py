@@ -1,7 +1,7 @@
 """Held-out pairs with the scores that the trained module gives them: what a server checks its own numbers against.
 
-A graph computed in a lower precision, or by another provider than the export's gate ran, is judged on real pairs
-and on the machine that will serve it.
+A graph computed in a lower precision is judged on real pairs and on the machine that will serve it. A bundle need not
+have them; a lower precision is then served only where it is asked for by name, and said not to be checked.
 """
 
 from typing import Annotated, Literal

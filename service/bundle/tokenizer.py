@@ -51,11 +51,6 @@ class TextTokenizer:
         """Token ids of each text, special tokens spelled out taken as ordinary text. Adds none."""
         return _encode(self._plain, texts)
 
-    def token_id(self, token: str) -> int | None:
-        """Id of one token, or None."""
-        found: int | None = self._markup.token_to_id(token)
-        return found
-
 
 def _load(definition: str) -> Tokenizer:
     """The tokenizer, without the truncation and padding that its definition may ask for."""

@@ -16,7 +16,8 @@ _BODY_BYTES = tuple(1024 * 4**n for n in range(9))
 REJECTIONS = (
     "queue_full", "token_budget", "deadline", "body_too_large", "too_many_items", "too_many_tokens", "invalid",
     "invalid_json", "empty_text", "unauthorized", "model_mismatch", "not_found", "method", "media_type", "headers",
-    "slow_request", "invalid_http", "too_many_bodies", "not_ready", "draining",
+    "slow_request", "invalid_http", "too_many_bodies", "too_many_connections",
+    "not_ready", "draining",
 )  # fmt: skip
 OUTCOMES = ("ok", "truncated", "invalid", "nonfinite", "expired", "cancelled", "error")
 STAGES = ("parse", "tokenize", "queue", "infer", "serialize")
@@ -40,6 +41,7 @@ class Metrics:
             "assay_http_requests", "Finished requests.", ("route", "method", "status"), registry=r
         )
         self.http_in_flight = Gauge("assay_http_requests_in_flight", "Requests being handled.", registry=r)
+        self.connections = Gauge("assay_http_connections", "Open connections.", registry=r)
         self.request_samples = Histogram(
             "assay_request_samples", "Items of an accepted request.", buckets=_POWERS_OF_TWO, registry=r
         )
@@ -52,7 +54,9 @@ class Metrics:
         self.rejected = Counter("assay_requests_rejected", "Requests refused, by reason.", ("reason",), registry=r)
         # Work
         self.samples = Counter("assay_samples", "Items, by what became of them.", ("model", "outcome"), registry=r)
-        self.queue_samples = Gauge("assay_queue_samples", "Items admitted and not yet in a batch.", registry=r)
+        self.queue_samples = Gauge(
+            "assay_queue_samples", "Items admitted that wait, or that run and were then asked for again.", registry=r
+        )
         self.queue_tokens = Gauge("assay_queue_tokens", "Tokens admitted and not yet in a batch.", registry=r)
         self.queue_oldest = Gauge("assay_queue_oldest_age_seconds", "Age of the oldest waiting request.", registry=r)
         self.queue_limit = Gauge("assay_queue_limit_samples", "Items that may wait.", registry=r)
@@ -107,7 +111,7 @@ class Metrics:
 
     def _make_durations(self, seconds: Sequence[float]) -> None:
         self.http_duration = Histogram(
-            "assay_http_request_duration_seconds", "From the first byte to the end of the reply.",
+            "assay_http_request_duration_seconds", "From the end of the headers to the end of the reply.",
             ("route", "method"), buckets=seconds, registry=self.registry,
         )  # fmt: skip
         self.stage_duration = Histogram(
@@ -155,6 +159,10 @@ class Metrics:
     def watch_bodies(self, held: Callable[[], int]) -> None:
         """Read at scrape time how many bytes of bodies are held."""
         self.bodies_held.set_function(lambda: float(held()))
+
+    def watch_connections(self, count: Callable[[], int]) -> None:
+        """Read at scrape time how many connections are open."""
+        self.connections.set_function(lambda: float(count()))
 
     def watch_queue(self, read: Callable[[], "tuple[int, int, float, int, float]"], limit: int) -> None:
         """Read the queue's gauges at scrape time, so that they cannot drift.

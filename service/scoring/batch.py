@@ -6,7 +6,7 @@ from service.bundle.layout import Family, IntArray
 from service.scoring.cost import Attention, CostModel
 from service.scoring.prefixes import PrefixIndex
 
-FAMILY_STRETCH = 4
+FAMILY_STRETCH = 8
 """A batch may take this many times its seconds for the sake of items that are already half computed in it."""
 
 _ROUNDING = 1e-9

@@ -6,7 +6,7 @@ from itertools import islice
 from service.bundle.layout import Family
 from service.scoring.batch import Batch, Bounds
 from service.scoring.cost import Attention, CostModel
-from service.scoring.waiting import Item, WaitingLine, Work
+from service.scoring.waiting import WaitingItem, WaitingLine, Work
 
 AGE_SHARE = 0.25
 """Part of the engine's time that goes to the oldest requests while smaller ones keep coming."""
@@ -106,7 +106,7 @@ class _Filling:
         self._refused = 0
         self._families_seen: set[bytes] = set()
 
-    def offer(self, item: Item) -> bool:
+    def offer(self, item: WaitingItem) -> bool:
         """Offer one item; false once the batch counts as full."""
         if item.key not in self._batch:
             self._refused = 0 if self._batch.add(item.key, item.sequence) else self._refused + 1
@@ -124,7 +124,7 @@ class _Filling:
         return True
 
 
-def _items(works: Iterable[Work], now: float, late: dict[Work, None]) -> Iterator[Item]:
+def _items(works: Iterable[Work], now: float, late: dict[Work, None]) -> Iterator[WaitingItem]:
     """What waits of the requests, in their order; those that are late are set aside."""
     for work in works:
         if work.late(now):

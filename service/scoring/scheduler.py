@@ -22,7 +22,7 @@ from service.scoring.errors import DeadlineExceededError, EngineFailedError
 from service.scoring.pace import Pace
 from service.scoring.picking import Picker
 from service.scoring.prefixes import Sequences, forest_tokens
-from service.scoring.waiting import Item, WaitingLine, Work
+from service.scoring.waiting import WaitingItem, WaitingLine, Work
 
 _BATCHES_AHEAD = 2
 """One batch runs and one is ready behind it, so that the runner never waits for a plan."""
@@ -67,7 +67,7 @@ class _Flight:
     """
 
     batch: Batch
-    items: list[Item]
+    items: list[WaitingItem]
     submitted: "Future[BatchResult] | None" = None
     given_up: bool = False
 
@@ -86,7 +86,7 @@ class Scheduler:
         clock: monotonic seconds.
         cache: scores of before, None to compute everything.
         deterministic: batch each request alone, so that equal requests get scores that are equal to the bit. A batch
-            that lacks memory then fails: its halves would round otherwise.
+            that fails is then not tried again in halves: they would round otherwise.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class Scheduler:
         self._pump()
 
     async def _score(self, flight: _Flight, may_split: bool) -> None:
-        """Run a batch; one that lacked memory is tried again in two halves, which then fail alone."""
+        """Run a batch; one that failed is tried again in two halves, which then fail alone."""
         try:
             layout = await asyncio.get_running_loop().run_in_executor(self._planner, self._plan, flight.batch)
             if not flight.given_up:
@@ -221,17 +221,19 @@ class Scheduler:
         except asyncio.CancelledError:
             if not flight.given_up:  # then it is the loop that ends, and nothing new may begin
                 raise
-        except OutOfMemoryError as error:
-            self._metrics.engine_errors.labels("oom").inc()
+        except Exception as error:  # whatever it is, it is this batch's alone
+            kind = "oom" if isinstance(error, OutOfMemoryError) else "runtime"
+            self._metrics.engine_errors.labels(kind).inc()
             if not may_split or len(flight.items) == 1:
                 self._crash(flight, error)
                 return
             items = iter(flight.items)
-            for half in flight.batch.halves():
-                await self._score(_Flight(half, list(itertools.islice(items, len(half)))), may_split=False)
-        except Exception as error:  # whatever it is, it is this batch's alone
-            self._metrics.engine_errors.labels("runtime").inc()
-            self._crash(flight, error)
+            for batch in flight.batch.halves():
+                half = _Flight(batch, list(itertools.islice(items, len(batch))))
+                if any(item.waiters for item in half.items):
+                    await self._score(half, may_split=False)
+                else:  # all who waited have left, or were told that the engine is gone
+                    self._line.finish(half.items)
 
     def _plan(self, batch: Batch) -> Layout:
         return plan_layout(list(batch.sequences.values()), self.family, block_queries=self._block_queries)

@@ -11,7 +11,7 @@ from service.scoring.prefixes import PrefixIndex
 
 
 @dataclass(eq=False)
-class Item:
+class WaitingItem:
     """One token sequence that somebody waits for, computed once for all of them.
 
     Attributes:
@@ -42,8 +42,8 @@ class Work:
 
     admitted: float
     deadline: float | None
-    items: list[Item] = field(default_factory=list)
-    waiting: dict[Item, None] = field(default_factory=dict)
+    items: list[WaitingItem] = field(default_factory=list)
+    waiting: dict[WaitingItem, None] = field(default_factory=dict)
     size: int = 0
 
     def late(self, now: float) -> bool:
@@ -64,8 +64,8 @@ class WaitingLine:
     def __init__(self, family: Family) -> None:
         self.places = 0
         self.index = PrefixIndex(family)
-        self._waiting: dict[bytes, Item] = {}
-        self._running: dict[bytes, Item] = {}
+        self._waiting: dict[bytes, WaitingItem] = {}
+        self._running: dict[bytes, WaitingItem] = {}
         self._by_age: OrderedDict[Work, None] = OrderedDict()  # leaves quickly from anywhere
         self._by_size: dict[int, OrderedDict[Work, None]] = {}
 
@@ -75,7 +75,7 @@ class WaitingLine:
     def __contains__(self, key: bytes) -> bool:
         return key in self._waiting or key in self._running
 
-    def __getitem__(self, key: bytes) -> Item:
+    def __getitem__(self, key: bytes) -> WaitingItem:
         """The waiting item of a key."""
         return self._waiting[key]
 
@@ -121,7 +121,7 @@ class WaitingLine:
         for key, sequence in sequences.items():
             item = self._waiting.get(key) or self._running.get(key)
             if item is None:
-                item = self._waiting[key] = Item(key, sequence)
+                item = self._waiting[key] = WaitingItem(key, sequence)
                 self.index.add(key, sequence)
             item.waiters[work] = True
             work.items.append(item)
@@ -134,7 +134,7 @@ class WaitingLine:
             self._by_size.setdefault(work.size, OrderedDict())[work] = None
         return work
 
-    def take(self, keys: Iterable[bytes]) -> list[Item]:
+    def take(self, keys: Iterable[bytes]) -> list[WaitingItem]:
         """Move waiting items into a batch."""
         items = [self._waiting.pop(key) for key in keys]
         for item in items:
@@ -146,7 +146,7 @@ class WaitingLine:
             self.places -= len(item.waiters)
         return items
 
-    def finish(self, items: Iterable[Item]) -> None:
+    def finish(self, items: Iterable[WaitingItem]) -> None:
         """The items of a batch are done, or it failed. Twice does nothing."""
         for item in items:
             if self._running.get(item.key) is item:
@@ -168,7 +168,7 @@ class WaitingLine:
                     del self._waiting[item.key]
                     self.index.remove(item.key)
 
-    def _settle(self, work: Work, item: Item) -> None:
+    def _settle(self, work: Work, item: WaitingItem) -> None:
         """An item of a request waits no longer; with its last one the request leaves the order."""
         del work.waiting[item]
         if work.waiting:

@@ -34,6 +34,10 @@ def incomplete() -> assay.AssayError:
     return assay.ConnectionFailedError("reset", code=errors.INCOMPLETE_REPLY)
 
 
+def engine_failed() -> assay.AssayError:
+    return assay.UnavailableError("the batch failed", status=503, code=errors.ENGINE_FAILED, retry_after_s=1.0)
+
+
 def timed_out() -> assay.AssayError:
     return assay.UnavailableError("gateway timeout", status=504)
 
@@ -126,10 +130,12 @@ def test_work_that_may_have_been_done_is_repeated_within_the_budget(world: World
     assert 100 + capacity <= world.attempts <= 100 + capacity + earned
 
 
-def test_replies_that_break_off_are_counted(world: World) -> None:
-    ((error, end),) = world.call(1, 1e9, incomplete, timeout=120)
-    assert isinstance(error, assay.ConnectionFailedError) and end < 10
+@pytest.mark.parametrize("failure", [incomplete, engine_failed])
+def test_work_that_failed_is_repeated_so_many_times(world: World, failure: Callable[[], Any]) -> None:
+    ((error, end),) = world.call(1, 1e9, failure, timeout=120)
+    assert isinstance(error, type(failure())) and end < 20
     assert error.attempts == world.attempts == 6
+    assert not all(retry.process_budget().try_spend() for _ in range(32))
 
 
 def test_free_retries_leave_the_budget_to_others(world: World) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.length_rule import above_length_rule, breakdown, differences_to_length_rule
-from benchmarks.public_data import FILES, convarg_splits, debate_splits, shared_debates
+from benchmarks.public_data import FILES, convarg_splits, debate_splits, interval_notes, shared_debates
 from tests.pocket import pocket_formatter
 from training.data import Judgement, PreferenceRecord, Splits
 from training.data.public_sets import data_folder
@@ -72,3 +72,12 @@ def test_both_intervals_must_be_above(accuracy: float, difference: float, held: 
         "x", Interval(0.7, accuracy, 0.8), Interval(0.5, 0.4, 0.6), Interval(0.2, difference, 0.3)
     )
     assert target.held is held
+
+
+def test_how_many_clusters_is_said_and_what_few_mean() -> None:
+    many, few = (evaluate(examples(count), [np.array([1.0, 0.0])] * count, 1.0) for count in (24, 8))
+    assert many.accuracy.clusters == 24
+    (only,) = interval_notes(many, {"a": many})
+    assert only.startswith("Clusters that the intervals were drawn over: all pairs 24; ")
+    _, warning = interval_notes(many, {"a": many, "b": few})
+    assert warning.startswith("An interval over fewer than about 20 clusters is too narrow: here b")

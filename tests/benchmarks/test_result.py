@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import result, tables
-from benchmarks.result import Result, Row, Target, UncommittedError, refuse_uncommitted, uncommitted
+from benchmarks.result import CommitMovedError, Result, Row, Target, UncommittedError, refuse_uncommitted, uncommitted
 
 
 @pytest.fixture
@@ -25,6 +25,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(result, "RESULTS", tmp_path / "benchmarks" / "results")
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "benchmarks" / "results")
     (tmp_path / "benchmarks").mkdir()
+    monkeypatch.setattr(result, "_STARTED_AT", result._commit())
     return tmp_path
 
 
@@ -44,8 +45,9 @@ def test_results_of_a_commit_are_written_one_after_the_other(tree: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["code.py", "new.py"])
-def test_a_full_result_of_uncommitted_code_is_refused(tree: Path, name: str) -> None:
+def test_a_full_result_of_uncommitted_code_is_refused(tree: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (tree / name).write_text("two\n")
+    monkeypatch.setattr(result, "_STARTED_AT", result._commit())
     with pytest.raises(UncommittedError, match=rf"{name} is not committed: commit it, or measure with --quick"):
         made(quick=False).write()
     with pytest.raises(SystemExit, match=name):
@@ -54,6 +56,20 @@ def test_a_full_result_of_uncommitted_code_is_refused(tree: Path, name: str) -> 
     path = made(quick=True).write()
     assert path.name == "speed.quick.json"
     assert json.loads(path.read_text())["commit"].endswith(" with uncommitted changes")
+
+
+def test_a_commit_that_moved_during_the_measurement_is_refused(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(result, "_STARTED_AT", "0" * 40)
+    with pytest.raises(CommitMovedError, match="moved from 0000"):
+        made(quick=False).write()
+    assert json.loads(made(quick=True).write().read_text())["commit"] == "0" * 40
+
+
+def test_a_full_result_outside_a_repository_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(result, "uncommitted", list)
+    monkeypatch.setattr(result, "_STARTED_AT", "unknown")
+    with pytest.raises(SystemExit, match="no git repository"):
+        refuse_uncommitted(quick=False)
 
 
 def test_quick_results_are_ignored_by_version_control() -> None:

@@ -1,12 +1,14 @@
 """Every claim is measured and reported by itself; what cannot be measured does not hold."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import verify_line
-from benchmarks.result import Result, Target
+from benchmarks.result import RESULTS, Result, Target
 from training.config import TrainingConfig
 
 
@@ -35,6 +37,14 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         return verify_line.main(), written
 
     return run
+
+
+def test_every_result_that_has_a_quick_form_is_measured() -> None:
+    """But for those of the race, which is `verify_engine`, and of a GPU."""
+    commands = {path.stem: json.loads(path.read_text())["command"] for path in RESULTS.glob("*.json")}
+    claims = {name for name, command in commands.items() if not re.search(r"benchmarks\.(serving|gpu)", command)}
+    parts = {name.replace(" ", "_") for name in (*verify_line.LOCAL, *verify_line.PUBLIC)}
+    assert {name for name in claims if not name.endswith(".quick")} - {"public_data_convarg_debates"} == parts
 
 
 def test_all_held(run: Any, capsys: pytest.CaptureFixture[str]) -> None:

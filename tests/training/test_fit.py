@@ -252,3 +252,12 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
 def test_evaluations_fit_into_short_epochs(tmp_path: Path) -> None:
     arguments = training_arguments(configuration(tmp_path, evaluations_per_epoch=50, batch_elements=4), 9)
     assert arguments.eval_steps == arguments.save_steps == 1
+
+
+def test_one_device_where_there_are_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more, the Trainer would wrap the model in nn.DataParallel and give it as many times the batch."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    arguments = training_arguments(configuration(tmp_path, batch_elements=4), 24)
+    assert arguments.n_gpu == 1
+    assert arguments.train_batch_size == 4

@@ -150,14 +150,26 @@ def test_votes_of_several_sources_add_up(
 
 
 def test_a_file_that_is_read_twice_is_counted_once(tmp_path: Path) -> None:
-    one = write_votes(tmp_path / "a.jsonl", ("x", "y", 3, 2))
-    other = write_votes(tmp_path / "b.jsonl", ("x", "y", 9, 1))
-    copy = write_votes(tmp_path / "copy" / "a.jsonl", ("x", "y", 3, 2))
-    data = prepare_data(config(one, other, copy, one), seed=0)
+    folder, link = tmp_path / "votes", tmp_path / "link"
+    one = write_votes(folder / "a.jsonl", ("x", "y", 3, 2))
+    other = write_votes(folder / "b.jsonl", ("x", "y", 9, 1))
+    link.mkdir()
+    (link / "c.jsonl").symlink_to(one)
+    data = prepare_data(config(one, other, str(link), str(link / ".." / "votes" / "a.jsonl")), seed=0)
     assert share_for_x(data) == pytest.approx(12 / 15)
     assert data.account["repeated_judgements_removed"] == 42
-    kept = prepare_data(config(one, other, copy, deduplicate=False), seed=0)
+    assert share_for_x(prepare_data(config(one, str(folder)), seed=0)) == pytest.approx(12 / 15)
+    kept = prepare_data(config(one, other, one, deduplicate=False), seed=0)
     assert share_for_x(kept) == pytest.approx(15 / 20)
+
+
+def test_people_who_agree_in_files_of_one_name_all_count(tmp_path: Path) -> None:
+    """Rows without an id are named after their file, so that these equal rows have equal ids too."""
+    files = [write_votes(tmp_path / name / "votes.jsonl", ("x", "y", 1, 0)) for name in ("anna", "ben", "cleo")]
+    data = prepare_data(config(*files), seed=0)
+    (votes,) = (j.votes for record in everything(data) if record.prompt == "p" for j in record.judgements)
+    assert votes == 3
+    assert data.account["repeated_judgements_removed"] == 0
 
 
 def test_unmerged_votes_on_a_pair_are_not_lost_either(tmp_path: Path) -> None:

@@ -38,11 +38,6 @@ class HygieneReport:
     near_duplicate_prompts: Finding
     near_duplicate_responses: Finding
 
-    @property
-    def clean(self) -> bool:
-        """Whether nothing was found."""
-        return not any(value.count for value in vars(self).values() if isinstance(value, Finding))
-
 
 def check(records: Iterable[PreferenceRecord]) -> HygieneReport:
     """Look for what `HygieneReport` lists; changes nothing."""

@@ -1,7 +1,7 @@
 """What a test set shares with the training set."""
 
 import re
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,11 +31,6 @@ class LeakageReport:
     pair: Finding
     sentence: Finding
 
-    @property
-    def clean(self) -> bool:
-        """Whether nothing is shared."""
-        return not any(value.count for value in vars(self).values() if isinstance(value, Finding))
-
 
 def check_leakage(train: Iterable[PreferenceRecord], test: Iterable[PreferenceRecord]) -> LeakageReport:
     """Count the test records that share something with the training records."""
@@ -48,17 +43,6 @@ def check_leakage(train: Iterable[PreferenceRecord], test: Iterable[PreferenceRe
         pair=_finding(leaking(train, test, "pair")),
         sentence=_finding(leaking(train, test, "sentence")),
     )
-
-
-def without_leakage(
-    train: Iterable[PreferenceRecord],
-    test: Iterable[PreferenceRecord],
-    by: Collection[Shared] = ("prompt", "response", "pair"),
-) -> list[PreferenceRecord]:
-    """The test records that share none of `by` with training, for a figure beside the published one."""
-    train, test = list(train), list(test)
-    lost = {id(record) for kind in by for record in leaking(train, test, kind)}
-    return [record for record in test if id(record) not in lost]
 
 
 def leaking(

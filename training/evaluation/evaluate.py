@@ -20,7 +20,13 @@ QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 @dataclass(frozen=True)
 class JudgedPairs:
-    """Every judgement of some examples beside the scores of its two responses; all arrays (P,)."""
+    """Every judgement of some examples beside the scores of its two responses; all arrays (P,).
+
+    Attributes:
+        cluster: number of the prompt, or of the group of prompts, that the judgement belongs to. An interval must draw
+            these: judgements of one prompt are right or wrong together, in however many records they come.
+        example: number of the example that holds it.
+    """
 
     score_i: FloatArray
     score_j: FloatArray
@@ -28,6 +34,7 @@ class JudgedPairs:
     length_i: npt.NDArray[np.int64]
     length_j: npt.NDArray[np.int64]
     cluster: npt.NDArray[np.int64]
+    example: npt.NDArray[np.int64]
 
     @property
     def margin(self) -> FloatArray:
@@ -44,7 +51,8 @@ class Evaluation:
     """Figures of one model on one set of pairs. Accuracies leave out pairs whose votes tie.
 
     Attributes:
-        prompts, pairs, ties: how many prompts, judged pairs, and pairs among them whose votes tie.
+        prompts, pairs, ties: how many prompts (those of one group count once), judged pairs, and pairs among them
+            whose votes tie.
         accuracy: with an interval clustered by prompt.
         log_loss, brier: at temperature 1, in nats and squared probability.
         ece_before, ece_after: expected calibration error at temperature 1, and at `temperature`.
@@ -93,6 +101,12 @@ class Evaluation:
         }
 
 
+def prompt_numbers(examples: Sequence[Example]) -> list[int]:
+    """Of each example, the number of its prompt, or of the group that its prompt was split with."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(example.record.split_key, len(numbers)) for example in examples]
+
+
 def judged_pairs(examples: Sequence[Example], scores: Sequence[FloatArray]) -> JudgedPairs:
     """Line up judgements with scores; `scores` as `training.scoring.score_examples` gives them."""
     rows = [
@@ -103,11 +117,14 @@ def judged_pairs(examples: Sequence[Example], scores: Sequence[FloatArray]) -> J
             len(example.record.responses[judgement.i]),
             len(example.record.responses[judgement.j]),
             cluster,
+            number,
         )
-        for cluster, (example, values) in enumerate(zip(examples, scores, strict=True))
+        for number, (cluster, example, values) in enumerate(
+            zip(prompt_numbers(examples), examples, scores, strict=True)
+        )
         for judgement in example.record.judgements
     ]
-    columns = np.array(rows, dtype=np.float64).reshape(-1, 6).T
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 7).T
     return JudgedPairs(*columns[:3], *(column.astype(np.int64) for column in columns[3:]))
 
 
@@ -129,10 +146,10 @@ def evaluate(examples: Sequence[Example], scores: Sequence[FloatArray], temperat
         return metrics.clustered_interval(values[mask], decided.cluster[mask])
 
     everything = np.ones(len(right), dtype=np.bool_)
-    category = np.array([examples[cluster].record.category or "" for cluster in decided.cluster])
+    category = np.array([examples[number].record.category or "" for number in decided.example])
     items = sum(len(example.items) for example in examples)
     return Evaluation(
-        prompts=len(examples),
+        prompts=len(set(prompt_numbers(examples))),
         pairs=len(pairs.margin),
         ties=len(pairs.margin) - len(right),
         accuracy=interval(right, everything),
@@ -175,7 +192,12 @@ def calibrate(examples: Sequence[Example], scores: Sequence[FloatArray]) -> Cali
 
 def _within_prompt_spearman(examples: Sequence[Example], scores: Sequence[FloatArray]) -> float | None:
     lengths = [np.array([len(text) for text in example.record.responses], dtype=np.float64) for example in examples]
-    return metrics.spearman(
-        np.concatenate([values - values.mean() for values in scores]),
-        np.concatenate([length - length.mean() for length in lengths]),
-    )
+    prompt = np.repeat(prompt_numbers(examples), [len(length) for length in lengths])
+
+    def centred(values: Sequence[FloatArray]) -> FloatArray:
+        every = np.concatenate(list(values))
+        means: FloatArray = np.bincount(prompt, every) / np.bincount(prompt)
+        differences: FloatArray = every - means[prompt]
+        return differences
+
+    return metrics.spearman(centred(scores), centred(lengths))

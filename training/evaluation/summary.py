@@ -1,7 +1,7 @@
 """The figures of an evaluation as a page that can be read in a minute (Markdown)."""
 
 from training.evaluation.evaluate import Evaluation
-from training.evaluation.metrics import Interval
+from training.evaluation.metrics import FEW_CLUSTERS, Interval
 
 
 def summary(name: str, evaluation: Evaluation) -> str:
@@ -37,6 +37,13 @@ def summary(name: str, evaluation: Evaluation) -> str:
         lines += ["| category | accuracy |", "|---|---|"]
         lines += [f"| {category} | {_percent(interval)} |" for category, interval in e.by_category.items()]
         lines.append("")
+    shown = (e.accuracy, e.length_rule, e.length_matched, e.length_rule_matched, *e.by_category.values())
+    if few := [interval.clusters for interval in shown if interval is not None and interval.too_narrow]:
+        lines += [
+            f"\\* Drawn over fewer than {FEW_CLUSTERS} independent prompts (the least: {min(filter(None, few))}): such "
+            "an interval is too narrow, so the figure is less sure than it looks.",
+            "",
+        ]
     verdict = (
         "The interval of the accuracy lies above the length rule."
         if e.accuracy.low > e.length_rule.value
@@ -48,4 +55,5 @@ def summary(name: str, evaluation: Evaluation) -> str:
 def _percent(interval: Interval | None) -> str:
     if interval is None:
         return "none"
-    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+    mark = r" \*" if interval.too_narrow else ""
+    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f}){mark}"

@@ -36,14 +36,15 @@ def export_bundle(
 ) -> Bundle:
     """Write the bundle; an existing one at `destination` is replaced only by one that passed the gate.
 
-    With `reference`, servers can check on their own machine whether a lower precision will do.
+    With `reference`, servers can check on their own machine whether a lower precision will do. The model is left on
+    the CPU, where the graph is traced and both are compared; training may have put it on a GPU.
 
     Raises:
         ExportError: the backbone cannot be written as a graph; nothing is written.
         ParityError: graph and module differ; nothing is written.
         BundleError: the result is not a valid bundle; nothing is written.
     """
-    description, model = checkpoint.description, checkpoint.model.eval()
+    description, model = checkpoint.description, checkpoint.model.cpu().eval()
     destination.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     staging = scratch / "bundle"

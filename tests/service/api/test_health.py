@@ -19,6 +19,7 @@ SERIES = {
     "assay_requests_rejected": "counter",
     "assay_samples": "counter",
     "assay_stage_duration_seconds": "histogram",
+    "assay_http_connections": "gauge",
     "assay_queue_samples": "gauge",
     "assay_queue_tokens": "gauge",
     "assay_queue_oldest_age_seconds": "gauge",
@@ -89,6 +90,8 @@ def test_every_metric_is_there_before_traffic(served, pocket_bundle):
         "provider": "ScriptedProvider",
     }
     assert [sample.value for sample in found["assay_warmup_seconds"].samples] > [0]
+    (progress,) = found["assay_engine_last_progress_timestamp_seconds"].samples
+    assert time.time() - 60 < progress.value <= time.time()  # the warm-up's
 
 
 def test_requests_of_every_route_are_at_zero_before_the_first(served):

@@ -8,47 +8,19 @@ import time
 
 import pytest
 
+from tests.service.api.wire import BODY, CHUNKED, head, parse, replies
 from tests.service.doubles import PATIENCE, ScriptedSession
-from tests.service.serving import JSON, Reply, read_raw, read_reply, serving
+from tests.service.serving import JSON, read_raw, read_reply, serving
 
 LIMIT = 4096
-BODY = json.dumps({"prompt": "p", "responses": ["a"]}).encode()
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-CHUNKED = b"Transfer-Encoding: chunked"
 GONE = {"route": "/v1/score", "method": "POST", "status": "499"}
-
-
-def head(*fields: str, length: int = len(BODY), method: str = "POST", path: str = "/v1/score") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {length}"]
-    return "\r\n".join([*lines, *fields, "", ""]).encode()
 
 
 def padded(size: int, length: int = len(BODY)) -> bytes:
     """Headers that fill `size` bytes, the blank line's included."""
     without = len(head("X-Pad: ", length=length))
     return head("X-Pad: " + "x" * (size - without), length=length)
-
-
-def parse(raw: bytes) -> Reply:
-    """The one reply that a server gave before it closed."""
-    first, _, rest = raw.partition(b"\r\n")
-    fields, _, content = rest.partition(b"\r\n\r\n")
-    headers = dict(line.split(": ", 1) for line in fields.decode().split("\r\n"))
-    return Reply(int(first.split()[1]), {name.lower(): value for name, value in headers.items()}, content)
-
-
-def replies(connection, count: int) -> list[Reply]:
-    """So many replies, one after the other."""
-    found = []
-    stream = connection.makefile("rb")
-    for _ in range(count):
-        status = int(stream.readline().split()[1])
-        headers = {}
-        while line := stream.readline().decode().strip():
-            name, value = line.split(": ", 1)
-            headers[name.lower()] = value
-        found.append(Reply(status, headers, stream.read(int(headers["content-length"]))))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +208,7 @@ class TestHalfClosed:
             connection.shutdown(socket.SHUT_WR)
             assert read_raw(connection) == b""
 
-    @pytest.mark.parametrize("then", [b"", head()[:20]])
+    @pytest.mark.parametrize("then", [b"", head()[:20], head(), head() + BODY, (head() + BODY) * 3])
     def test_one_that_has_left_is_found_out(self, served, session, then):
         left = served.context.metrics.registry.get_sample_value("assay_http_requests_total", GONE) or 0
         session.hold()
@@ -406,7 +378,7 @@ def test_a_reply_that_nobody_reads_is_given_up(pocket_bundle):
     """A ranking of many responses is a reply of megabytes: it must not stay in memory because its reader sleeps."""
     texts = [f"{number}" for number in range(900)]
     body = json.dumps({"prompt": "p", "responses": texts}).encode()
-    with serving(pocket_bundle, receive_timeout_s=0.2) as served, served.connect() as connection:
+    with serving(pocket_bundle, receive_timeout_s=0.2, max_rank_items=900) as served, served.connect() as connection:
         connection.sendall(head(length=len(body), path="/v1/rank") + body)
         until = time.monotonic() + PATIENCE
         while not served.server.server_state.connections:

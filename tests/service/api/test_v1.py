@@ -8,7 +8,9 @@ import pytest
 
 from service.api.v1 import _preferences
 from service.bundle.calibration import Calibration, Scale
+from service.engine.gate import Gate
 from tests.pocket import NAN_TEXT, pocket_reward
+from tests.service.doubles import ScriptedSession
 from tests.service.serving import serving
 
 RESPONSES = ["one", "two", "three", "two"]
@@ -117,6 +119,7 @@ def test_model(served, pocket_bundle):
     assert reply["limits"] == {
         "body_bytes": 2**20,
         "items_per_request": 50,
+        "responses_per_ranking": 50,
         "tokens_per_item": 64,
         "queue_items": 8192,
         "queue_tokens": 2**21,
@@ -125,6 +128,24 @@ def test_model(served, pocket_bundle):
     assert reply["provider"] == "CPUExecutionProvider"
     assert reply["calibration"]["temperature"] == 0.8
     assert reply["evaluation"] == {"accuracy": 0.75, "pairs": 400}
+
+
+@pytest.mark.parametrize(
+    ("precision", "gate", "said"),
+    [
+        ("fp32", None, "not_needed"),
+        ("bf16", Gate("bf16", 20, 0, 1, 0.0, 0.999, 0.01), "passed"),
+        ("bf16", None, "not_checked"),
+    ],
+)
+def test_whether_the_precision_was_checked(pocket_bundle, precision, gate, said):
+    session = ScriptedSession()
+    session.precision = precision
+    with serving(pocket_bundle, session) as served:
+        served.context.gate = gate
+        reply = served.get("/v1/model").json
+    assert (reply["precision"], reply["precision_check"]) == (precision, said)
+    assert (reply["precision_gate"] is None) == (gate is None)
 
 
 def test_an_encoder(pocket_encoder_bundle):
@@ -181,6 +202,14 @@ def test_all_pairs_at_once_are_each_pair(raw, temperature):
 
 
 def test_ranking_as_many_as_a_request_may_hold(pocket_bundle):
+    def ranking(count: int) -> dict:
+        return {"prompt": "p", "responses": [f"{n}" for n in range(count)]}
+
     with serving(pocket_bundle) as served:
-        reply = served.post("/v1/rank", {"prompt": "p", "responses": [f"{n}" for n in range(1024)]}).json
-        assert len(reply["win_probabilities"]) == len(reply["win_probabilities"][0]) == 1024
+        reply = served.post("/v1/rank", ranking(256)).json
+        assert len(reply["win_probabilities"]) == len(reply["win_probabilities"][0]) == 256
+        refused = served.post("/v1/rank", ranking(257))
+        assert (refused.status, refused.error["code"], refused.error["field"]) == (413, "too_many_items", "responses")
+        assert "257 items, more than the 256 of one request; send fewer" in refused.error["message"]
+        assert served.post("/v1/score", ranking(257)).status == 200
+        assert served.get("/v1/model").json["limits"]["responses_per_ranking"] == 256

@@ -193,3 +193,49 @@ def test_missing_or_altered_weights(tmp_path: Path) -> None:
     refuse(folder, WEIGHTS_NAME, "does not have the SHA-256")
     (folder / WEIGHTS_NAME).unlink()
     refuse(folder, WEIGHTS_NAME, "is listed in bundle.json and missing")
+
+
+# -- operators -----------------------------------------------------------------
+
+
+def reads_a_file() -> onnx.NodeProto:
+    """What an execution provider takes for a compiled graph, from a path that the graph names."""
+    return helper.make_node(
+        "EPContext", [], ["out"], domain="com.microsoft", embed_mode=0, ep_cache_context="../outside/evil.blob",
+        main_context=1, source="OpenVINOExecutionProvider",
+    )  # fmt: skip
+
+
+def within(node: onnx.NodeProto) -> onnx.GraphProto:
+    return onnx.GraphProto(name="outer", node=[constant(g=onnx.GraphProto(name="inner", node=[node]))])
+
+
+NODE_PLACES: dict[str, Callable[[ModelProto, onnx.NodeProto], object]] = {
+    "graph": lambda model, node: model.graph.node.append(node),
+    "subgraph": lambda model, node: model.graph.node.append(constant(g=within(node))),
+    "list of subgraphs": lambda model, node: model.graph.node.append(constant(graphs=[within(node)])),
+    "function": lambda model, node: model.functions.append(function(node=[node])),
+    "default of a function": lambda model, node: model.functions.append(
+        function(attribute_proto=[AttributeProto(name="value", g=within(node))])
+    ),
+}
+
+
+@pytest.mark.parametrize("place", NODE_PLACES)
+def test_an_operator_that_reads_files(folder: Path, place: str) -> None:
+    edit_model(folder, lambda model: NODE_PLACES[place](model, reads_a_file()))
+    refuse(folder, "model.onnx", "has the operator com.microsoft:EPContext, and only ONNX's own are served")
+
+
+@pytest.mark.parametrize("domain", ["com.example", "ai.onnx.ml", "local", "COM.MICROSOFT", " "])
+def test_an_operator_of_another_domain(folder: Path, domain: str) -> None:
+    edit_model(folder, lambda model: model.graph.node.append(helper.make_node("Foo", [], ["out"], domain=domain)))
+    refuse(folder, "model.onnx", f"has the operator {domain}:Foo, and only ONNX's own are served")
+
+
+@pytest.mark.parametrize("place", NODE_PLACES)
+@pytest.mark.parametrize("domain", ["", "ai.onnx"])
+def test_the_standard_operators(folder: Path, place: str, domain: str) -> None:
+    node = helper.make_node("Identity", ["rewards"], ["again"], domain=domain)
+    edit_model(folder, lambda model: NODE_PLACES[place](model, node))
+    assert read_bundle(folder).manifest.name == "pocket"

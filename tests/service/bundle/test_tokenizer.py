@@ -37,8 +37,6 @@ def test_no_text_at_all() -> None:
 
 def test_what_it_knows() -> None:
     assert POCKET.vocabulary_size == VOCABULARY_SIZE
-    assert POCKET.token_id("<|end|>") == SPECIAL_IDS["<|end|>"]
-    assert POCKET.token_id("<|nothing|>") is None
 
 
 def test_truncation_and_padding_of_the_definition_are_ignored() -> None:

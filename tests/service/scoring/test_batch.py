@@ -63,7 +63,7 @@ def test_seconds_bound_a_batch_but_not_its_first_item():
 def test_items_that_are_half_computed_already_may_exceed_the_seconds():
     batch = Batch(Bounds(ANY, ANY, 10.0), CostModel(0.0, 1.0, 0.0), Family.CAUSAL, Attention(1))
     prefix = np.arange(8)
-    taken = [batch.add(token_key(item), item) for last in range(50) if len(item := np.append(prefix, 100 + last))]
+    taken = [batch.add(token_key(item), item) for last in range(100) if len(item := np.append(prefix, 100 + last))]
     assert sum(taken) == FAMILY_STRETCH * 10 - 8
     stranger = np.arange(50, 52)
     assert not batch.add(token_key(stranger), stranger)

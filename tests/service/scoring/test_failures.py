@@ -8,7 +8,7 @@ import pytest
 from service.engine.session import EngineError, OutOfMemoryError
 from service.scoring.admission import Limits
 from service.scoring.errors import EngineFailedError
-from tests.service.doubles import fails, until
+from tests.service.doubles import fails, until, with_any_of
 from tests.service.scoring.line import items, line_over
 
 
@@ -29,7 +29,7 @@ from tests.service.scoring.line import items, line_over
 async def test_a_failed_batch_fails_its_own_requests_only(pocket_bundle, step):
     async with line_over(pocket_bundle) as line:
         line.session.hold()
-        line.session.then(lambda rewards: rewards, step)
+        line.session.always(with_any_of(line.right(items(2, "victim")), step))
         before = line.submit(items(2, "before"))
         await line.runner.submission()
         victim = line.submit(items(2, "victim"))
@@ -42,18 +42,49 @@ async def test_a_failed_batch_fails_its_own_requests_only(pocket_bundle, step):
             await victim
         assert (await after).raw == pytest.approx(line.right(items(2, "after")), abs=1e-5)
         assert line.runner.alive(1.0)
-        assert line.metric("assay_engine_errors_total", kind="runtime") == 1
+        # The batch and its first half; then nobody waits for the other.
+        assert line.metric("assay_engine_errors_total", kind="runtime") == 2
         assert line.metric("assay_samples_total", model="pocket", outcome="error") == 2
+
+
+async def test_an_item_that_the_engine_cannot_bear_spares_the_other_half_of_its_batch(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        running = [line.submit(items(1, name)) for name in "xy"]
+        for _ in running:
+            await line.runner.submission()
+        poison = items(1, "poison")
+        line.session.always(with_any_of(line.right(poison), fails(EngineError("cannot bear it"))))
+        requests = {name: line.submit(items(1, name)) for name in ("a", "b", "poison", "c")}
+        await line.queued(4)
+        line.session.let_go()
+        outcomes = await asyncio.gather(*requests.values(), return_exceptions=True)
+        assert [len(layout.read_index) for layout in line.session.layouts] == [1, 1, 4, 2, 2]
+        failed = [name for name, outcome in zip(requests, outcomes, strict=True) if isinstance(outcome, Exception)]
+        assert "poison" in failed and len(failed) == 2
+        for name, outcome in zip(requests, outcomes, strict=True):
+            if name not in failed:
+                assert outcome.raw == pytest.approx(line.right(items(1, name)), abs=1e-5)
+        await asyncio.gather(*running)
+
+
+async def test_a_failed_batch_is_not_halved_when_scores_must_be_equal_to_the_bit(pocket_bundle):
+    async with line_over(pocket_bundle, deterministic=True) as line:
+        line.session.then(fails(EngineError("broken")))
+        with pytest.raises(EngineFailedError, match="broken"):
+            await line.submit(items(4))
+        assert len(line.session.layouts) == 1
 
 
 async def test_the_rest_of_a_split_request_is_not_computed_after_a_failure(pocket_bundle):
     async with line_over(pocket_bundle, Limits(1000, 100_000, batch_tokens=40)) as line:
-        line.session.then(fails(EngineError("broken")))
+        line.session.always(fails(EngineError("broken")))
         with pytest.raises(EngineFailedError):
             await line.submit(items(200))
         assert line.metric("assay_queue_samples") == 0
+        line.session.always(lambda rewards: rewards)
         assert (await line.submit(items(3))).raw == pytest.approx(line.right(items(3)), abs=1e-5)
-        assert len(line.session.layouts) <= 3
+        assert len(line.session.layouts) <= 5  # the batch and the one behind it, half of each, and the last
 
 
 async def test_a_stopped_runner_is_an_error_and_not_a_hang(pocket_bundle):

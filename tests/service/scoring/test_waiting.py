@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from service.bundle.layout import Family
 from service.scoring.cost import CostModel
-from service.scoring.waiting import Item, WaitingLine, Work
+from service.scoring.waiting import WaitingItem, WaitingLine, Work
 from tests.service.scoring.sequences import FAMILIES, distinct, forest, requests
 
 BY_TOKENS = CostModel(fixed=0.0, per_token=1.0, per_cell=0.0)
@@ -75,10 +75,10 @@ class AnyHistory(RuleBasedStateMachine):
         self.line = WaitingLine(family)
         self.here: list[Expected] = []
         self.waiting: dict[bytes, np.ndarray] = {}
-        self.batches: list[list[Item]] = []
+        self.batches: list[list[WaitingItem]] = []
         self.late_joins: set[tuple[Work, bytes]] = set()
 
-    def running(self) -> dict[bytes, Item]:
+    def running(self) -> dict[bytes, WaitingItem]:
         return {item.key: item for batch in self.batches for item in batch}
 
     @rule(items=requests)

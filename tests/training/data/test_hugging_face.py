@@ -12,6 +12,10 @@ from training.data.readers import read_records
 ROWS = [{"prompt": "2+2?", "chosen": "4", "rejected": "5"}, {"prompt": "3+3?", "chosen": "6", "rejected": ""}]
 
 
+class BrokenSetError(Exception):
+    """A kind of the library's own, as its DatasetGenerationError is."""
+
+
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
     """What was asked of `datasets.load_dataset`, which knows `us/one` (one split) and `us/two` (two)."""
@@ -20,6 +24,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
     def load_dataset(name: str, split: str | None = None) -> Any:
         asked.append((name, split))
         splits = {"us/one": {"train": ROWS}, "us/two": {"train": ROWS, "test": ROWS[:1]}}
+        if name == "us/broken":
+            raise BrokenSetError("while generating") from KeyError("line 3")
         if name not in splits:
             raise FileNotFoundError(f"{name} does not exist on the Hub")
         return splits[name] if split is None else splits[name][split]
@@ -46,9 +52,13 @@ def test_a_choice_of_splits_must_be_made(loads: list[tuple[str, str | None]]) ->
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("hf:us/none", "cannot be loaded: us/none does not exist"), ("hf:", "given as hf:NAME")],
+    [
+        ("hf:us/none", "cannot be loaded: FileNotFoundError: us/none does not exist"),
+        ("hf:us/broken", r"hf:us/broken: cannot be loaded: BrokenSetError: while generating \(KeyError: 'line 3'\)"),
+        ("hf:", "given as hf:NAME"),
+    ],
 )
-def test_a_set_that_is_not_there(loads: list[tuple[str, str | None]], name: str, reason: str) -> None:
+def test_a_set_that_is_not_there_or_broken(loads: list[tuple[str, str | None]], name: str, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         read_records(name)
 

@@ -159,18 +159,6 @@ def test_parquet_of_messages(tmp_path: Path) -> None:
     assert read_records(path).records[0].prompt == TURNS
 
 
-def test_a_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
-    rows = {"b.jsonl": "q2", "a.x.jsonl": "q1", "a.y.jsonl": "q0"}
-    for name, prompt in rows.items():
-        (tmp_path / name).write_text(json.dumps({"prompt": prompt, "chosen": "4", "rejected": "5"}))
-    (tmp_path / "notes.txt").write_text("not data")
-    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "q3", "chosen": "4", "rejected": "5"}'))
-    records = read_records(tmp_path).records
-    assert [(record.id, record.prompt) for record in records] == [
-        ("a.x-1", "q1"), ("a.y-1", "q0"), ("b-1", "q2"), ("c-1", "q3")
-    ]  # fmt: skip
-
-
 def test_written_records_read_back(tmp_path: Path) -> None:
     records = read_records(GOLDEN / "records.jsonl").records
     write_records(tmp_path / "again.jsonl", records)

@@ -16,12 +16,16 @@ from training.examples import Example
 
 
 def example(
-    lengths: list[int], judgements: list[tuple[int, int, int, int, int]], category: str | None = None, removed: int = 0
+    lengths: list[int],
+    judgements: list[tuple[int, int, int, int, int]],
+    category: str | None = None,
+    removed: int = 0,
+    prompt: str | None = None,
 ) -> Example:
     """Responses of the lengths, and judgements (i, j, i_wins, j_wins, ties)."""
     record = PreferenceRecord(
         id=f"{lengths}{judgements}",
-        prompt="p",
+        prompt=prompt or f"{lengths}{judgements}",
         responses=["x" * length for length in lengths],
         judgements=[
             Judgement(i=i, j=j, i_wins=wins, j_wins=losses, ties=ties) for i, j, wins, losses, ties in judgements
@@ -53,6 +57,16 @@ def test_judgements_are_lined_up_with_their_scores() -> None:
     assert pairs.length_i.tolist() == [10, 10, 90, 100, 90]
     assert pairs.length_j.tolist() == [100, 100, 100, 99, 99]
     assert pairs.cluster.tolist() == [0, 1, 2, 2, 2]
+
+
+def test_records_of_one_prompt_are_one_cluster_and_one_prompt() -> None:
+    parts = [example([10, 20], [(0, 1, 1, 0, 0)], category, prompt="The same") for category in "ab"]
+    parts += [example([10, 20], [(0, 1, 1, 0, 0)], "b", prompt="the  same"), example([5, 6], [(0, 1, 1, 0, 0)], "b")]
+    scores = [array(2, 1), array(1, 2), array(2, 1), array(2, 1)]
+    assert judged_pairs(parts, scores).cluster.tolist() == [0, 0, 0, 1]
+    figures = evaluate(parts, scores, temperature=1.0)
+    assert (figures.prompts, figures.pairs) == (2, 4)
+    assert (figures.accuracy.low, figures.accuracy.high) == (pytest.approx(2 / 3), 1.0)  # the one prompt or the other
 
 
 def test_figures() -> None:
@@ -119,9 +133,20 @@ def test_cut_items_are_counted() -> None:
 
 
 def test_verdict() -> None:
-    good = evaluate([example([10, 100], [(0, 1, 1, 0, 0)])] * 40, [array(1, 0)] * 40, 1.0)
+    forty = [example([10, 100], [(0, 1, 1, 0, 0)], prompt=f"{n}") for n in range(40)]
+    good = evaluate(forty, [array(1, 0)] * 40, 1.0)
     assert "lies above the length rule" in summary("mine", good)
     assert "not clearly above the length rule" in summary("mine", evaluate(EXAMPLES, SCORES, 1.0))
+
+
+@pytest.mark.parametrize(("prompts", "warned"), [(19, True), (20, False)])
+def test_an_interval_over_few_prompts_is_marked(prompts: int, warned: bool) -> None:
+    examples = [example([10, 100], [(0, 1, 1, 0, 0)], prompt=f"{n}") for n in range(prompts)]
+    figures = evaluate(examples, [array(1, 0)] * prompts, 1.0)
+    assert figures.accuracy.clusters == prompts
+    page = summary("mine", figures)
+    assert (r"| accuracy | 100.0 % (100.0 to 100.0) \* |" in page) == warned
+    assert (r"\* Drawn over fewer than 20 independent prompts (the least: 19): such an" in page) == warned
 
 
 def test_calibration() -> None:
@@ -136,6 +161,6 @@ def test_calibration() -> None:
 
 
 def test_categories_of_enough_prompts() -> None:
-    examples = [example([10, 100], [(0, 1, 1, 0, 0)], "many") for _ in range(5)] + EXAMPLES[:1]
+    examples = [example([10, 100], [(0, 1, 1, 0, 0)], "many", prompt=str(n)) for n in range(5)] + EXAMPLES[:1]
     figures = evaluate(examples, [array(2, 1)] * 6, temperature=1.0)
     assert {name: interval.value for name, interval in figures.by_category.items()} == {"many": 1.0}

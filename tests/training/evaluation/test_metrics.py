@@ -113,6 +113,19 @@ def test_the_interval_covers() -> None:
     assert 0.88 <= inside / 200 <= 0.99
 
 
+def test_over_few_clusters_it_covers_less_and_says_so() -> None:
+    generator = np.random.default_rng(1)
+    inside = 0
+    for seed in range(300):
+        values, cluster = generator.normal(0.85, 0.06, 8), np.arange(8)
+        interval = clustered_interval(values, cluster, seed=seed, draws=400)
+        assert interval.clusters == 8
+        assert interval.too_narrow
+        inside += interval.low <= 0.85 <= interval.high
+    assert inside / 300 < 0.91
+    assert not clustered_interval(np.repeat(values, 5), np.arange(40)).too_narrow
+
+
 def test_clusters_that_agree_widen_the_interval() -> None:
     generator = np.random.default_rng(2)
     once = (generator.random(200) < 0.7).astype(np.float64)

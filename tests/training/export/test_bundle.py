@@ -23,8 +23,10 @@ from training.evaluation.evaluate import Evaluation, calibrate, evaluate
 from training.examples import encode_records, layout_tensors
 from training.export import bundle as export
 from training.export.bundle import export_bundle
+from training.export.graph import ExportError
 from training.export.parity import ParityError
 from training.inspection import describe
+from training.model import RewardModel
 from training.scoring import score_examples
 
 
@@ -161,3 +163,22 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OSError, match="No space"):
         export_bundle(checkpoint, *report(checkpoint), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_was_trained_on_a_gpu_is_exported_from_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tiny_checkpoint(Family.CAUSAL)
+    moved = tiny_checkpoint(Family.CAUSAL).model
+    monkeypatch.setattr(checkpoint.model, "cpu", lambda: moved)
+    traced: list[RewardModel] = []
+
+    def stop(model: RewardModel, *_: object) -> None:
+        traced.append(model)
+        raise ExportError("far enough")
+
+    figures = report(checkpoint)
+    monkeypatch.setattr(export, "export_graph", stop)
+    with pytest.raises(ExportError, match="far enough"):
+        export_bundle(checkpoint, *figures, tmp_path / "bundle")
+    assert traced == [moved]

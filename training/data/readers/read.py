@@ -21,9 +21,10 @@ class BadRow:
 
 @dataclass(frozen=True)
 class ReadResult:
-    """The records of a source, the rows that gave none, and the format that was read."""
+    """The records of a source and the file of each, the rows that gave none, and the format that was read."""
 
     records: list[PreferenceRecord]
+    files: list[str]
     skipped: list[BadRow]
     format: Format
 
@@ -34,7 +35,7 @@ def read_records(
     format: Format | Literal["auto"] = "auto",
     on_bad_row: Literal["error", "skip"] = "error",
 ) -> ReadResult:
-    """Read preference records from a file, a folder of `*.jsonl` files or `hf:NAME[:SPLIT]`.
+    """Read preference records from a file, a folder of files or `hf:NAME[:SPLIT]`.
 
     `format` says what the columns are; `auto` decides by the first row that shows it. A row without an `id` is
     named after its file and line, and a row without a `source` after its file. Where one response was chosen
@@ -48,6 +49,7 @@ def read_records(
         raise ValueError(f"on_bad_row is {on_bad_row!r}; it must be error or skip")
     known: Format | None = None if format == "auto" else format
     records: list[PreferenceRecord] = []
+    files: list[str] = []
     skipped: list[BadRow] = []
     places: dict[str, str] = {}
     for row in raw_rows(path_or_name):
@@ -64,12 +66,13 @@ def read_records(
             continue
         places[record.id] = f"{row.file}:{row.line}"
         records.append(record)
+        files.append(row.file)
     if known is None:
         lost = f"none of its {len(skipped)} rows can be read; the first: {skipped[0].reason}" if skipped else "no rows"
         raise DataError(lost, file=str(path_or_name))
     if not records and not skipped:
         raise DataError("no rows", file=str(path_or_name))
-    return ReadResult(records, skipped, known)
+    return ReadResult(records, files, skipped, known)
 
 
 def _record(row: RawRow, known: Format | None) -> PreferenceRecord:

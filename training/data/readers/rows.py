@@ -12,10 +12,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, cast
 
+from training.checkpoint_error import first_line
 from training.data.errors import DataError
+from training.data.readers.folder import KINDS_IN_WORDS, files_of, kind_of
 
 HUGGING_FACE = "hf:"
-_KINDS = (".jsonl", ".json", ".csv", ".parquet")
 _INSTALL = "pip install 'assay[train]'"
 
 # What the cells of these CSV columns hold; every other cell is text.
@@ -34,7 +35,7 @@ class RawRow:
 
 
 def raw_rows(path_or_name: str | Path) -> Iterator[RawRow]:
-    """All rows of a file, of a folder of `*.jsonl` and `*.jsonl.gz` files, or of `hf:NAME[:SPLIT]`.
+    """All rows of a file, of the files at the top of a folder, or of `hf:NAME[:SPLIT]`.
 
     Blank lines are no rows. Raises `DataError` where the source as a whole cannot be read.
     """
@@ -45,22 +46,14 @@ def raw_rows(path_or_name: str | Path) -> Iterator[RawRow]:
     path = Path(path_or_name)
     if not path.exists():
         raise DataError("no such file or folder", file=name)
-    if not path.is_dir():
-        yield from _file_rows(path)
-        return
-    files = sorted([*path.glob("*.jsonl"), *path.glob("*.jsonl.gz")])
-    if not files:
-        raise DataError("no *.jsonl or *.jsonl.gz file in this folder", file=name)
-    for file in files:
+    for file in files_of(path) if path.is_dir() else [path]:
         yield from _file_rows(file)
 
 
 def _file_rows(path: Path) -> Iterator[RawRow]:
-    kind = next((kind for kind in _KINDS if path.name.removesuffix(".gz").endswith(kind)), None)
-    if kind is None or (kind == ".parquet" and path.suffix == ".gz"):
-        raise DataError(
-            f"unknown kind of file; known are {', '.join(_KINDS)}, the first three also .gz", file=str(path)
-        )
+    kind = kind_of(path)
+    if kind is None:
+        raise DataError(f"unknown kind of file; known are {KINDS_IN_WORDS}", file=str(path))
     if kind == ".parquet":
         yield from _parquet(path)
         return
@@ -199,8 +192,9 @@ def _hugging_face(name: str) -> Iterator[RawRow]:
     library = _library("datasets", "Hugging Face data sets")
     try:
         loaded = library.load_dataset(repository, split=part or None)
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be loaded: {error}", file=name) from error
+    except Exception as error:  # the library hands on whatever the set's files and their readers raise
+        cause = "" if error.__cause__ is None else f" ({first_line(error.__cause__)})"
+        raise DataError(f"cannot be loaded: {first_line(error)}{cause}", file=name) from error
     if not part:
         splits = sorted(loaded)
         if len(splits) != 1:

@@ -139,7 +139,11 @@ def run(quick: bool) -> Result:
             difference = float(np.abs(scores["packed"] - scores["padded"]).max())
             targets.append(
                 Target(
-                    f"packed and padded scores agree, {name}", "within 1e-04", f"{difference:.1e}", difference <= 1e-4
+                    f"packed and padded scores agree, {name}",
+                    "within 1e-04",
+                    f"{difference:.1e}",
+                    difference <= 1e-4,
+                    True,
                 )
             )
     return Result("packed_throughput", quick, SEED, targets, figures)

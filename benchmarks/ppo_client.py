@@ -121,6 +121,7 @@ def load(bundle: Path, kind: str, calls: int) -> Load:
             f"standard deviations at least {100 * TOLERANCE:g}",
             f"{spread:.3f}, within a prompt {within:.3f}",
             min(spread, within) >= 100 * TOLERANCE,
+            detail=True,
         ),
     ]
     figures = {

@@ -18,12 +18,17 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "num
 
 @dataclass(frozen=True)
 class Target:
-    """One claim: what was wanted, what was measured, and whether it holds."""
+    """One claim: what was wanted, what was measured, and whether it holds.
+
+    Attributes:
+        detail: it only supports another claim, such as that two scores agree whose speeds are compared.
+    """
 
     name: str
     target: str
     figure: str
     held: bool
+    detail: bool = False
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,7 @@ def run(quick: bool) -> Result:
         f"standard deviation at least {100 * TOLERANCE:g}",
         f"{spread:.3f}",
         spread >= 100 * TOLERANCE,
+        detail=True,
     )
     figures = {
         "largest_difference": errors,

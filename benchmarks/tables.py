@@ -1,42 +1,77 @@
-"""Write the README's tables from the committed results, between their markers.
+"""Write the tables of both READMEs from the committed results, between their markers.
 
-python -m benchmarks.tables [--check]
+    python -m benchmarks.tables [--check]
+
+The project's README gets the claims; that of the benchmarks the claims that only support others, the figures without a
+target, and the notes.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from benchmarks.result import RESULTS
 
 README = RESULTS.parent.parent / "README.md"
+BENCHMARKS_README = RESULTS.parent / "README.md"
 START, END = "<!-- results: made by `python -m benchmarks.tables` -->", "<!-- end of results -->"
 
 
-def table() -> str:
-    """Markdown of every full result: a table of the targets, one of figures that are no targets, and the notes."""
-    claims = ["| claim | target | measured | held | command |", "|---|---|---|---|---|"]
-    parts = ["", "Parts of these figures, without a target:", "", "| part | measured | command |", "|---|---|---|"]
-    head = len(parts)
-    notes: list[str] = []
-    machines = set()
+def results() -> Iterator[dict[str, Any]]:
+    """Every full result, by name of file."""
     for path in sorted(RESULTS.glob("*.json")):
-        if path.name.endswith(".quick.json"):
-            continue
-        result = json.loads(path.read_text(encoding="utf-8"))
-        machine, command = result["machine"], f"`{result['command']}`"
-        machines.add(f"{machine['cores']} cores of {machine['processor']}{' with AMX' if machine['amx'] else ''}")
+        if not path.name.endswith(".quick.json"):
+            yield json.loads(path.read_text(encoding="utf-8"))
+
+
+def claims(detail: bool) -> list[str]:
+    """A table of the targets that are claims of their own, or of those that are details of others."""
+    lines = ["| claim | target | measured | held | command |", "|---|---|---|---|---|"]
+    for result in results():
         for target in result["targets"]:
-            held = "yes" if target["held"] else "**no**"
-            claims.append(_line(target["name"], target["target"], target["figure"], held, command))
-        parts += [_line(row["name"], row["figure"], command) for row in result.get("rows", ())]
-        notes += ["", *result["notes"]] if result.get("notes") else []
-    measured = [
-        "",
-        f"Measured on {'; '.join(sorted(machines))}. "
-        "Seeds, versions, commits and spreads are in `benchmarks/results/`.",
-    ]
-    return "\n".join([*claims, *(parts if len(parts) > head else ()), *notes, *measured])
+            if target.get("detail", False) == detail:
+                held = "yes" if target["held"] else "**no**"
+                lines.append(_line(target["name"], target["target"], target["figure"], held, _command(result)))
+    return lines
+
+
+def parts() -> list[str]:
+    """A table of the figures without a target."""
+    lines = ["| part | measured | command |", "|---|---|---|"]
+    for result in results():
+        lines += [_line(row["name"], row["figure"], _command(result)) for row in result.get("rows", ())]
+    return lines
+
+
+def notes() -> list[str]:
+    """What a reader of the figures must know."""
+    return [f"- {note}" for result in results() for note in result.get("notes", ())]
+
+
+def circumstances() -> str:
+    """The machines, and where the rest is said."""
+    machines = {
+        f"{machine['cores']} cores of {machine['processor']}{' with AMX' if machine['amx'] else ''}"
+        for machine in (result["machine"] for result in results())
+    }
+    return (
+        f"Measured on {'; '.join(sorted(machines))}. Seeds, versions, commits and spreads are in `benchmarks/results/`."
+    )
+
+
+def tables() -> dict[Path, str]:
+    """The text between the markers of each README."""
+    return {
+        README: "\n".join([*claims(detail=False), "", circumstances()]),
+        BENCHMARKS_README: "\n".join([*claims(detail=True), "", *parts(), "", *notes()]).rstrip(),
+    }
+
+
+def _command(result: dict[str, Any]) -> str:
+    return f"`{result['command']}`"
 
 
 def _line(*cells: str) -> str:
@@ -44,29 +79,29 @@ def _line(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def rendered(readme: str) -> str:
-    """The README with its table as the results say.
+def rendered(readme: Path) -> str:
+    """A README with its tables as the results say.
 
     Raises:
         ValueError: a marker is missing.
     """
-    before, start, rest = readme.partition(START)
+    before, start, rest = readme.read_text(encoding="utf-8").partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:
-        raise ValueError(f"{README.name} must hold the lines {START!r} and {END!r}")
-    return f"{before}{START}\n{table()}\n{END}{after}"
+        raise ValueError(f"{readme.name} must hold the lines {START!r} and {END!r}")
+    return f"{before}{START}\n{tables()[readme]}\n{END}{after}"
 
 
 def main() -> int:
-    """Write, or check and return 1 where the README is behind."""
+    """Write, or check and return 1 where a README is behind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the README is behind")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a README is behind")
     check = parser.parse_args().check
-    old = README.read_text(encoding="utf-8")
-    new = rendered(old)
+    behind = [readme for readme in tables() if rendered(readme) != readme.read_text(encoding="utf-8")]
     if check:
-        return 0 if old == new else 1
-    README.write_text(new, encoding="utf-8")
+        return 1 if behind else 0
+    for readme in behind:
+        readme.write_text(rendered(readme), encoding="utf-8")
     return 0
 
 

@@ -91,7 +91,13 @@ def targets_of(work: Work, workload: str, arms: list[Arm], measured: dict[str, M
             same = agreement(mine.scores, theirs.scores)
             title = f"{work.model.name}, {workload}: {arm.peer.label} computes our function"
             targets.append(
-                Target(title, f"rank correlation at least {LEAST_AGREEMENT}", f"{same:.4f}", same >= LEAST_AGREEMENT)
+                Target(
+                    title,
+                    f"rank correlation at least {LEAST_AGREEMENT}",
+                    f"{same:.4f}",
+                    same >= LEAST_AGREEMENT,
+                    detail=True,
+                )
             )
     return targets
 

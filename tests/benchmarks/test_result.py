@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,12 +79,13 @@ def test_quick_results_are_ignored_by_version_control() -> None:
     assert done.returncode == 0
 
 
-def test_tables_show_rows_and_notes(tree: Path) -> None:
-    made(quick=False).write()
-    lines = tables.table().splitlines()
-    assert lines[2].startswith("| fast | 1x | 2x | yes | ")
-    assert any(line.startswith(r"| part \| one | 3x | ") for line in lines)
-    assert "Mind the gap." in lines
+def test_tables_show_claims_details_rows_and_notes(tree: Path) -> None:
+    shown = made(quick=False)
+    replace(shown, targets=[*shown.targets, Target("alike", "1e-4", "1e-6", False, detail=True)]).write()
+    assert [line.split(" | ")[:4] for line in tables.claims(detail=False)[2:]] == [["| fast", "1x", "2x", "yes"]]
+    assert [line.split(" | ")[:4] for line in tables.claims(detail=True)[2:]] == [["| alike", "1e-4", "1e-6", "**no**"]]
+    assert tables.parts()[2].startswith(r"| part \| one | 3x | ")
+    assert tables.notes() == ["- Mind the gap."]
 
 
 def test_a_report_says_all(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,14 @@
 import json
 
+import pytest
+
 from benchmarks import tables
 from benchmarks.result import RESULTS
 
 
-def test_the_readme_shows_the_committed_results():
-    readme = tables.README.read_text(encoding="utf-8")
-    assert tables.rendered(readme) == readme, "run `python -m benchmarks.tables`"
+@pytest.mark.parametrize("readme", [tables.README, tables.BENCHMARKS_README], ids=["project", "benchmarks"])
+def test_the_readme_shows_the_committed_results(readme):
+    assert tables.rendered(readme) == readme.read_text(encoding="utf-8"), "run `python -m benchmarks.tables`"
 
 
 def test_every_result_says_how_it_was_measured():

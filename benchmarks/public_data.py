@@ -213,9 +213,6 @@ PARTS: dict[str, Callable[[Path, bool], Result]] = {
     "convarg_debates": convarg_debates,
     "responses": responses,
 }
-QUICK_PARTS = ("convarg", "responses")
-"""What the quick form measures: the second split of one set would take as long as the first."""
-
 FILES = ("convarg.jsonl.gz", "hh-harmless.jsonl.gz", "qa-feedback.jsonl.gz", "pandalm.jsonl.gz", "autoj.jsonl.gz")
 
 
@@ -234,13 +231,11 @@ def run(part: str, quick: bool) -> Result:
 def main() -> None:
     """Run and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer epochs, an eighth of the responses, no convarg_debates"
-    )
+    parser.add_argument("--quick", action="store_true", help="fewer epochs, an eighth of the responses")
     parser.add_argument("--only", choices=PARTS, help="one part alone")
     arguments = parser.parse_args()
     refuse_uncommitted(arguments.quick)
-    for part in [arguments.only] if arguments.only else QUICK_PARTS if arguments.quick else PARTS:
+    for part in [arguments.only] if arguments.only else PARTS:
         result = run(part, arguments.quick)
         result.report()
         print(result.write().relative_to(RESULTS.parent.parent))

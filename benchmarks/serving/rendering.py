@@ -72,12 +72,17 @@ class Renderer:
         return text if len(encoding.ids) <= tokens else text[: encoding.offsets[tokens - 1][1]]
 
     def texts(self, singles: Sequence[tuple[str, str]]) -> Texts:
-        """Pairs that fit the model: a prompt keeps at most two thirds of the room, the response the rest."""
+        """Pairs that fit the model: a prompt keeps at most two thirds of the room, the response the rest.
+
+        A response of which the tokenizer leaves nothing is left out: a server refuses it.
+        """
         room = self.formatter.max_tokens - self.count(self.formatter.render("")) - self.formatter.text_format.overhead
         fitting = []
         for prompt, response in singles:
             asked = self.cut(prompt, 2 * room // 3 - MARGIN)
-            fitting.append((asked, self.cut(response, room - self.count(asked) - MARGIN)))
+            answer = self.cut(response, room - self.count(asked) - MARGIN)
+            if self.count(answer):
+                fitting.append((asked, answer))
         return Texts(fitting, self.count, self.cut)
 
 

@@ -43,7 +43,8 @@ class Assay(Peer):
         flags = {"provider": self.provider, **({"precision": self.precision} if self.precision else {}), **self.flags}
         return [
             str(self.install() / "bin" / "python"), "-m", "service", f"--bundle={model.bundle}", f"--port={port}",
-            "--log-level=warning", *(f"--{name}={value}" for name, value in flags.items()),
+            "--log-level=warning",
+            *(f"--{name}" if value == "true" else f"--{name}={value}" for name, value in flags.items()),
         ]  # fmt: skip
 
     def calls(self, items: Sequence[Item]) -> list[Call]:

@@ -26,7 +26,7 @@ import onnxruntime as ort
 import torch
 from transformers import LlamaConfig, LlamaModel, PreTrainedModel
 
-from benchmarks.result import RESULTS, Result, Target, refuse_uncommitted
+from benchmarks.result import Result, Target, refuse_uncommitted
 from service.bundle.layout import DEFAULT_BLOCK_QUERIES, GRAPH_OUTPUT, Family, IntArray, Pooling, plan_layout
 from service.engine.providers import PROVIDERS, Shapes
 from training.attention import ATTENTION_NAME
@@ -224,8 +224,7 @@ def main() -> None:
         figures[subject.name], held = measure(subject, device, 3 if arguments.quick else 15, limit)
         targets += held
     result = Result(f"gpu_{arguments.device}", arguments.quick, SEED, targets, figures)
-    result.report()
-    print(result.write().relative_to(RESULTS.parent.parent))
+    result.publish()
 
 
 if __name__ == "__main__":

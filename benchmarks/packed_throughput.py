@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from benchmarks.result import RESULTS, Result, Target, refuse_uncommitted
+from benchmarks.result import Result, Target, refuse_uncommitted
 from service.bundle.layout import Family, IntArray, Pooling, plan_layout
 from training.backbone import load_backbone
 from training.export.graph import export_graph
@@ -156,8 +156,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     refuse_uncommitted(quick)
     result = run(quick)
-    result.report()
-    print(result.write().relative_to(RESULTS.parent.parent))
+    result.publish()
 
 
 if __name__ == "__main__":

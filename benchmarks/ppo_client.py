@@ -23,7 +23,7 @@ import numpy as np
 from assay_client import AsyncRewardClient, Scores
 from assay_client.types import Prompt
 from benchmarks.public_data import train_checkpoint
-from benchmarks.result import RESULTS, Result, Target, refuse_uncommitted
+from benchmarks.result import Result, Target, refuse_uncommitted
 from benchmarks.server import serving
 from training.config import SAMPLE_DATA, ModelConfig, OptimiserConfig
 from training.data import Splits, read_records, shuffle_sides, split
@@ -182,8 +182,7 @@ def main() -> None:
     arguments = parser.parse_args()
     refuse_uncommitted(arguments.quick)
     result = run(arguments.quick, arguments.bundle)
-    result.report()
-    print(result.write().relative_to(RESULTS.parent.parent))
+    result.publish()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.length_rule import Differences, above_length_rule, breakdown, differences_to_length_rule
-from benchmarks.result import RESULTS, Result, refuse_uncommitted
+from benchmarks.result import Result, refuse_uncommitted
 from service.bundle.calibration import Calibration
 from training.checkpoint import Checkpoint
 from training.config import DataConfig, ModelConfig, OptimiserConfig, TrainingConfig
@@ -237,8 +237,7 @@ def main() -> None:
     refuse_uncommitted(arguments.quick)
     for part in [arguments.only] if arguments.only else PARTS:
         result = run(part, arguments.quick)
-        result.report()
-        print(result.write().relative_to(RESULTS.parent.parent))
+        result.publish()
 
 
 if __name__ == "__main__":

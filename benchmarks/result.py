@@ -75,6 +75,15 @@ class Result:
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
 
+    def publish(self) -> None:
+        """Report, write, and say where.
+
+        Raises:
+            UncommittedError, CommitMovedError: see `write`.
+        """
+        self.report()
+        print(self.write().relative_to(RESULTS.parent.parent))
+
     def report(self) -> None:
         """Print the targets as lines of target, figure, held or not."""
         for target in self.targets:

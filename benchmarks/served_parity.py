@@ -19,7 +19,7 @@ import numpy.typing as npt
 from assay_client import AsyncRewardClient
 from assay_client.types import Prompt
 from benchmarks.public_data import train_checkpoint
-from benchmarks.result import RESULTS, Result, Target, refuse_uncommitted
+from benchmarks.result import Result, Target, refuse_uncommitted
 from benchmarks.server import serving
 from training.checkpoint import Checkpoint
 from training.config import ModelConfig, OptimiserConfig
@@ -160,8 +160,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     refuse_uncommitted(quick)
     result = run(quick)
-    result.report()
-    print(result.write().relative_to(RESULTS.parent.parent))
+    result.publish()
 
 
 if __name__ == "__main__":

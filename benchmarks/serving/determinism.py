@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.result import RESULTS, Result, Row, Target, refuse_uncommitted
+from benchmarks.result import Result, Row, Target, refuse_uncommitted
 from benchmarks.serving.arms import Arm, served_precision, started
 from benchmarks.serving.closed_loop import Loop, run_loop
 from benchmarks.serving.models import MAX_TOKENS
@@ -112,8 +112,7 @@ def main() -> None:
     arguments = parser.parse_args()
     refuse_uncommitted(arguments.quick)
     result = run(arguments.quick, arguments.model, assay_of(arguments), arguments.workloads)
-    result.report()
-    print(result.write().relative_to(RESULTS.parent.parent))
+    result.publish()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.result import RESULTS, Result, Target, refuse_uncommitted
+from benchmarks.result import Result, Target, refuse_uncommitted
 from benchmarks.serving.arms import Arm, served_precision, started
 from benchmarks.serving.closed_loop import run_loop
 from benchmarks.serving.engine_arm import EngineArm, engine_started
@@ -162,8 +162,7 @@ def main() -> None:
     arguments = parser.parse_args()
     refuse_uncommitted(arguments.quick)
     result = run(arguments.quick, arguments.model, assay_of(arguments))
-    result.report()
-    print(result.write().relative_to(RESULTS.parent.parent))
+    result.publish()
 
 
 if __name__ == "__main__":

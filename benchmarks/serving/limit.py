@@ -14,7 +14,7 @@ import subprocess
 import time
 from typing import Any
 
-from benchmarks.result import RESULTS, Result, Row, refuse_uncommitted
+from benchmarks.result import Result, Row, refuse_uncommitted
 from benchmarks.serving.models import MAX_TOKENS, PROJECT
 from benchmarks.serving.options import add_options, assay_of
 from benchmarks.serving.peers.assay import Assay
@@ -135,8 +135,7 @@ def main() -> None:
     arguments = parser.parse_args()
     refuse_uncommitted(arguments.quick)
     result = run(arguments.quick, arguments.model, assay_of(arguments))
-    result.report()
-    print(result.write().relative_to(RESULTS.parent.parent))
+    result.publish()
 
 
 if __name__ == "__main__":

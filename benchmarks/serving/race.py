@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.result import RESULTS, Result, Target, refuse_uncommitted
+from benchmarks.result import Result, Target, refuse_uncommitted
 from benchmarks.serving.arms import Arm, started
 from benchmarks.serving.closed_loop import Loop, run_loop
 from benchmarks.serving.models import MAX_TOKENS
@@ -154,8 +154,7 @@ def main() -> None:
     peers = peers_for(arguments.peers, assay_of(arguments))
     workloads = arguments.workloads or fitting(MAX_TOKENS[arguments.model])
     result = run(arguments.quick, arguments.model, peers, workloads, arguments.rounds)
-    result.report()
-    print(result.write().relative_to(RESULTS.parent.parent))
+    result.publish()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
-from benchmarks.result import RESULTS, Result, Target, refuse_uncommitted
+from benchmarks.result import Result, Target, refuse_uncommitted
 from benchmarks.serving.arms import Arm, started
 from benchmarks.serving.closed_loop import checked
 from benchmarks.serving.options import add_options, assay_of
@@ -146,8 +146,7 @@ def main() -> None:
     refuse_uncommitted(arguments.quick)
     minutes = arguments.minutes or (3 if arguments.quick else 30)
     result = run(arguments.model, assay_of(arguments), minutes, arguments.quick or minutes < 30)
-    result.report()
-    print(result.write().relative_to(RESULTS.parent.parent))
+    result.publish()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Batches that a request's scores can be repeated from: of one request alone, and cut by its own tokens alone."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
 from math import inf
@@ -8,7 +8,7 @@ from math import inf
 from service.bundle.layout import Family
 from service.scoring.batch import Batch, Bounds
 from service.scoring.cost import NEUTRAL, Attention, CostModel
-from service.scoring.picking import AGE_SHARE
+from service.scoring.picking import AGE_SHARE, in_time
 from service.scoring.waiting import WaitingLine, Work
 
 
@@ -46,10 +46,10 @@ class RequestPicker:
             model: predicts the seconds of batches, for taking turns alone.
         """
         batch = Batch(self._bounds, NEUTRAL, self._family, self._attention)
-        late: list[Work] = []
+        late: dict[Work, None] = {}
         by_age = self._owed > 0
         works: Iterable[Work] = self._line.by_age() if by_age else chain.from_iterable(self._line.by_size())
-        for work in _in_time(works, now, late):
+        for work in in_time(works, now, late):
             for item in work.waiting:
                 if not batch.add(item.key, item.sequence):
                     break
@@ -57,13 +57,4 @@ class RequestPicker:
             break
         if len(batch) == len(self._line.index):
             self._owed = 0.0  # nobody was made to wait
-        return batch, late
-
-
-def _in_time(works: Iterable[Work], now: float, late: list[Work]) -> Iterator[Work]:
-    """The requests that still have time; the others are set aside."""
-    for work in works:
-        if work.late(now):
-            late.append(work)
-        else:
-            yield work
+        return batch, list(late)

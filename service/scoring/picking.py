@@ -124,10 +124,16 @@ class _Filling:
         return True
 
 
-def _items(works: Iterable[Work], now: float, late: dict[Work, None]) -> Iterator[WaitingItem]:
-    """What waits of the requests, in their order; those that are late are set aside."""
+def in_time(works: Iterable[Work], now: float, late: dict[Work, None]) -> Iterator[Work]:
+    """The requests that still have time, in their order; those that are late are set aside."""
     for work in works:
         if work.late(now):
             late[work] = None
         else:
-            yield from work.waiting
+            yield work
+
+
+def _items(works: Iterable[Work], now: float, late: dict[Work, None]) -> Iterator[WaitingItem]:
+    """What waits of the requests that still have time, in their order."""
+    for work in in_time(works, now, late):
+        yield from work.waiting

@@ -135,6 +135,7 @@ def evaluate(examples: Sequence[Example], scores: Sequence[FloatArray], temperat
         ValueError: no pair has a majority, so there is no accuracy.
     """
     pairs = judged_pairs(examples, scores)
+    prompts = prompt_numbers(examples)
     decided = pairs.select(pairs.preference != 0.5)
     if len(decided.margin) == 0:
         raise ValueError("no judged pair has a majority: there is nothing to measure accuracy on")
@@ -149,7 +150,7 @@ def evaluate(examples: Sequence[Example], scores: Sequence[FloatArray], temperat
     category = np.array([examples[number].record.category or "" for number in decided.example])
     items = sum(len(example.items) for example in examples)
     return Evaluation(
-        prompts=len(set(prompt_numbers(examples))),
+        prompts=len(set(prompts)),
         pairs=len(pairs.margin),
         ties=len(pairs.margin) - len(right),
         accuracy=interval(right, everything),
@@ -162,7 +163,7 @@ def evaluate(examples: Sequence[Example], scores: Sequence[FloatArray], temperat
         matched_pairs=int(matched.sum()),
         length_matched=interval(right, matched) if matched.any() else None,
         length_rule_matched=interval(rule, matched) if matched.any() else None,
-        spearman_length=_within_prompt_spearman(examples, scores),
+        spearman_length=_within_prompt_spearman(examples, scores, prompts),
         truncated=sum(item.removed > 0 for example in examples for item in example.items) / items,
         by_category={
             str(name): interval(right, category == name)
@@ -190,9 +191,11 @@ def calibrate(examples: Sequence[Example], scores: Sequence[FloatArray]) -> Cali
     )
 
 
-def _within_prompt_spearman(examples: Sequence[Example], scores: Sequence[FloatArray]) -> float | None:
+def _within_prompt_spearman(
+    examples: Sequence[Example], scores: Sequence[FloatArray], prompts: Sequence[int]
+) -> float | None:
     lengths = [np.array([len(text) for text in example.record.responses], dtype=np.float64) for example in examples]
-    prompt = np.repeat(prompt_numbers(examples), [len(length) for length in lengths])
+    prompt = np.repeat(prompts, [len(length) for length in lengths])
 
     def centred(values: Sequence[FloatArray]) -> FloatArray:
         every = np.concatenate(list(values))

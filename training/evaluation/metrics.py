@@ -18,7 +18,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 FEW_CLUSTERS = 20
-"""Below about so many, a percentile interval is too narrow: over 8 it covers 87 % where it says 95 (simulated)."""
+"""Below about so many, a percentile interval over clusters is too narrow."""
 
 
 @dataclass(frozen=True)

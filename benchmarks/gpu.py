@@ -28,7 +28,8 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedModel
 
 from benchmarks.result import Result, Target, refuse_uncommitted
 from service.bundle.layout import DEFAULT_BLOCK_QUERIES, GRAPH_OUTPUT, Family, IntArray, Pooling, plan_layout
-from service.engine.providers import PROVIDERS, Shapes
+from service.engine.onnx_options import cuda_options
+from service.engine.onnx_session import CPU
 from training.attention import ATTENTION_NAME
 from training.backbone import load_backbone
 from training.examples import layout_tensors
@@ -117,18 +118,17 @@ def company_error(run: Callable[[Sequence[IntArray]], Any], sequences: Sequence[
 
 def measure(subject: Subject, device: torch.device, rounds: int, limit: float) -> tuple[dict[str, Any], list[Target]]:
     """All figures of one model."""
-    provider = PROVIDERS["cuda" if device.type == "cuda" else "cpu"]
+    provider, settings = ("CUDAExecutionProvider", cuda_options()) if device.type == "cuda" else (CPU, {})
     model, family = subject.model, subject.model.family
     longest = min(2048, model.backbone.config.max_position_embeddings)
     with tempfile.TemporaryDirectory() as folder:
         export_graph(model, Path(folder, "model.onnx"), DEFAULT_BLOCK_QUERIES)
-        shapes = Shapes(16_384, longest, DEFAULT_BLOCK_QUERIES)
         options = ort.SessionOptions()
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder, "profile"))
         session = ort.InferenceSession(
             Path(folder, "model.onnx"),
             options,
-            providers=[(provider.onnx_name, dict(provider.options("fp32", 2, shapes)))],
+            providers=[(provider, dict(settings))],
         )
         for workload in WORKLOADS:
             session.run([GRAPH_OUTPUT], plan_layout(texts(workload, subject.vocabulary, longest), family).arrays())
@@ -180,7 +180,7 @@ def measure(subject: Subject, device: torch.device, rounds: int, limit: float) -
             },
         }  # fmt: skip
     targets = [
-        Target(f"{subject.name}: runs on {provider.onnx_name}", "yes", active, active == provider.onnx_name),
+        Target(f"{subject.name}: runs on {provider}", "yes", active, active == provider),
         Target(f"{subject.name}: parity", "within 1e-4", f"{parity.max_error:.1e}", parity.failure is None),
         Target(f"{subject.name}: company changes a score", "within 1e-5", f"{company:.1e}", company <= 1e-5),
     ]

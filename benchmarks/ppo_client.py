@@ -95,7 +95,7 @@ class Load:
 
 def load(bundle: Path, kind: str, calls: int) -> Load:
     """Drive the load, then ask for every distinct pair alone and compare."""
-    with serving(bundle) as url:
+    with serving(bundle, precision="fp32") as url:
         done, seconds = asyncio.run(drive(url, calls))
         distinct = {json.dumps(pair): pair for batch, _, _ in done for pair in batch}
         alone = dict(zip(distinct, asyncio.run(score_alone(url, list(distinct.values()))), strict=True))

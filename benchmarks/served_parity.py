@@ -124,7 +124,7 @@ def run(quick: bool) -> Result:
         reference = np.concatenate(alone)[: len(pairs)]
         export_bundle(checkpoint, calibration, evaluation, Path(work, "bundle"))
         del checkpoint
-        with serving(Path(work, "bundle")) as url:
+        with serving(Path(work, "bundle"), precision="fp32") as url:
             served = asyncio.run(served_scores(url, pairs))
     errors = {name: float(np.abs(np.array(scores) - reference).max()) for name, scores in served.items()}
     worst = max(errors.values())

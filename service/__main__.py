@@ -23,7 +23,7 @@ from service.app import build_app
 from service.bundle.reader import BundleError, read_bundle
 from service.engine.cpus import usable_cpus
 from service.engine.load import Wanted, load_session
-from service.engine.providers import ProviderError
+from service.engine.session import ProviderError
 from service.observability.logs import configure_logging
 from service.open_files import open_files, raise_open_files
 from service.settings import Settings, refuse_unknown_variables

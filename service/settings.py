@@ -95,8 +95,8 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)] = ()
     """Keys that callers may send as `Authorization: Bearer KEY`, comma-separated; none means open to all."""
     provider: Literal["auto", "cuda", "tensorrt", "openvino", "cpu"] = "auto"
-    """Execution provider of ONNX Runtime. One that is asked for by name and cannot run is an error at start."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What runs the graph. One that is asked for by name and cannot run is an error at start."""
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     """What it computes in; auto: the fastest that orders the bundle's held-out pairs as fp32 does."""
     allow_fallback: bool = False
     """Serve on the CPU where the provider asked for cannot; otherwise the server does not start."""

@@ -1,6 +1,6 @@
 """The engine without a server: tokens in, seconds out. Run by Assay's own environment, asked over its standard input.
 
-    python -m benchmarks.serving.engine_alone --bundle BUNDLE [--provider cpu] [--threads 2]
+    python -m benchmarks.serving.engine_alone --bundle BUNDLE [--provider openvino] [--precision bf16]
 
 Each line in is JSON: `{"ids": [[...], ...], "batch_tokens": 4096}`. The items are planned into batches in their order,
 each of at most that many computed tokens, and run one after the other; planning is in the time, as it is in a server.
@@ -65,13 +65,11 @@ def main() -> None:
     """Answer until the input ends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--provider", default="cpu")
-    parser.add_argument("--precision")
+    parser.add_argument("--provider", default="openvino")
+    parser.add_argument("--precision", default="bf16")
     arguments = parser.parse_args()
     bundle = read_bundle(arguments.bundle)
-    settings = {"provider": arguments.provider, "threads": usable_cpus()}
-    if arguments.precision:
-        settings["precision"] = arguments.precision
+    settings = {"provider": arguments.provider, "precision": arguments.precision, "threads": usable_cpus()}
     run = open_engine(bundle, settings)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

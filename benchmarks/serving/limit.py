@@ -96,7 +96,7 @@ def run(quick: bool, model: str, assay: Assay) -> Result:
     rounds = {name: work.rounds(name, SEED, 1, quick)[0] for name in NAMES if name in fitting(MAX_TOKENS[model])}
     command = [
         str(assay.install() / "bin" / "python"), "-m", "benchmarks.serving.limit_alone",
-        f"--bundle={work.model.bundle}", f"--provider={assay.provider}", f"--rounds={3 if quick else 15}",
+        f"--bundle={work.model.bundle}", f"--rounds={3 if quick else 15}",
         *([f"--precision={assay.precision}"] if assay.precision else []),
     ]  # fmt: skip
     asked = json.dumps({"batches": {name: one_batch(name, requests) for name, requests in rounds.items()}})
@@ -109,14 +109,12 @@ def run(quick: bool, model: str, assay: Assay) -> Result:
         found[name]["text_seconds_per_item"] = texts
         found[name]["text_to_engine"] = texts * found[name]["items"] / found[name]["seconds"]["median"]
     peak, precision = peak_rate(measured), measured["precision"]
-    rows = [
-        Row(f"{model}, {assay.provider} {precision}: peak of matrix products", f"{peak['median'] / 1e9:.0f} GFLOP/s")
-    ]
+    rows = [Row(f"{model}, openvino {precision}: peak of matrix products", f"{peak['median'] / 1e9:.0f} GFLOP/s")]
     for name, one in found.items():
         parts = ", ".join(f"{part} {share:.0%}" for part, share in one["parts"].items())
         rows.append(
             Row(
-                f"{model}, {assay.provider} {precision}, {name}",
+                f"{model}, openvino {precision}, {name}",
                 f"{one['gflops_per_s']:.0f} GFLOP/s, {one['of_peak']:.0%} of the peak ({parts}; beside it, on one "
                 f"core, tokens and JSON: {one['text_to_engine']:.1%})",
             )

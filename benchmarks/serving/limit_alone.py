@@ -1,9 +1,9 @@
-"""Times of a bundle's graph and of its parts. Run by Assay's own environment, asked once over its standard input.
+"""Times of a bundle's graph and of its parts under OpenVINO. Run by Assay's own environment.
 
-    python -m benchmarks.serving.limit_alone --bundle BUNDLE --provider P [--precision P] --rounds N
+    python -m benchmarks.serving.limit_alone --bundle BUNDLE [--precision P] --rounds N
 
-In: JSON, `{"batches": {name: [[token ids], ...]}}`. Out: JSON, with the seconds of every round. In a round, these run
-one after the other, so that a noisy minute meets all of them:
+In, over standard input: JSON, `{"batches": {name: [[token ids], ...]}}`. Out: JSON, with the seconds of every round. In a
+round, these run one after the other, so that a noisy minute meets all of them:
 
     peak       8 products of a (S, S) matrix with (S, S) weights, S = 1024 and 2048: the fastest counts
     linear     the products of the graph's own weights with so many rows as the batch has tokens, and nothing else
@@ -26,14 +26,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from service.bundle.layout import Layout, plan_layout
 from service.bundle.reader import Bundle, read_bundle
 from service.engine.cpus import usable_cpus
 from service.engine.load import Wanted, load_session
-from service.engine.providers import PROVIDERS, Shapes
+from service.engine.openvino_session import compile_graph
 
 FloatArray = npt.NDArray[np.float32]
 PEAK_SIZES = (1024, 2048)
@@ -82,16 +81,13 @@ def _model(nodes: list[Any], inputs: list[Any], outputs: list[Any], tensors: lis
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def opened(model: onnx.ModelProto, provider: str, precision: str) -> ort.InferenceSession:
-    """A session as the engine opens its own."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = usable_cpus(), 1
-    chosen = PROVIDERS[provider]
-    settings = dict(chosen.options(precision, usable_cpus(), Shapes(4096, 1024, 128)))
+def opened(model: onnx.ModelProto, precision: str) -> Callable[[dict[str, FloatArray]], Any]:
+    """A graph compiled as the engine compiles its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "probe.onnx")
         onnx.save(model, str(path))
-        return ort.InferenceSession(str(path), options, providers=[(chosen.onnx_name, settings)])
+        request = compile_graph(path, precision, usable_cpus()).create_infer_request()
+    return lambda inputs: request.infer(inputs)
 
 
 def blind(layout: Layout) -> Layout:
@@ -114,11 +110,11 @@ def measure(bundle: Bundle, wanted: Wanted, batches: dict[str, list[list[int]]],
     """Seconds of every part in every round, and what each has to compute."""
     session = load_session(bundle, wanted).session
     weights = weights_of(bundle)
-    linear = opened(products(weights), wanted.provider, session.precision)
-    peaks = {size: opened(square(size), wanted.provider, session.precision) for size in PEAK_SIZES}
+    linear = opened(products(weights), session.precision)
+    peaks = {size: opened(square(size), session.precision) for size in PEAK_SIZES}
     squares: dict[int, FloatArray] = {size: np.ones((size, size), dtype=np.float32) for size in PEAK_SIZES}
     parts: dict[str, Callable[[], Any]] = {
-        f"peak {size}": partial(peaks[size].run, None, {f"x{size}": squares[size]}) for size in PEAK_SIZES
+        f"peak {size}": partial(peaks[size], {f"x{size}": squares[size]}) for size in PEAK_SIZES
     }
     shapes: dict[str, Any] = {}
     manifest = bundle.manifest
@@ -126,7 +122,7 @@ def measure(bundle: Bundle, wanted: Wanted, batches: dict[str, list[list[int]]],
         sequences = [np.array(one, dtype=np.int64) for one in ids]
         layout = plan_layout(sequences, manifest.family, block_queries=manifest.block_queries)
         rows = {f"x{k}": np.ones((layout.tokens, k), dtype=np.float32) for k, _ in weights}
-        parts[f"linear {name}"] = partial(linear.run, None, rows)
+        parts[f"linear {name}"] = partial(linear, rows)
         parts[f"blind {name}"] = partial(session.run, blind(layout))
         parts[f"model {name}"] = partial(session.run, layout)
         shapes[name] = {
@@ -153,11 +149,10 @@ def main() -> None:
     """Measure what standard input asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--provider", default="cpu")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    wanted = Wanted(provider=arguments.provider, precision=arguments.precision, threads=usable_cpus())
+    wanted = Wanted(provider="openvino", precision=arguments.precision, threads=usable_cpus())
     asked = json.load(sys.stdin)
     print(json.dumps(measure(read_bundle(arguments.bundle), wanted, asked["batches"], arguments.rounds)))
 

@@ -15,8 +15,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
     """How Assay's server runs."""
-    parser.add_argument("--provider", default="cpu", help="of Assay's server")
-    parser.add_argument("--precision", help="of Assay's server, where it has that setting")
+    parser.add_argument("--provider", default="openvino", help="of Assay's server")
+    parser.add_argument("--precision", default="bf16", help="of Assay's server")
     parser.add_argument("--flag", action="append", default=[], metavar="NAME=VALUE", help="another of its settings")
 
 

@@ -9,7 +9,7 @@ anew for each round. Every score is checked; where a peer computes our function,
 import argparse
 import contextlib
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from benchmarks.serving.arms import Arm, started
 from benchmarks.serving.closed_loop import Loop, run_loop
 from benchmarks.serving.models import MAX_TOKENS
 from benchmarks.serving.options import add_options, assay_of
+from benchmarks.serving.peers.assay import Assay
 from benchmarks.serving.peers.base import Peer
 from benchmarks.serving.peers.registry import PEERS, peers_for
 from benchmarks.serving.spreads import percentiles, ratios, spread, written
@@ -75,20 +76,22 @@ def agreement(ours: list[float], theirs: list[float]) -> float:
 
 
 def targets_of(work: Work, workload: str, arms: list[Arm], measured: dict[str, Measured]) -> list[Target]:
-    """Ratios against what is wanted, and agreement."""
-    ours, *others = arms
-    mine = measured[ours.peer.label]
+    """Ratios of each of our arms against what is wanted, and agreement with the first of them."""
+    ours = [arm for arm in arms if isinstance(arm.peer, Assay)]
+    first = measured[ours[0].peer.label]
     targets = []
-    for arm in others:
+    for arm in arms[1:]:
         theirs = measured[arm.peer.label]
         wanted = WANTED.get((work.model.name, arm.peer.name), {})
         least = wanted.get(workload, wanted.get("*"))
-        if least is not None:
-            ratio = ratios(mine.capacity, theirs.capacity)
-            title = f"{work.model.name}, {workload}: {ours.peer.label} to {arm.peer.label}"
+        for mine in ours:
+            if least is None:
+                break
+            ratio = ratios(measured[mine.peer.label].capacity, theirs.capacity)
+            title = f"{work.model.name}, {workload}: {mine.peer.label} to {arm.peer.label}"
             targets.append(Target(title, f"at least {least:g}x", written(ratio, "x"), ratio["median"] >= least))
         if arm.peer.same_function(work.model):
-            same = agreement(mine.scores, theirs.scores)
+            same = agreement(first.scores, theirs.scores)
             title = f"{work.model.name}, {workload}: {arm.peer.label} computes our function"
             targets.append(
                 Target(
@@ -121,7 +124,7 @@ def figures_of(arms: list[Arm], work: Work, measured: dict[str, Measured]) -> di
 
 
 def run(quick: bool, model: str, peers: list[Peer], workloads: list[str], rounds: int | None = None) -> Result:
-    """Race all workloads with all arms started once."""
+    """Race all workloads with all arms started once; ours come first."""
     work = Work.of(model)
     rounds = rounds or (3 if quick else 7)
     served = [peer for peer in peers if peer.serves(work.model)]
@@ -149,9 +152,12 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--workloads", nargs="*", choices=list(WORKLOADS), help="default: all that fit the model")
     parser.add_argument("--rounds", type=int, help="default: 7, quick 3")
+    parser.add_argument("--precisions", nargs="+", help="of Assay's server: an arm for each (default: --precision)")
     arguments = parser.parse_args()
     refuse_uncommitted(arguments.quick)
-    peers = peers_for(arguments.peers, assay_of(arguments))
+    assay = assay_of(arguments)
+    assays = [replace(assay, precision=precision) for precision in arguments.precisions or [assay.precision]]
+    peers = peers_for(arguments.peers, *assays)
     workloads = arguments.workloads or fitting(MAX_TOKENS[arguments.model])
     result = run(arguments.quick, arguments.model, peers, workloads, arguments.rounds)
     result.publish()

@@ -9,6 +9,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, SparseTe
 
 from service.bundle.layout import FLAT_INPUTS, GRAPH_INPUTS, GRAPH_OUTPUT
 from service.bundle.manifest import Manifest
+from service.bundle.tables import allowed_below
 
 _DOMAINS = ("", "ai.onnx")
 """Of ONNX's own operators, which compute and no more. Others may read files: `com.microsoft:EPContext` does."""
@@ -18,8 +19,13 @@ class GraphError(ValueError):
     """A graph that must not be loaded. The message says why."""
 
 
-def check_graph(path: Path, manifest: Manifest) -> None:
+def check_graph(path: Path, manifest: Manifest, vocabulary: int) -> None:
     """Refuse a graph that the layout does not fit, that takes weights from elsewhere, or that could read files.
+
+    Args:
+        path: of the graph.
+        manifest: of its bundle.
+        vocabulary: the bound below which the tokenizer's ids lie.
 
     Raises:
         GraphError: with the reason.
@@ -48,6 +54,7 @@ def check_graph(path: Path, manifest: Manifest) -> None:
     shape = _sizes(model.graph.output[0])
     if len(shape) != 2 or shape[0] != 0 or shape[1] not in (0, len(manifest.heads)):
         raise GraphError(f"{GRAPH_OUTPUT} has the shape {shape}, not (scores, {len(manifest.heads)} heads)")
+    _check_tables(model.graph, manifest, vocabulary)
     parts = list(_parts(model))
     for part in parts:
         for node in part.node:
@@ -60,6 +67,17 @@ def check_graph(path: Path, manifest: Manifest) -> None:
         for item in tensor.external_data:
             if item.key == "location" and item.value not in manifest.files:
                 raise GraphError(f"takes weights from {item.value!r}, which bundle.json does not list")
+
+
+def _check_tables(graph: GraphProto, manifest: Manifest, vocabulary: int) -> None:
+    """A runtime may answer a look-up beyond a table with whatever lies there, which would be served as a score."""
+    for name, most, what in (
+        ("input_ids", vocabulary, f"the tokenizer has {vocabulary} token ids"),
+        ("position_ids", manifest.max_tokens, f"an item may have {manifest.max_tokens} tokens"),
+    ):
+        bound = allowed_below(graph, name)
+        if bound is not None and most > bound:
+            raise GraphError(f"has embeddings for {bound} values of {name}, but {what}")
 
 
 def _sizes(value: ValueInfoProto) -> list[int]:

@@ -71,13 +71,13 @@ def read_bundle(folder: Path) -> Bundle:
     manifest, digest = _read_manifest(folder / MANIFEST_NAME)
     _check_files(folder, manifest, present)
     try:
-        check_graph(folder / MODEL_NAME, manifest)
-    except GraphError as error:
-        raise BundleError(folder / MODEL_NAME, str(error)) from error
-    try:
         tokenizer = TextTokenizer.from_file(folder / TOKENIZER_NAME)
     except ValueError as error:
         raise BundleError(folder / TOKENIZER_NAME, str(error)) from error
+    try:
+        check_graph(folder / MODEL_NAME, manifest, tokenizer.vocabulary_size)
+    except GraphError as error:
+        raise BundleError(folder / MODEL_NAME, str(error)) from error
     _check_format(folder / MANIFEST_NAME, manifest.text_format, tokenizer)
     try:
         template = (folder / TEMPLATE_NAME).read_bytes().decode("utf-8")

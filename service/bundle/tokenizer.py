@@ -31,7 +31,7 @@ class TextTokenizer:
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"not a readable tokenizer.json: {error}") from error
         self._plain.encode_special_tokens = True
-        self.vocabulary_size: int = self._markup.get_vocab_size(with_added_tokens=True)
+        self.vocabulary_size: int = 1 + max(self._markup.get_vocab(with_added_tokens=True).values(), default=-1)
 
     @classmethod
     def from_file(cls, path: Path) -> "TextTokenizer":

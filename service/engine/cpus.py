@@ -33,9 +33,22 @@ def _quota() -> float | None:
 
 def computes_bf16() -> bool:
     """Whether the processor multiplies bfloat16 natively (AMX or AVX-512); elsewhere it would only be emulated."""
+    return not _flags().isdisjoint({"amx_bf16", "avx512_bf16"})
+
+
+def computes_int8() -> bool:
+    """Whether the processor has products of 8-bit integers that are summed in 32 bits (VNNI)."""
+    return not _flags().isdisjoint({"avx512_vnni", "avx_vnni"})
+
+
+def has_amx() -> bool:
+    """Whether the processor multiplies whole tiles of bfloat16."""
+    return "amx_bf16" in _flags()
+
+
+def _flags() -> set[str]:
     try:
         lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
-        return False
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())

@@ -3,12 +3,10 @@
 import logging
 from dataclasses import dataclass
 
-import onnxruntime as ort
-
 from service.bundle.reader import Bundle
 from service.engine.gate import Gate, measure_gate
-from service.engine.providers import Provider, ProviderError, candidates
-from service.engine.session import EngineError, OnnxSession
+from service.engine.providers import Provider, candidates
+from service.engine.session import EngineError, ProviderError, Session
 
 logger = logging.getLogger("assay.engine")
 
@@ -40,7 +38,7 @@ class Wanted:
 class Loaded:
     """A session that may serve, and the figures of its gate where its precision needed one."""
 
-    session: OnnxSession
+    session: Session
     gate: Gate | None
 
 
@@ -51,7 +49,7 @@ def load_session(bundle: Bundle, wanted: Wanted) -> Loaded:
         ProviderError: nothing that was asked for can serve.
         BundleError: ONNX Runtime refuses the graph.
     """
-    providers = candidates(wanted.provider, ort.get_available_providers(), wanted.allow_fallback)
+    providers = candidates(wanted.provider, wanted.allow_fallback)
     for provider in providers:
         try:
             return _load(bundle, provider, wanted)
@@ -61,7 +59,7 @@ def load_session(bundle: Bundle, wanted: Wanted) -> Loaded:
             if provider is providers[-1]:
                 raise
             logger.warning("%s; trying %s", error, providers[providers.index(provider) + 1].name)
-    raise ProviderError("this build of ONNX Runtime has no execution provider that Assay knows")
+    raise ProviderError("no execution provider that Assay knows is installed")
 
 
 def _load(bundle: Bundle, provider: Provider, wanted: Wanted) -> Loaded:
@@ -69,14 +67,14 @@ def _load(bundle: Bundle, provider: Provider, wanted: Wanted) -> Loaded:
     if wanted.precision != "auto":
         if wanted.precision not in precisions:
             raise ProviderError(
-                f"{provider.onnx_name} does not run this bundle in {wanted.precision} here; it can do "
+                f"{provider.full_name} does not run this bundle in {wanted.precision} here; it can do "
                 f"{', '.join(precisions)}"
             )
         precisions = (wanted.precision,)
     elif bundle.reference is None:
         precisions = ("fp32",)  # without held-out pairs nobody can say what a lower one does to this model
     for precision in precisions:
-        session = OnnxSession(bundle, provider, precision, wanted.threads, wanted.max_batch_tokens)
+        session = provider.open(bundle, precision, wanted.threads, wanted.max_batch_tokens)
         if precision == "fp32":
             return Loaded(session, None)
         if bundle.reference is None:
@@ -91,7 +89,7 @@ def _load(bundle: Bundle, provider: Provider, wanted: Wanted) -> Loaded:
     raise AssertionError("every provider has a precision")
 
 
-def _gate(bundle: Bundle, session: OnnxSession) -> Gate:
+def _gate(bundle: Bundle, session: Session) -> Gate:
     assert bundle.reference is not None
     manifest = bundle.manifest
     try:

@@ -5,20 +5,31 @@ import sys
 import time
 
 import service.__main__ as entry
-import service.engine.load as load
 from service.bundle.layout import Layout
-from service.engine.session import OnnxSession, Rewards
+from service.bundle.reader import Bundle
+from service.engine.load import Loaded, Wanted, load_session
+from service.engine.session import Rewards, Session
 
 
-class HeldSession(OnnxSession):
+class HeldSession:
     """An engine that hangs on demand."""
+
+    def __init__(self, session: Session) -> None:
+        self.provider, self.precision, self.placement = session.provider, session.precision, session.placement
+        self._session = session
 
     def run(self, layout: Layout) -> Rewards:
         while os.path.exists(os.environ["GATE"]):
             time.sleep(0.002)
-        return super().run(layout)
+        return self._session.run(layout)
+
+
+def load_held(bundle: Bundle, wanted: Wanted) -> Loaded:
+    """As `load_session`."""
+    loaded = load_session(bundle, wanted)
+    return Loaded(HeldSession(loaded.session), loaded.gate)
 
 
 if __name__ == "__main__":
-    load.OnnxSession = HeldSession  # type: ignore[misc]
+    entry.load_session = load_held
     sys.exit(entry.main())

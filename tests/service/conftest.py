@@ -3,16 +3,16 @@
 import pytest
 
 from service.engine.providers import PROVIDERS
-from service.engine.session import OnnxSession
+from service.engine.session import Session
 
 
 @pytest.fixture(scope="session")
-def onnx_session(pocket_bundle) -> OnnxSession:
+def onnx_session(pocket_bundle) -> Session:
     """ONNX Runtime over the causal pocket bundle."""
-    return OnnxSession(pocket_bundle, PROVIDERS["cpu"], "fp32", 1)
+    return PROVIDERS["cpu"].open(pocket_bundle, "fp32", 1, 4096)
 
 
 @pytest.fixture(scope="session")
-def onnx_encoder_session(pocket_encoder_bundle) -> OnnxSession:
+def onnx_encoder_session(pocket_encoder_bundle) -> Session:
     """ONNX Runtime over the bidirectional pocket bundle."""
-    return OnnxSession(pocket_encoder_bundle, PROVIDERS["cpu"], "fp32", 1)
+    return PROVIDERS["cpu"].open(pocket_encoder_bundle, "fp32", 1, 4096)

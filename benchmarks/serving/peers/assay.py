@@ -10,7 +10,6 @@ from benchmarks.serving.peers.base import Call, Peer
 from benchmarks.serving.peers.environments import environment
 from benchmarks.serving.rendering import Item
 
-_OPENVINO = "onnxruntime-openvino==1.24.1"
 TIMEOUT_MS = 600_000
 """The longest that the server takes: the other peers have no limit, and a large post on a busy machine needs one."""
 
@@ -19,13 +18,13 @@ TIMEOUT_MS = 600_000
 class Assay(Peer):
     """Attributes: provider and precision as the server's flags have them; `flags` are further ones, by name."""
 
-    provider: str = "cpu"
+    provider: str = "openvino"
     precision: str | None = None
     flags: dict[str, str] = field(default_factory=dict)
 
     name: ClassVar[str] = "assay"
     ready_path: ClassVar[str] = "/ready"
-    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnxruntime-openvino", "tokenizers", "numpy", "uvicorn")
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "openvino", "tokenizers", "numpy", "uvicorn")
 
     @property
     def label(self) -> str:
@@ -33,10 +32,8 @@ class Assay(Peer):
         return " ".join(part for part in (self.name, self.provider, self.precision) if part)
 
     def install(self) -> Path:
-        """One environment for each build of ONNX Runtime, which is one module in several packages."""
-        if self.provider == "openvino":
-            return environment("assay-openvino", [["-c", "constraints.txt", "-e", ".[serve-common]"], [_OPENVINO]])
-        return environment("assay-cpu", [["-c", "constraints.txt", "-e", ".[serve]"]])
+        """What a server's machine would have installed, and nothing else."""
+        return environment("assay", [["-c", "constraints.txt", "-e", ".[serve]"]])
 
     def command(self, model: ModelFolders, port: int) -> list[str]:
         """See `Peer.command`."""

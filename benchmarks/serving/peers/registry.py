@@ -16,6 +16,6 @@ PEERS: dict[str, Peer] = {
 """The others, without Assay itself."""
 
 
-def peers_for(names: list[str], assay: Assay) -> list[Peer]:
-    """Assay first, then those named."""
-    return [assay, *(PEERS[name] for name in names)]
+def peers_for(names: list[str], *assays: Assay) -> list[Peer]:
+    """Assay first, as it is to be raced, then those named."""
+    return [*assays, *(PEERS[name] for name in names)]

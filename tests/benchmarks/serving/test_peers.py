@@ -42,7 +42,7 @@ def test_assay_is_started_with_its_provider_and_precision(monkeypatch, tmp_path)
     monkeypatch.setattr("benchmarks.serving.peers.assay.environment", lambda name, steps: tmp_path / name)
     peer = Assay("openvino", "bf16", {"max-batch-tokens": "2048"})
     command = peer.command(folders("minilm"), 4321)
-    assert command[0] == str(tmp_path / "assay-openvino/bin/python")
+    assert command[0] == str(tmp_path / "assay/bin/python")
     assert {"--port=4321", "--provider=openvino", "--precision=bf16", "--max-batch-tokens=2048"} <= set(command)
     assert not any(flag.startswith("--precision") for flag in Assay().command(folders("minilm"), 1))
     assert peer.label == "assay openvino bf16"

@@ -7,14 +7,13 @@ import pytest
 
 from service.bundle.layout import Family
 from service.bundle.reference import Reference, ReferencePair
-from service.engine import load
 from service.engine.load import Wanted, load_session
-from service.engine.providers import ProviderError
-from service.engine.session import EngineError, Placement
+from service.engine.providers import PROVIDERS, Provider
+from service.engine.session import EngineError, Placement, ProviderError
 from tests.pocket import pocket_reward
 from tests.service.doubles import rewards_of
 
-CPU, OPENVINO = "CPUExecutionProvider", "OpenVINOExecutionProvider"
+CPU, OPENVINO = "CPUExecutionProvider", "OpenVINO"
 ITEMS = [(97 + place, *range(98, 98 + place % 5)) for place in range(40)]
 
 
@@ -31,37 +30,50 @@ def reference() -> Reference:
 
 @dataclass
 class Machine:
-    """What the sessions on it do."""
+    """What the sessions on it do.
 
-    bf16_error: float = 0.0
+    Attributes:
+        wrong: precisions that order all pairs the other way round.
+    """
+
+    wrong: tuple[str, ...] = ()
     loads: bool = True
     fails: bool = False
 
-    def session(self, bundle, provider, precision, threads, max_batch_tokens):
-        if not self.loads and provider.name != "cpu":
-            raise ProviderError(f"{provider.onnx_name} cannot load it")
-        machine = self
+    def provider(self, name: str, full_name: str, *precisions: str) -> Provider:
+        def opened(bundle, precision, threads, max_batch_tokens):
+            if not self.loads and name != "cpu":
+                raise ProviderError(f"{full_name} cannot load it")
+            return Fake(self, full_name, precision, threads)
 
-        class Session:
-            def __init__(self):
-                self.provider, self.precision, self.threads = provider.onnx_name, precision, threads
-                self.placement = Placement({}, {})
+        return Provider(name, full_name, PROVIDERS[name].extra, lambda: True, lambda: precisions, opened)
 
-            def run(self, layout):
-                if machine.fails:
-                    raise EngineError("it broke")
-                sign = -1 if machine.bf16_error and precision == "bf16" else 1
-                return sign * rewards_of(layout, Family.CAUSAL)
 
-        return Session()
+class Fake:
+    """A session that computes the pocket model's scores, or others."""
+
+    def __init__(self, machine: Machine, provider: str, precision: str, threads: int) -> None:
+        self.provider, self.precision, self.threads = provider, precision, threads
+        self.placement = Placement({}, {})
+        self._machine = machine
+
+    def run(self, layout):
+        if self._machine.fails:
+            raise EngineError("it broke")
+        return rewards_of(layout, Family.CAUSAL) * (-1 if self.precision in self._machine.wrong else 1)
 
 
 @pytest.fixture
 def machine(monkeypatch):
     machine = Machine()
-    monkeypatch.setattr(load, "OnnxSession", machine.session)
-    monkeypatch.setattr(load.ort, "get_available_providers", lambda: [OPENVINO, CPU])
-    monkeypatch.setattr("service.engine.providers.computes_bf16", lambda: True)
+    monkeypatch.setattr(
+        "service.engine.providers.PROVIDERS",
+        {
+            "cuda": replace(PROVIDERS["cuda"], installed=lambda: False),
+            "openvino": machine.provider("openvino", OPENVINO, "int8", "bf16", "fp32"),
+            "cpu": machine.provider("cpu", CPU, "fp32"),
+        },
+    )
     return machine
 
 
@@ -72,20 +84,22 @@ def bundle(pocket_bundle):
 
 def test_auto_takes_the_fastest_that_passes(machine, bundle):
     loaded = load_session(bundle, Wanted(threads=3))
-    assert (loaded.session.provider, loaded.session.precision, loaded.session.threads) == (OPENVINO, "bf16", 3)
+    assert (loaded.session.provider, loaded.session.precision, loaded.session.threads) == (OPENVINO, "int8", 3)
     assert loaded.gate.flips == 0
     assert loaded.gate.pairs == 20
 
 
-def test_auto_goes_on_to_fp32_where_the_gate_is_shut(machine, bundle, caplog):
-    machine.bf16_error = 1
+@pytest.mark.parametrize(("wrong", "taken"), [(("int8",), "bf16"), (("int8", "bf16"), "fp32")])
+def test_auto_goes_on_to_the_next_precision_where_the_gate_is_shut(machine, bundle, caplog, wrong, taken):
+    machine.wrong = wrong
     loaded = load_session(bundle, Wanted())
-    assert (loaded.session.provider, loaded.session.precision, loaded.gate) == (OPENVINO, "fp32", None)
-    assert "not serving in bf16" in caplog.text
+    assert (loaded.session.provider, loaded.session.precision) == (OPENVINO, taken)
+    assert (loaded.gate is None) == (taken == "fp32")
+    assert all(f"not serving in {precision}" in caplog.text for precision in wrong)
 
 
 def test_a_precision_asked_for_that_fails_its_gate_is_an_error(machine, bundle):
-    machine.bf16_error = 1
+    machine.wrong = ("bf16",)
     with pytest.raises(ProviderError, match="bf16 does not pass its gate: .*ordered otherwise.*fp32"):
         load_session(bundle, Wanted(precision="bf16"))
 
@@ -119,8 +133,10 @@ def test_a_session_that_cannot_score_the_pairs(machine, bundle):
         load_session(bundle, Wanted("openvino", "bf16"))
 
 
-def test_a_build_without_any_known_provider(machine, bundle, monkeypatch):
-    monkeypatch.setattr(load.ort, "get_available_providers", lambda: [])
+def test_an_environment_without_any_known_provider(machine, bundle, monkeypatch):
+    monkeypatch.setattr("service.engine.providers.PROVIDERS", {
+        name: replace(provider, installed=lambda: False) for name, provider in PROVIDERS.items()
+    })  # fmt: skip
     with pytest.raises(ProviderError, match="no execution provider"):
         load_session(bundle, Wanted())
 

@@ -12,8 +12,9 @@ import pytest
 from service.bundle.layout import Family, plan_layout
 from service.bundle.manifest import MODEL_NAME
 from service.bundle.reader import BundleError, read_bundle
-from service.engine.providers import PROVIDERS, ProviderError
-from service.engine.session import EngineError, OnnxSession, OutOfMemoryError, read_placement
+from service.engine.onnx_session import read_placement
+from service.engine.providers import PROVIDERS
+from service.engine.session import EngineError, OutOfMemoryError, ProviderError
 from tests.pocket import pocket_reward, reseal
 
 
@@ -22,7 +23,7 @@ def layout_of(*sequences, family=Family.CAUSAL):
 
 
 def test_it_scores(pocket_bundle):
-    session = OnnxSession(pocket_bundle, PROVIDERS["cpu"], "fp32", 1)
+    session = PROVIDERS["cpu"].open(pocket_bundle, "fp32", 1, 4096)
     assert (session.provider, session.precision) == ("CPUExecutionProvider", "fp32")
     assert set(session.placement.nodes) == {"CPUExecutionProvider"}
     sequences = [[97, 98, 99], [97, 98], [100] * 20]
@@ -36,7 +37,7 @@ def test_it_scores(pocket_bundle):
 def test_nothing_of_the_placement_check_stays_on_disk(pocket_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    OnnxSession(pocket_bundle, PROVIDERS["cpu"], "fp32", 1)
+    PROVIDERS["cpu"].open(pocket_bundle, "fp32", 1, 4096)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -47,7 +48,7 @@ def test_a_provider_that_the_runtime_falls_back_from(pocket_bundle, monkeypatch)
         ort, "InferenceSession", lambda path, options, providers: load(path, options, ["CPUExecutionProvider"])
     )
     with pytest.raises(ProviderError, match="asked for CUDAExecutionProvider, but ONNX Runtime runs CPU"):
-        OnnxSession(pocket_bundle, PROVIDERS["cuda"], "fp32", 1)
+        PROVIDERS["cuda"].open(pocket_bundle, "fp32", 1, 4096)
 
 
 def test_a_graph_that_is_left_to_another_provider(tmp_path):
@@ -67,16 +68,16 @@ def test_a_broken_graph(pocket_bundle, tmp_path):
     onnx.save(model, folder / MODEL_NAME)
     reseal(folder)
     with pytest.raises(BundleError, match=r"model\.onnx: ONNX Runtime cannot load it"):
-        OnnxSession(read_bundle(folder), PROVIDERS["cpu"], "fp32", 1)
+        PROVIDERS["cpu"].open(read_bundle(folder), "fp32", 1, 4096)
 
 
 def test_a_graph_that_is_gone(pocket_bundle, tmp_path):
     with pytest.raises(BundleError, match="cannot load it"):
-        OnnxSession(replace(pocket_bundle, folder=tmp_path), PROVIDERS["cpu"], "fp32", 1)
+        PROVIDERS["cpu"].open(replace(pocket_bundle, folder=tmp_path), "fp32", 1, 4096)
 
 
 def test_a_batch_that_fails(pocket_bundle):
-    session = OnnxSession(pocket_bundle, PROVIDERS["cpu"], "fp32", 1)
+    session = PROVIDERS["cpu"].open(pocket_bundle, "fp32", 1, 4096)
     layout = layout_of([97, 98])
     broken = replace(layout, input_ids=np.array([10**6, 10**6]))
     with pytest.raises(EngineError, match="failed on a batch of 2 tokens"):
@@ -94,7 +95,7 @@ def test_a_batch_that_fails(pocket_bundle):
     ],
 )
 def test_a_lack_of_memory_is_told_apart(pocket_bundle, monkeypatch, message, kind):
-    session = OnnxSession(pocket_bundle, PROVIDERS["cpu"], "fp32", 1)
+    session = PROVIDERS["cpu"].open(pocket_bundle, "fp32", 1, 4096)
 
     class Failing:
         def run(self, *_):

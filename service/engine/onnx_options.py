@@ -1,0 +1,57 @@
+"""How ONNX Runtime's execution providers are set up for this graph."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from service.bundle.layout import BLOCK_GROUPS, FLAT_INPUTS
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes between which batches lie, for providers that compile for a range of shapes.
+
+    Attributes:
+        max_batch_tokens: the most flat tokens of a batch.
+        max_tokens: the most tokens of an item.
+        block_queries: Q of the layout.
+    """
+
+    max_batch_tokens: int
+    max_tokens: int
+    block_queries: int
+
+
+def cuda_options() -> Mapping[str, str]:
+    """CUDA without the roundings and the memory that its defaults take."""
+    return {
+        # Doubling, the default, keeps twice the largest batch for good (onnxruntime#22297).
+        "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": "0",  # its 10 bits of mantissa are not the fp32 that the bundle's gate was passed in
+    }
+
+
+def tensorrt_options(shapes: Shapes) -> Mapping[str, str]:
+    """With one explicit profile: a shape outside rebuilds the engine, which takes a minute (onnxruntime#12120)."""
+    least, most = _profile(1, 1, 1, 1, 1), _profile(
+        shapes.max_batch_tokens, -(-shapes.max_batch_tokens // shapes.block_queries) + shapes.max_batch_tokens // 2,
+        shapes.block_queries, shapes.max_tokens + shapes.block_queries, shapes.max_batch_tokens,
+    )  # fmt: skip
+    usual = _profile(
+        shapes.max_batch_tokens // 2 or 1, max(1, shapes.max_batch_tokens // shapes.block_queries // 2),
+        shapes.block_queries, shapes.max_tokens, 16,
+    )  # fmt: skip
+    return {
+        "trt_profile_min_shapes": least,
+        "trt_profile_opt_shapes": usual,
+        "trt_profile_max_shapes": most,
+        "trt_engine_cache_enable": "1",
+    }
+
+
+def _profile(tokens: int, blocks: int, queries: int, keys: int, scores: int) -> str:
+    """TensorRT's spelling of the shapes of all inputs."""
+    shapes = {name: str(scores if name == "read_index" else tokens) for name in FLAT_INPUTS}
+    for group in range(BLOCK_GROUPS):
+        shapes[f"query_index_{group}"] = f"{blocks}x{queries}"
+        shapes[f"key_index_{group}"] = shapes[f"key_valid_{group}"] = f"{blocks}x{keys}"
+    return ",".join(f"{name}:{shape}" for name, shape in shapes.items())

@@ -1,0 +1,82 @@
+"""An ONNX Runtime session over a bundle's graph, and where its nodes really run."""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime as ort
+
+from service.bundle.layout import GRAPH_OUTPUT, Layout, plan_layout
+from service.bundle.reader import Bundle, BundleError
+from service.engine.session import EngineError, Placement, ProviderError, Rewards, batch_error
+
+CPU: Final = "CPUExecutionProvider"
+_HEAVY: Final = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention", "MultiHeadAttention", "Softmax", "Conv"}
+"""Where a model's time goes. Nodes that only move shapes run on the CPU under every provider."""
+
+
+class OnnxSession:
+    """ONNX Runtime on one execution provider, or not at all.
+
+    Args:
+        bundle: a checked bundle.
+        provider: ONNX Runtime's name of an execution provider that is built in.
+        options: of the provider.
+        precision: what the provider, so set up, computes in.
+        threads: threads of one operator.
+
+    Raises:
+        ProviderError: the runtime fell back from the provider, wholly or for what takes the time.
+        BundleError: the runtime refuses the graph.
+    """
+
+    def __init__(self, bundle: Bundle, provider: str, options: Mapping[str, str], precision: str, threads: int) -> None:
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = threads
+        settings.inter_op_num_threads = 1
+        # A memory pattern is kept for every shape ever seen: without a bound, since no two batches are alike.
+        settings.enable_mem_pattern = False
+        settings.log_severity_level = 3
+        with tempfile.TemporaryDirectory(prefix="assay-profile-") as folder:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(Path(folder, "load"))
+            try:
+                # By path, never from bytes: external data then stays inside the checked folder.
+                self._session = ort.InferenceSession(bundle.model_path, settings, providers=[(provider, dict(options))])
+            except Exception as error:  # the runtime's exceptions share no base
+                if provider == CPU:
+                    raise BundleError(bundle.model_path, f"ONNX Runtime cannot load it: {error}") from error
+                raise ProviderError(f"{provider} cannot load {bundle.model_path}: {error}") from error
+            active = self._session.get_providers()[0]
+            if active != provider:
+                raise ProviderError(
+                    f"asked for {provider}, but ONNX Runtime runs {active}: see its log for what is missing"
+                )
+            self.provider, self.precision = active, precision
+            try:
+                self.run(plan_layout([np.zeros(2, dtype=np.int64)], bundle.manifest.family))
+            except EngineError as error:
+                raise BundleError(bundle.model_path, str(error)) from error
+            self.placement = read_placement(Path(self._session.end_profiling()), active)
+        if self.placement.heavy_elsewhere:
+            raise ProviderError(f"{active} leaves {self.placement.heavy_elsewhere} of this graph to the CPU")
+
+    def run(self, layout: Layout) -> Rewards:
+        """See `Session.run`."""
+        try:
+            rewards: Rewards = self._session.run([GRAPH_OUTPUT], layout.arrays())[0]
+        except Exception as error:  # as above
+            raise batch_error("ONNX Runtime", layout, error) from error
+        return rewards
+
+
+def read_placement(profile: Path, chosen: str) -> Placement:
+    """Read a profile of the runtime: one event for each node that ran."""
+    events: list[dict[str, Any]] = json.loads(profile.read_text(encoding="utf-8"))
+    runs = [event["args"] for event in events if event.get("cat") == "Node" and "provider" in event.get("args", {})]
+    elsewhere = Counter(run["op_name"] for run in runs if run["provider"] != chosen and run["op_name"] in _HEAVY)
+    return Placement(dict(Counter(run["provider"] for run in runs)), dict(elsewhere))

@@ -1,0 +1,16 @@
+"""How ONNX Runtime's providers are set up."""
+
+from service.bundle.layout import GRAPH_INPUTS
+from service.engine.onnx_options import Shapes, tensorrt_options
+
+
+def test_tensorrt_has_an_explicit_range_for_every_input():
+    options = tensorrt_options(Shapes(max_batch_tokens=4096, max_tokens=512, block_queries=128))
+    ranges = {}
+    for bound in "min", "opt", "max":
+        shapes = dict(part.split(":") for part in options[f"trt_profile_{bound}_shapes"].split(","))
+        assert tuple(sorted(shapes)) == tuple(sorted(GRAPH_INPUTS))
+        ranges[bound] = {name: [int(size) for size in shape.split("x")] for name, shape in shapes.items()}
+    for name in GRAPH_INPUTS:
+        for least, usual, most in zip(*(ranges[bound][name] for bound in ("min", "opt", "max")), strict=True):
+            assert 1 == least <= usual <= most

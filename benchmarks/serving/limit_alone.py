@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving.limit_alone --bundle BUNDLE [--precision P] --rounds N
 
-In, over standard input: JSON, `{"batches": {name: [[token ids], ...]}}`. Out: JSON, with the seconds of every round. In a
+In, over standard input: JSON `{"batches": {name: [[token ids], ...]}}`. Out: JSON, the seconds of every round. In a
 round, these run one after the other, so that a noisy minute meets all of them:
 
     peak       8 products of a (S, S) matrix with (S, S) weights, S = 1024 and 2048: the fastest counts

@@ -45,7 +45,7 @@ def _rising(bounds: tuple[float, ...]) -> tuple[float, ...]:
     return bounds
 
 
-DialectName = Literal["openrlhf", "vllm", "sglang", "tei", "slime", "llamafactory"]
+DialectName = Literal["openrlhf", "vllm", "sglang", "tei", "slime", "llamafactory", "swift", "kserve", "nemogym"]
 _OTHER_FILES = 192
 """Descriptors that are left for all but connections, and for those of probes when there are too many."""
 
@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     root_dialect: DialectName | None = None
     """The one whose paths are also at the root, for callers that take a host and a port only."""
     model_aliases: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts)] = ()
-    """Names beside the bundle's own that vLLM's callers may ask for, comma-separated; * for any."""
+    """Names beside the bundle's own that callers of dialects may ask for, comma-separated; * for any."""
     threads: int | None = Field(None, ge=1)
     """Threads of one operator. Default: the CPUs that affinity and cgroup allow."""
     tokenizer_threads: int = Field(2, ge=1, le=64)

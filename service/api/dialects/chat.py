@@ -13,7 +13,7 @@ from service.scoring.items import Item
 class TextPart(Open):
     """A piece of a message."""
 
-    type: Literal["text"]
+    type: Literal["text", "input_text", "output_text"]
     text: Text
 
 
@@ -21,7 +21,7 @@ class ChatTurn(Open):
     """One message."""
 
     role: Text
-    content: Text | list[TextPart]
+    content: Text | Sequence[TextPart]
 
     @property
     def message(self) -> Message:

@@ -140,6 +140,24 @@ def model_name(request: Request) -> str:
     return context_of(request).scorer.bundle.manifest.name
 
 
+def model_names(request: Request) -> tuple[str, ...]:
+    """What the served model goes by, without the name that stands for any."""
+    aliases = context_of(request).settings.model_aliases
+    return (model_name(request), *(name for name in aliases if name != "*"))
+
+
+def check_model(request: Request, name: str | None) -> None:
+    """Refuse a request for another model; None asks for none.
+
+    Raises:
+        ApiError: 404.
+    """
+    names = model_names(request)
+    if name is not None and name not in names and "*" not in context_of(request).settings.model_aliases:
+        message = f"the model {name[:100]!r} is not served here, but {names[0]!r} (see the setting model_aliases)"
+        raise ApiError(404, "not_found", message, "model")
+
+
 def message_only(failure: Failure) -> object:
     """Errors of systems that have no shape for them."""
     return {"error": failure.message, "code": failure.code}

@@ -5,11 +5,12 @@ from collections.abc import Collection, Iterator
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from service.api.dialects import llamafactory, openrlhf, sglang, slime, tei, vllm
+from service.api.dialects import kserve, llamafactory, nemogym, openrlhf, sglang, slime, swift, tei, vllm
 from service.api.dialects.dialect import Dialect
 
 DIALECTS: dict[str, Dialect] = {
-    module.DIALECT.name: module.DIALECT for module in (openrlhf, vllm, sglang, tei, slime, llamafactory)
+    module.DIALECT.name: module.DIALECT
+    for module in (openrlhf, vllm, sglang, tei, slime, llamafactory, swift, kserve, nemogym)
 }
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, StrictInt
 
 from service.api.context import context_of
 from service.api.dialects.chat import ChatTurn, conversation
-from service.api.dialects.dialect import Dialect, Open, answer, known_tokens, model_name, sigmoid
+from service.api.dialects.dialect import Dialect, Open, answer, check_model, known_tokens, model_name, sigmoid
 from service.api.errors import ApiError, Failure
 from service.api.health import ready
 from service.api.schemas import Text
@@ -185,10 +185,7 @@ def _items(request: Request, given: Any, special: bool | None, cut: Side | None)
 def _check(request: Request, body: Options) -> None:
     """The model's name, and a length to cut to that can be had."""
     context = context_of(request)
-    names = (model_name(request), *context.settings.model_aliases)
-    if body.model is not None and body.model not in names and "*" not in names:
-        message = f"the model {body.model[:100]!r} is not served here, but {names[0]!r} (see the setting model_aliases)"
-        raise ApiError(404, "not_found", message, "model")
+    check_model(request, body.model)
     limit, length = context.scorer.bundle.manifest.max_tokens, body.truncate_prompt_tokens
     if length is not None and length != -1 and length < limit:
         message = f"texts can be cut to the model's {limit} tokens alone; send -1"

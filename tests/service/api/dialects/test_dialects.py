@@ -12,6 +12,9 @@ from tests.service.serving import serving
 PROMPT, RESPONSE = "Say hi.", "Hi!"
 WHOLE = f"<|user|>{PROMPT}<|end|><|assistant|>{RESPONSE}<|end|>"
 CHAT = [{"role": "user", "content": PROMPT}]
+ANSWERED = [*CHAT, {"role": "assistant", "content": RESPONSE}]
+SENTENCES = {"name": "sentences", "shape": [1, 1], "datatype": "BYTES", "data": [WHOLE]}
+OUTPUT = {"output": [{"type": "message", "content": [{"type": "output_text", "text": RESPONSE}]}]}
 
 FORMS = [
     ("/openrlhf/get_reward", {"query": [WHOLE]}, lambda reply: reply["rewards"][0]),
@@ -20,7 +23,7 @@ FORMS = [
     ("/vllm/classify", {"input": WHOLE + "\n"}, lambda reply: reply["data"][-1]["probs"][-1]),
     (
         "/vllm/classify",
-        {"messages": [*CHAT, {"role": "assistant", "content": RESPONSE}]},
+        {"messages": ANSWERED},
         lambda reply: reply["data"][0]["probs"][0],
     ),
     ("/vllm/pooling", {"input": [WHOLE]}, lambda reply: reply["data"][0]["data"][0]),
@@ -39,6 +42,14 @@ FORMS = [
     ("/slime/reward", {"prompt": PROMPT, "response": RESPONSE}, lambda reply: reply),
     ("/slime/reward", {"prompt": CHAT, "response": RESPONSE}, lambda reply: reply),
     ("/llamafactory/v1/score/evaluation", {"model": "model", "messages": [WHOLE]}, lambda reply: reply["scores"][0]),
+    ("/swift/v1/chat/completions", {"messages": ANSWERED}, lambda reply: reply["choices"][0]["message"]["content"]),
+    ("/kserve/v2/models/pocket/infer", {"inputs": [SENTENCES]}, lambda reply: reply["outputs"][0]["data"][0]),
+    (
+        "/nemogym/verify",
+        {"responses_create_params": {"input": CHAT}, "response": OUTPUT},
+        lambda reply: reply["reward"],
+    ),
+    ("/nemogym/compare", {"conversation_history": CHAT, "response_objs": [OUTPUT]}, lambda reply: reply["rewards"][0]),
 ]
 
 
@@ -66,6 +77,8 @@ def test_what_is_no_request_is_a_4xx_in_the_dialects_own_shape(plain, path, body
         "vllm": lambda error: set(error["error"]) == {"message", "type", "param", "code"},
         "sglang": lambda error: error["object"] == "error",
         "tei": lambda error: set(error) == {"error", "error_type"},
+        "swift": lambda error: set(error) == {"message", "object"},
+        "kserve": lambda error: set(error) == {"error"},
     }.get(dialect, lambda error: set(error) == {"error", "code"})
     assert shape(reply.json), reply.content
 
@@ -146,7 +159,14 @@ def test_a_batch_that_fails_is_an_error_of_the_dialect(served, session):
     session.let_go()
 
 
-@pytest.mark.parametrize("path", ["/vllm/health", "/sglang/health", "/tei/health", "/tei/info"])
+PROBES = [
+    *("/vllm/health", "/sglang/health", "/tei/health", "/tei/info", "/swift/v1/models", "/swift/health", "/swift/ping"),
+    *("/kserve/v2", "/kserve/v2/health/live", "/kserve/v2/health/ready"),
+    *("/kserve/v2/models/pocket", "/kserve/v2/models/pocket/ready"),
+]
+
+
+@pytest.mark.parametrize("path", PROBES)
 def test_what_callers_ask_before_they_begin(plain, path):
     assert plain.get(path).status == 200
 

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal, NoReturn
 
 import jinja2
@@ -212,7 +213,7 @@ class Formatter:
             FormatError: the model reads prompt and response with tokens between them, which are not in the text.
         """
         around = self.text_format
-        body, begin, end = list(ids), list(around.begin), list(around.end)
+        body, begin, end = list(ids), list(self._opening), list(around.end)
         if begin and framed and body[: len(begin)] == begin:
             body = body[len(begin) :]
         if framed and body[-len(end) :] == end:
@@ -243,6 +244,21 @@ class Formatter:
                 part = self.tokenizer.plain(responses[start:stop])
                 yield [self._fitted(prompt_ids, ids, truncate) for ids in part]
                 start, chars = stop, 0
+
+    @cached_property
+    def _opening(self) -> tuple[int, ...]:
+        """What every item begins with: `begin`, or the BOS that the chat template spells.
+
+        Callers that expect a server to add the BOS strip it from what their template rendered, as verl does.
+        """
+        if self.text_format.begin or "bos_token" not in self.text_format.special_tokens:
+            return self.text_format.begin
+        bos = self.tokenizer.markup(self.text_format.special_tokens["bos_token"])
+        try:
+            rendered = self.tokenizer.markup(self.render("."))
+        except FormatError:
+            return ()
+        return tuple(bos) if rendered[: len(bos)] == bos else ()
 
     def _fitted(
         self, prompt: list[int], response: list[int], truncate: Sequence[Truncation]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.bundle.layout import Family
-from service.bundle.text_format import EncodedItem, FormatError, Side, TooLongError
+from service.bundle.text_format import EncodedItem, FormatError, Formatter, Side, TooLongError
 from tests.pocket import SPECIAL_IDS, pocket_formatter
 
 FORMATTER = pocket_formatter(Family.CAUSAL)
@@ -33,6 +33,19 @@ def test_framing_twice_is_framing_once(tokens):
 def test_without_a_frame_it_stays_as_it_is():
     assert ids(FORMATTER.encode_whole("ab\n", framed=False)) == [97, 98, 10]
     assert ids(FORMATTER.frame([97, END, 98], framed=False)) == [97, END, 98]
+
+
+@pytest.mark.parametrize(("bos", "added"), [("<|user|>", True), ("<|system|>", False), (None, False)])
+def test_a_bos_that_the_template_spells_and_the_caller_has_stripped_is_put_back(bos, added):
+    """verl strips the BOS from what the template rendered, because vLLM adds it."""
+    special = {} if bos is None else {"bos_token": bos}
+    text_format = FORMATTER.text_format.model_copy(update={"special_tokens": special})
+    formatter = Formatter(text_format, FORMATTER.template, FORMATTER.tokenizer, FORMATTER.max_tokens)
+    whole = ids(formatter.encode("hi", ["yes"])[0])
+    assert whole[0] == SPECIAL_IDS["<|user|>"]
+    stripped = formatter.render("hi").removeprefix("<|user|>") + "yes"
+    assert ids(formatter.encode_whole(stripped)) == (whole if added else whole[1:])
+    assert ids(formatter.encode_whole("<|user|>" + stripped)) == whole
 
 
 def test_blanks_that_no_end_precedes_belong_to_the_text():

@@ -1,6 +1,6 @@
 # Two commands for a newcomer:  make serve   and   make test
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint verify verify-line verify-engine clean
+.PHONY: help serve test lint verify verify-line verify-engine verify-frameworks clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -31,6 +31,9 @@ verify-line: $(VENV)/.dev-installed ## measure the README's claims again, those 
 
 verify-engine: $(VENV)/.dev-installed ## race the server against its peers again (quick form, installs them under build/)
 	$(BIN)/python -m benchmarks.serving.verify_engine $(ENGINE_FLAGS)
+
+verify-frameworks: $(VENV)/.dev-installed ## run other systems' own clients against a real server (installs them under build/)
+	$(BIN)/python -m benchmarks.frameworks.run
 
 clean: ## remove what the targets made, the virtual environment included
 	rm -rf $(VENV) bundles runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

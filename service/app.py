@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 
 from service.api import health, v1
 from service.api.context import ClientGoneError, Context, State
+from service.api.dialects.registry import install_dialects
 from service.api.docs import install_docs
 from service.api.errors import install_error_handlers
 from service.api.middleware import LimitBody, Observe, RequireKey
@@ -131,6 +132,8 @@ def build_app(
     app.include_router(v1.router)
     app.include_router(health.router)
     install_docs(app)
+    for path, method in install_dialects(app, settings.dialects, settings.root_dialect):
+        metrics.expect_requests(path, method)
     for route in (*v1.router.routes, *health.router.routes):
         if isinstance(route, APIRoute):
             for method in sorted(route.methods or ()):

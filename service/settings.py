@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, SecretStr, model_validator
 from pydantic_settings import (
@@ -36,7 +36,7 @@ def _keys(given: object) -> object:
 
 def _parts(given: object) -> object:
     """The parts of a comma-separated list."""
-    return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
+    return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
 
 
 def _rising(bounds: tuple[float, ...]) -> tuple[float, ...]:
@@ -45,6 +45,7 @@ def _rising(bounds: tuple[float, ...]) -> tuple[float, ...]:
     return bounds
 
 
+DialectName = Literal["openrlhf", "vllm", "sglang", "tei", "slime", "llamafactory", "swift", "kserve", "nemogym"]
 _OTHER_FILES = 192
 """Descriptors that are left for all but connections, and for those of probes when there are too many."""
 
@@ -100,6 +101,12 @@ class Settings(BaseSettings):
     """What it computes in; auto: the fastest that orders the bundle's held-out pairs as fp32 does."""
     allow_fallback: bool = False
     """Serve on the CPU where the provider asked for cannot; otherwise the server does not start."""
+    dialects: Annotated[tuple[DialectName, ...], NoDecode, BeforeValidator(_parts)] = get_args(DialectName)
+    """Wire formats of other systems that are spoken, each under its name, comma-separated; an empty list for none."""
+    root_dialect: DialectName | None = None
+    """The one whose paths are also at the root, for callers that take a host and a port only."""
+    model_aliases: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts)] = ()
+    """Names beside the bundle's own that callers of dialects may ask for, comma-separated; * for any."""
     threads: int | None = Field(None, ge=1)
     """Threads of one operator. Default: the CPUs that affinity and cgroup allow."""
     tokenizer_threads: int = Field(2, ge=1, le=64)

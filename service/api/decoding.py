@@ -80,7 +80,8 @@ def _decode(body: bytes, schema: type[BaseModel], max_items: int) -> BaseModel |
         return None
     if not isinstance(content, dict):
         raise ApiError(422, "invalid", "the body must be a JSON object (its fields are listed under /docs)")
-    refuse_wrong_structure(content, schema, max_items)
+    if schema.model_config.get("extra") == "forbid":
+        refuse_wrong_structure(content, schema, max_items)
     try:
         return schema.model_validate(content)
     except ValidationError as error:

@@ -2,7 +2,9 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request
@@ -38,6 +40,8 @@ _REJECTION = {
     "deadline_exceeded": "deadline", "method_not_allowed": "method", "unsupported_media_type": "media_type",
     "too_many_items": "too_many_items", "headers_too_large": "headers",
 }  # fmt: skip
+_TYPE = re.compile(r"str|int|.*[\[(].*|[A-Z]\w*")
+"""Steps of pydantic's paths that name a type; no field of a schema begins with a capital."""
 _NAME_CHARS, _FIELD_CHARS, _MESSAGE_CHARS = 100, 300, 600
 """The longest name, field and message of a reply; what is cut ends in dots."""
 _SERVER_FAULTS = {"nonfinite_score", "engine_failed", "internal"}
@@ -60,25 +64,45 @@ class ApiError(HTTPException):
         self.retry_after = retry_after
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a request has no scores; for the fields see `service.api.schemas.ErrorBody`."""
+
+    status: int
+    code: str
+    message: str
+    field: str | None = None
+    retry_after: float | None = None
+
+
+ErrorShape = Callable[[Failure], object]
+"""The JSON of an error in the words of one dialect."""
+
+
+def _native(failure: Failure) -> object:
+    body = ErrorBody(
+        code=failure.code,
+        message=failure.message,
+        field=failure.field,
+        request_id=request_id.get(),
+        retry_after_s=failure.retry_after,
+    )
+    return ErrorReply(error=body).model_dump(exclude_none=True)
+
+
 def error_response(
-    status: int, code: str, message: str, field: str | None = None, retry_after: float | None = None
-) -> JSONResponse:
+    status: int, code: str, message: str, field: str | None = None, retry_after: float | None = None,
+    shape: ErrorShape = _native,
+) -> JSONResponse:  # fmt: skip
     """The reply for one failure; Retry-After is whole seconds, rounded up, as HTTP wants it.
 
     However long a text found its way into the message, say by a chat template that repeats what it refuses, the reply
     is short.
     """
-    body = ErrorReply(
-        error=ErrorBody(
-            code=code,
-            message=_short(message, _MESSAGE_CHARS),
-            field=None if field is None else _short(field, _FIELD_CHARS),
-            request_id=request_id.get(),
-            retry_after_s=retry_after,
-        )
-    )
+    where = None if field is None else _short(field, _FIELD_CHARS)
+    failure = Failure(status, code, _short(message, _MESSAGE_CHARS), where, retry_after)
     headers = {} if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
-    return JSONResponse(body.model_dump(exclude_none=True), status, headers)
+    return JSONResponse(shape(failure), status, headers)
 
 
 def _item_field(request: Request, error: scoring.ScoringError) -> str | None:
@@ -91,16 +115,18 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     """Give every exception its reply, and count every refusal by reason."""
 
     def reply(
-        status: int, code: str, message: str, field: str | None = None, retry_after: float | None = None,
-        reason: str | None = None,
+        request: Request, status: int, code: str, message: str, field: str | None = None,
+        retry_after: float | None = None, reason: str | None = None,
     ) -> JSONResponse:  # fmt: skip
         if code not in _SERVER_FAULTS:
             metrics.rejected.labels(reason or _REJECTION.get(code, code)).inc()
-        return error_response(status, code, message, field, retry_after)
+        shape: ErrorShape = getattr(request.state, "error_shape", _native)
+        statuses: Mapping[int, int] = getattr(request.state, "statuses", {})
+        return error_response(statuses.get(status, status), code, message, field, retry_after, shape)
 
-    async def on_api_error(_: Request, error: Exception) -> JSONResponse:
+    async def on_api_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
-        return reply(error.status_code, error.code, error.detail, error.field, error.retry_after)
+        return reply(request, error.status_code, error.code, error.detail, error.field, error.retry_after)
 
     async def on_scoring_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, scoring.ScoringError)
@@ -111,12 +137,12 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         elif status == 503:
             retry_after = 1.0
             logger.error("engine failure: %s", _short(str(error), _MESSAGE_CHARS))
-        return reply(status, code, str(error), _item_field(request, error), retry_after, reason)
+        return reply(request, status, code, str(error), _item_field(request, error), retry_after, reason)
 
-    async def on_validation_error(_: Request, error: Exception) -> JSONResponse:
+    async def on_validation_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         # All other problems are found while the body is decoded.
-        return reply(422, "invalid", "a JSON object is missing as the body")
+        return reply(request, 422, "invalid", "a JSON object is missing as the body")
 
     async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -127,7 +153,7 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         elif error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "another method")
             message = f"{_short(request.method)} is not allowed at {path}; use {allowed}"
-        response = reply(error.status_code, _STATUS.get(error.status_code, "invalid"), message)
+        response = reply(request, error.status_code, _STATUS.get(error.status_code, "invalid"), message)
         response.headers.update(error.headers or {})
         return response
 
@@ -160,8 +186,9 @@ def _explain(problems: Sequence[Any]) -> tuple[str, str | None]:
 
 
 def _dotted(path: Sequence[str | int]) -> str | None:
-    """A path as callers write it. The form of a prompt is a step of it for pydantic; a caller knows only its fields."""
-    return ".".join(_short(str(step)) for step in path if step not in PROMPT_FORMS) or None
+    """A path as callers write it. Which of several types was tried is a step of it for pydantic, and none for them."""
+    steps = [str(step) for step in path if step not in PROMPT_FORMS and not _TYPE.fullmatch(str(step))]
+    return ".".join(map(_short, steps)) or None
 
 
 def _short(text: str, characters: int = _NAME_CHARS) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from service.bundle.text_format import Prompt
-from service.scoring.scorer import Item
+from service.scoring.items import Item
 
 
 @dataclass(frozen=True)

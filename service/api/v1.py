@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from service.api.context import Context, State, aside, context_of, until_gone
+from service.api.context import Context, aside, context_of
 from service.api.decoding import StrictRoute
-from service.api.errors import ApiError, FieldName, Part
+from service.api.errors import FieldName, Part
 from service.api.items import measured
 from service.api.schemas import (
     CompareReply,
@@ -33,10 +33,12 @@ from service.api.schemas import (
     Timing,
     Usage,
 )
+from service.api.scoring import deadline_of, score_items
 from service.bundle.calibration import Scale
 from service.bundle.text_format import Truncation
 from service.scoring.errors import DeadlineExceededError
-from service.scoring.scorer import Item, ItemResult, Scores, Wishes
+from service.scoring.items import Item
+from service.scoring.scorer import ItemResult, Scores, Wishes
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": description}
@@ -171,25 +173,9 @@ class _Call:
         """Score the items of a request.
 
         Raises:
-            ApiError: not ready, or a text that is far too long.
-            ScoringError: see `service.scoring.errors`.
-            ClientGoneError: the client left.
+            ApiError, ScoringError, ClientGoneError: see `service.api.scoring.score_items`.
         """
-        began: float = request.state.began
-        context = context_of(request)
-        settings = context.settings
-        if context.state not in (State.READY, State.DRAINING):
-            raise ApiError(503, "not_ready", f"the server is {context.state}", retry_after=1.0)
-        for place, item in enumerate(items):
-            lengths: dict[Part, int] = {"prompt": item.prompt_chars, "response": len(item.response)}
-            for part, length in lengths.items():
-                if length > settings.max_text_chars:
-                    # It would occupy a tokenizer for seconds before it turned out to be too long.
-                    message = f"{length} characters, more than the {settings.max_text_chars} of one text; shorten it"
-                    raise ApiError(422, "too_many_tokens", message, field_name(place, part))
-        request.state.field_name = field_name
-        timeout_ms = min(options.timeout_ms or settings.default_timeout_ms, settings.max_timeout_ms)
-        deadline = began + timeout_ms / 1000
+        deadline = deadline_of(request, options.timeout_ms)
         wishes = Wishes(
             truncate=None if options.truncate is None else Truncation(options.truncate),
             allow_empty=options.allow_empty,
@@ -197,7 +183,8 @@ class _Call:
             model_digest=options.model_digest,
             per_item_failures=per_item_failures,
         )
-        return cls(context, await until_gone(request, context.scorer.score(items, wishes)), began, deadline)
+        scores = await score_items(request, items, wishes, field_name)
+        return cls(context_of(request), scores, request.state.began, deadline)
 
     def common(self) -> dict[str, Any]:
         """Model, details, usage and timing."""

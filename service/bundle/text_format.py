@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal, NoReturn
 
 import jinja2
@@ -51,6 +52,13 @@ class Truncation(StrEnum):
 
     PROMPT_LEFT = "prompt_left"
     RESPONSE_RIGHT = "response_right"
+
+
+class Side(StrEnum):
+    """Which side of an over-long text that holds both prompt and response may be cut."""
+
+    LEFT = "left"
+    RIGHT = "right"
 
 
 class TextFormat(BaseModel):
@@ -176,6 +184,54 @@ class Formatter:
         """
         return [item for part in self.encode_parts(prompt, responses, truncate) for item in part]
 
+    def encode_whole(self, text: str, framed: bool = True, cut: Side | None = None) -> EncodedItem | TooLongError:
+        """Tokens of one text that holds a rendered prompt and its response; special tokens that it spells count.
+
+        Args:
+            text: as a caller rendered it.
+            framed: see `frame`.
+            cut: the side that may be cut.
+
+        Raises:
+            FormatError: this model's format cannot be recovered from one text.
+        """
+        # Chat templates may put a line feed behind the end of a turn, where training has nothing.
+        stripped = self.tokenizer.markup(text.rstrip()) if framed and text[-1:].isspace() else []
+        ended = stripped and stripped[-len(self.text_format.end) :] == list(self.text_format.end)
+        return self.frame(stripped if ended else self.tokenizer.markup(text), framed, cut)
+
+    def frame(self, ids: Sequence[int], framed: bool = True, cut: Side | None = None) -> EncodedItem | TooLongError:
+        """Tokens of one item from those of a text that holds both its prompt and its response.
+
+        Args:
+            ids: below the tokenizer's `vocabulary_size`.
+            framed: put what every item begins and ends with around it, where it is not there yet: once, never twice.
+                Otherwise the tokens are scored as they are.
+            cut: the side that may be cut.
+
+        Raises:
+            FormatError: the model reads prompt and response with tokens between them, which are not in the text.
+        """
+        around = self.text_format
+        body, begin, end = list(ids), list(self._opening), list(around.end)
+        if begin and framed and body[: len(begin)] == begin:
+            body = body[len(begin) :]
+        if framed and body[-len(end) :] == end:
+            body = body[: -len(end)]
+        if around.middle and not _contains(body, around.middle):
+            raise FormatError(
+                "this model reads something between prompt and response, and a text of both does not say where: send "
+                "prompt and response apart"
+            )
+        begin, end = (begin, end) if framed else ([], [])
+        excess = len(begin) + len(body) + len(end) - self.max_tokens
+        if excess > 0:
+            if cut is None or excess >= len(body):
+                tokens = len(begin) + len(body) + len(end)
+                return TooLongError(tokens, self.max_tokens, "shorten it, or ask for it to be cut")
+            body = body[excess:] if cut is Side.LEFT else body[: len(body) - excess]
+        return EncodedItem(np.array(begin + body + end, dtype=np.int64), max(0, excess), len(body))
+
     def encode_parts(
         self, prompt: Prompt, responses: Sequence[str], truncate: Sequence[Truncation] = ()
     ) -> Iterator[list[EncodedItem | TooLongError]]:
@@ -188,6 +244,21 @@ class Formatter:
                 part = self.tokenizer.plain(responses[start:stop])
                 yield [self._fitted(prompt_ids, ids, truncate) for ids in part]
                 start, chars = stop, 0
+
+    @cached_property
+    def _opening(self) -> tuple[int, ...]:
+        """What every item begins with: `begin`, or the BOS that the chat template spells.
+
+        Callers that expect a server to add the BOS strip it from what their template rendered, as verl does.
+        """
+        if self.text_format.begin or "bos_token" not in self.text_format.special_tokens:
+            return self.text_format.begin
+        bos = self.tokenizer.markup(self.text_format.special_tokens["bos_token"])
+        try:
+            rendered = self.tokenizer.markup(self.render("."))
+        except FormatError:
+            return ()
+        return tuple(bos) if rendered[: len(bos)] == bos else ()
 
     def _fitted(
         self, prompt: list[int], response: list[int], truncate: Sequence[Truncation]
@@ -219,6 +290,11 @@ class Formatter:
             )
         ids = np.array([*around.begin, *prompt, *around.middle, *response, *around.end], dtype=np.int64)
         return EncodedItem(ids, removed, len(response))
+
+
+def _contains(ids: Sequence[int], part: Sequence[int]) -> bool:
+    """Whether the tokens of `part` follow each other somewhere."""
+    return any(tuple(ids[start : start + len(part)]) == tuple(part) for start in range(len(ids) - len(part) + 1))
 
 
 def _to_json(value: object, indent: int | None = None) -> str:

@@ -16,7 +16,6 @@ from service.bundle.text_format import (
     FormatError,
     Formatter,
     Message,
-    Prompt,
     TooLongError,
     Truncation,
 )
@@ -31,21 +30,9 @@ from service.scoring.errors import (
     TooManyTokensError,
     UnrenderablePromptError,
 )
+from service.scoring.items import AnyItem, Item, Whole
 from service.scoring.prefixes import Sequences
 from service.scoring.scheduler import Scheduler, Scored
-
-
-@dataclass(frozen=True)
-class Item:
-    """One prompt with one response."""
-
-    prompt: Prompt
-    response: str
-
-    @property
-    def prompt_chars(self) -> int:
-        """Characters of the prompt's text."""
-        return len(self.prompt) if isinstance(self.prompt, str) else sum(len(m.content) for m in self.prompt)
 
 
 @dataclass(frozen=True)
@@ -117,7 +104,7 @@ class Scorer:
         self._metrics = metrics
         self._clock = clock
 
-    async def score(self, items: Sequence[Item], wishes: Wishes) -> Scores:
+    async def score(self, items: Sequence[AnyItem], wishes: Wishes) -> Scores:
         """Score all items, or raise; order and count are the caller's.
 
         Raises:
@@ -141,7 +128,7 @@ class Scorer:
             self._count(outcome, count)
         return scores
 
-    async def _score(self, items: Sequence[Item], wishes: Wishes) -> Scores:
+    async def _score(self, items: Sequence[AnyItem], wishes: Wishes) -> Scores:
         if wishes.model_digest is not None and wishes.model_digest != self.bundle.digest:
             raise ModelMismatchError(f"this server holds {self.bundle.digest}, not {wishes.model_digest}")
         if not wishes.allow_empty:
@@ -169,7 +156,7 @@ class Scorer:
             infer_seconds=scored.infer_seconds,
         )
 
-    async def _prepare(self, items: Sequence[Item], wishes: Wishes) -> tuple[list[EncodedItem], Sequences]:
+    async def _prepare(self, items: Sequence[AnyItem], wishes: Wishes) -> tuple[list[EncodedItem], Sequences]:
         """Tokens of every item, and what the queue wants to know of them.
 
         In steps, each queued anew for a thread: a short request waits for one step of a long one, and what is left of a
@@ -232,17 +219,22 @@ def _outcome(result: ItemResult) -> str:
     return "truncated" if result.removed else "ok"
 
 
-def _refuse_empty(items: Sequence[Item]) -> None:
+def _refuse_empty(items: Sequence[AnyItem]) -> None:
     for place, item in enumerate(items):
-        if item.prompt_chars == 0 or not item.response:
+        if isinstance(item, Item):
             part: Literal["prompt", "response"] = "prompt" if item.prompt_chars == 0 else "response"
+            empty = item.prompt_chars == 0 or not item.response
+        else:
+            part, empty = "response", item.size == 0
+        if empty:
+            what = f"the {part}" if isinstance(item, Item) else "the text"
             raise EmptyTextError(
-                f'the {part} is empty; send "allow_empty": true if it is meant to be scored so', place, part
+                f'{what} is empty; send "allow_empty": true if it is meant to be scored so', place, part
             )
 
 
 def _encode(
-    formatter: Formatter, items: Sequence[Item], wishes: Wishes, encoded: list[EncodedItem | None]
+    formatter: Formatter, items: Sequence[AnyItem], wishes: Wishes, encoded: list[EncodedItem | None]
 ) -> Iterator[None]:
     """Fill `encoded` with the tokens of every item; each distinct prompt is rendered and tokenized once.
 
@@ -251,29 +243,42 @@ def _encode(
     Raises:
         TooManyTokensError, UnrenderablePromptError, EmptyTextError: naming the first item at fault.
     """
-    by_prompt: dict[str | tuple[Message, ...], list[int]] = {}
+    by_prompt: dict[str | tuple[Message, ...], list[tuple[int, Item]]] = {}
+    wholes: list[tuple[int, Whole]] = []
     for place, item in enumerate(items):
-        key = item.prompt if isinstance(item.prompt, str) else tuple(item.prompt)
-        by_prompt.setdefault(key, []).append(place)
+        if isinstance(item, Item):
+            key = item.prompt if isinstance(item.prompt, str) else tuple(item.prompt)
+            by_prompt.setdefault(key, []).append((place, item))
+        else:
+            wholes.append((place, item))
     sides = () if wishes.truncate is None else (wishes.truncate,)
     done = 0
-    for prompt, places in by_prompt.items():
+    for prompt, members in by_prompt.items():
         if done >= PART_CHARS:
             yield
             done = 0
-        left = iter(places)
-        done += items[places[0]].prompt_chars
+        left = iter(members)
+        done += members[0][1].prompt_chars
         try:
-            for part in formatter.encode_parts(prompt, [items[place].response for place in places], sides):
+            for part in formatter.encode_parts(prompt, [item.response for _, item in members], sides):
                 if done >= PART_CHARS:
                     yield
                     done = 0
                 for result in part:
-                    place = next(left)
+                    place, item = next(left)
                     encoded[place] = _accepted(result, place, wishes)
-                    done += len(items[place].response)
+                    done += len(item.response)
         except FormatError as error:
-            raise UnrenderablePromptError(str(error), places[0], "prompt") from error
+            raise UnrenderablePromptError(str(error), members[0][0], "prompt") from error
+    for place, whole in wholes:
+        if done >= PART_CHARS:
+            yield
+            done = 0
+        try:
+            encoded[place] = _accepted(whole.encode(formatter), place, wishes)
+        except FormatError as error:
+            raise UnrenderablePromptError(str(error), place) from error
+        done += whole.size
 
 
 def _accepted(result: EncodedItem | TooLongError, place: int, wishes: Wishes) -> EncodedItem:

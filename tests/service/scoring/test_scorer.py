@@ -18,7 +18,7 @@ from service.scoring.errors import (
     TooManyTokensError,
     UnrenderablePromptError,
 )
-from service.scoring.scorer import Item
+from service.scoring.items import Item
 from tests.pocket import INFINITE_TEXT, NAN_TEXT
 from tests.service.doubles import spoils
 from tests.service.scoring.line import ROOMY, line_over

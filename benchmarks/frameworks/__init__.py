@@ -1,0 +1,1 @@
+"""Other systems' own clients against a real server."""

@@ -1,0 +1,1 @@
+"""Other systems' wire formats, one module each, all on the same scorer."""

@@ -191,6 +191,8 @@ class Settings(BaseSettings):
                 f"max_bodies_bytes ({self.max_bodies_bytes}) is below max_body_bytes ({self.max_body_bytes}): "
                 "a legal request could never fit"
             )
+        if self.root_dialect is not None and self.root_dialect not in self.dialects:
+            raise ValueError(f"root_dialect is {self.root_dialect}, which is not among the dialects")
         if self.default_timeout_ms > self.max_timeout_ms:
             raise ValueError(f"default_timeout_ms is above max_timeout_ms ({self.max_timeout_ms:g})")
         return self

@@ -18,7 +18,7 @@ def pair(prompt: str | Turns, completion: str | Turns) -> tuple[Prompt, str]:
     before it belong to the prompt.
 
     Raises:
-        ValueError: the completion has no messages, or does not end in the assistant's.
+        ValueError: the completion has no messages, or does not end in the assistant's; a message holds pictures.
     """
     if isinstance(completion, str):
         return (prompt if isinstance(prompt, str) else [_turn(turn) for turn in prompt]), completion
@@ -33,5 +33,7 @@ def pair(prompt: str | Turns, completion: str | Turns) -> tuple[Prompt, str]:
 def _turn(turn: Mapping[str, Any]) -> dict[str, str]:
     content = turn.get("content") or ""
     if not isinstance(content, str):
-        content = "".join(part["text"] for part in content if part.get("type") == "text")
+        if any(part.get("type") != "text" for part in content):
+            raise ValueError("a message holds more than text, which a reward model of texts cannot see")
+        content = "".join(part["text"] for part in content)
     return {"role": turn["role"], "content": content}

@@ -5,7 +5,7 @@ trainer = GRPOTrainer(model, reward_funcs=[TrlReward(RewardClient("http://reward
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from assay_client.async_client import AsyncRewardClient
@@ -14,15 +14,7 @@ from assay_client.sync_client import RewardClient
 from assay_client.types import Scale, Truncate
 
 
-class _Reward:
-    """What both functions are called in logs, and how they score."""
-
-    def __init__(self, name: str, scale: Scale, truncate: Truncate | None, allow_empty: bool) -> None:
-        self.__name__ = name  # TRL logs a function's rewards under it
-        self._options: dict[str, Any] = {"scale": scale, "truncate": truncate, "allow_empty": allow_empty}
-
-
-class TrlReward(_Reward):
+class TrlReward:
     """A reward function that blocks: `(prompts, completions, **columns) -> rewards` in order, or an `AssayError`.
 
     Args:
@@ -36,8 +28,9 @@ class TrlReward(_Reward):
         self, client: RewardClient | None = None, *, name: str = "assay", scale: Scale = "raw",
         truncate: Truncate | None = None, allow_empty: bool = True,
     ) -> None:  # fmt: skip
-        super().__init__(name, scale, truncate, allow_empty)
+        self.__name__ = name
         self._client = client or RewardClient()
+        self._options: dict[str, Any] = {"scale": scale, "truncate": truncate, "allow_empty": allow_empty}
 
     def __call__(
         self, prompts: Sequence[str | Turns], completions: Sequence[str | Turns], **columns: Any
@@ -47,19 +40,21 @@ class TrlReward(_Reward):
         return list(self._client.score_pairs(pairs, **self._options)) if pairs else []
 
 
-class AsyncTrlReward(_Reward):
-    """The same as a coroutine, which TRL runs beside its other asynchronous functions; see `TrlReward`."""
+def async_trl_reward(
+    client: AsyncRewardClient | None = None, *, name: str = "assay", scale: Scale = "raw",
+    truncate: Truncate | None = None, allow_empty: bool = True,
+) -> Callable[..., Coroutine[Any, Any, list[float]]]:  # fmt: skip
+    """The same as a coroutine function, which TRL runs beside its other asynchronous ones; see `TrlReward`.
 
-    def __init__(
-        self, client: AsyncRewardClient | None = None, *, name: str = "assay", scale: Scale = "raw",
-        truncate: Truncate | None = None, allow_empty: bool = True,
-    ) -> None:  # fmt: skip
-        super().__init__(name, scale, truncate, allow_empty)
-        self._client = client or AsyncRewardClient()
+    A function and no object: versions of TRL before 1 look at nothing else to tell that it must be awaited.
+    """
+    scorer = client or AsyncRewardClient()
 
-    async def __call__(
-        self, prompts: Sequence[str | Turns], completions: Sequence[str | Turns], **columns: Any
-    ) -> list[float]:
-        """Rewards of the completions, in order."""
+    async def reward(prompts: Sequence[str | Turns], completions: Sequence[str | Turns], **columns: Any) -> list[float]:
         pairs = [pair(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
-        return list(await self._client.score_pairs(pairs, **self._options)) if pairs else []
+        if not pairs:
+            return []
+        return list(await scorer.score_pairs(pairs, scale=scale, truncate=truncate, allow_empty=allow_empty))
+
+    reward.__name__ = name
+    return reward

@@ -1,4 +1,4 @@
-"""A custom reward function for verl: its `path` is this file and its `name` is `compute_score`.
+"""A custom reward function for verl: its `path` is `pkg://assay_client.integrations.verl`, its `name` `compute_score`.
 
 verl gives such a function the response alone: the prompt must be in the data set's `extra_info`, under `prompt`, as
 text or as messages. The function's own arguments are verl's `reward_kwargs`.

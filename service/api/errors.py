@@ -40,8 +40,8 @@ _REJECTION = {
     "deadline_exceeded": "deadline", "method_not_allowed": "method", "unsupported_media_type": "media_type",
     "too_many_items": "too_many_items", "headers_too_large": "headers",
 }  # fmt: skip
-_TYPE = re.compile(r"str|int|.*[\[(].*|[A-Z]\w*")
-"""Steps of pydantic's paths that name a type; no field of a schema begins with a capital."""
+_TYPE = re.compile(r"str|int|float|.*[\[(].*|[A-Z]\w*")
+"""Steps of pydantic's paths that name which of several types was tried; no field of a schema is called so."""
 _NAME_CHARS, _FIELD_CHARS, _MESSAGE_CHARS = 100, 300, 600
 """The longest name, field and message of a reply; what is cut ends in dots."""
 _SERVER_FAULTS = {"nonfinite_score", "engine_failed", "internal"}
@@ -121,8 +121,9 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         if code not in _SERVER_FAULTS:
             metrics.rejected.labels(reason or _REJECTION.get(code, code)).inc()
         shape: ErrorShape = getattr(request.state, "error_shape", _native)
-        statuses: Mapping[int, int] = getattr(request.state, "statuses", {})
-        return error_response(statuses.get(status, status), code, message, field, retry_after, shape)
+        statuses: Mapping[int | str, int] = getattr(request.state, "statuses", {})
+        status = statuses.get(code, statuses.get(status, status))
+        return error_response(status, code, message, field, retry_after, shape)
 
     async def on_api_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
@@ -182,13 +183,13 @@ def _explain(problems: Sequence[Any]) -> tuple[str, str | None]:
         message = f"the field {_short(str(first['loc'][-1]))!r} is missing"
     others = len(problems) - 1
     more = f" (and {others} more {'problem' if others == 1 else 'problems'})" if others else ""
-    return message + more, _dotted(first["loc"])
+    steps = [step for step in first["loc"] if step not in PROMPT_FORMS and not _TYPE.fullmatch(str(step))]
+    return message + more, _dotted(steps)
 
 
 def _dotted(path: Sequence[str | int]) -> str | None:
-    """A path as callers write it. Which of several types was tried is a step of it for pydantic, and none for them."""
-    steps = [str(step) for step in path if step not in PROMPT_FORMS and not _TYPE.fullmatch(str(step))]
-    return ".".join(map(_short, steps)) or None
+    """A path as callers write it."""
+    return ".".join(_short(str(step)) for step in path) or None
 
 
 def _short(text: str, characters: int = _NAME_CHARS) -> str:

@@ -84,7 +84,7 @@ class Observe:
             seconds = time.monotonic() - began
             # The template, never the path: a label must not carry what callers make up.
             route = getattr(scope.get("route"), "path", "unmatched")
-            method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "OPTIONS") else "other"
+            method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "PUT", "OPTIONS") else "other"
             self._metrics.http_requests.labels(route, method, str(status)).inc()
             self._metrics.http_duration.labels(route, method).observe(seconds)
             if received:

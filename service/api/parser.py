@@ -24,12 +24,27 @@ class PlainParser:
         self._framing: list[bytes] = []
         self._again = False  # these headers the protocol has had
         self.on_body = protocol.on_body  # before there is a parser, which looks for it when it is made
-        self._parser = HttpRequestParser(self)
+        self._parser = self._fresh()
+
+    def _fresh(self) -> HttpRequestParser:
+        parser = HttpRequestParser(self)
         # As uvicorn has it, so that the first of several requests is answered though it asks to close.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.get_http_version = self._parser.get_http_version
-        self.get_method = self._parser.get_method
-        self.should_keep_alive = self._parser.should_keep_alive
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
+    def get_http_version(self) -> str:
+        """Such as "1.1"."""
+        version: str = self._parser.get_http_version()
+        return version
+
+    def get_method(self) -> bytes:
+        """Of the request whose headers are complete."""
+        method: bytes = self._parser.get_method()
+        return method
+
+    def should_keep_alive(self) -> bool:
+        """Whether the client wants more replies on this connection; asked when its headers are complete."""
+        return bool(self._parser.should_keep_alive())
 
     def should_upgrade(self) -> bool:
         """Never: there is no other protocol here."""
@@ -53,6 +68,7 @@ class PlainParser:
 
     def _give_headers_again(self) -> None:
         lines = [b"POST / HTTP/%b" % self._parser.get_http_version().encode(), *self._framing, b"", b""]
+        self._parser = self._fresh()  # the old one hears nothing more where the connection closes after the request
         self._again = True
         self._parser.feed_data(b"\r\n".join(lines))
         self._again = False

@@ -12,8 +12,9 @@ from service.scoring.errors import QueueFullError
 from service.scoring.items import AnyItem, Item
 from service.scoring.scorer import Scores, Wishes
 
-_MOST_PAUSE = 1.0
-"""Seconds after which a request that is held asks for its places again at the latest."""
+_LEAST_PAUSE, _MOST_PAUSE = 0.5, 2.0
+"""Seconds after which a request that is held asks for its places again. Where the queue is full of tokens, its texts
+are tokenized each time."""
 
 
 def deadline_of(request: Request, timeout_ms: float | None) -> float:
@@ -59,6 +60,8 @@ async def score_items(
                 raise ApiError(422, "too_many_tokens", message, field_name(place, part))
     request.state.field_name = field_name
     held_until: float = request.state.began + hold_s
+    if wishes.deadline is not None:
+        held_until = min(held_until, wishes.deadline)
     return await until_gone(request, _admitted(context, items, wishes, held_until))
 
 
@@ -67,7 +70,7 @@ async def _admitted(context: Context, items: Sequence[AnyItem], wishes: Wishes, 
         try:
             return await context.scorer.score(items, wishes)
         except QueueFullError as error:
-            pause = min(error.retry_after, _MOST_PAUSE)
-            if time.monotonic() + pause >= held_until:
+            pause = min(max(error.retry_after, _LEAST_PAUSE), _MOST_PAUSE)
+            if time.monotonic() + pause >= held_until or context.state is not State.READY:
                 raise
             await asyncio.sleep(pause)

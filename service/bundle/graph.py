@@ -54,7 +54,12 @@ def check_graph(path: Path, manifest: Manifest, vocabulary: int) -> None:
     shape = _sizes(model.graph.output[0])
     if len(shape) != 2 or shape[0] != 0 or shape[1] not in (0, len(manifest.heads)):
         raise GraphError(f"{GRAPH_OUTPUT} has the shape {shape}, not (scores, {len(manifest.heads)} heads)")
-    _check_tables(model.graph, manifest, vocabulary)
+    try:
+        _check_tables(model.graph, manifest, vocabulary)
+    except (IndexError, ValueError, OverflowError) as error:
+        if isinstance(error, GraphError):
+            raise
+        raise GraphError(f"has a node without the inputs that its operator takes: {error}") from error
     parts = list(_parts(model))
     for part in parts:
         for node in part.node:
@@ -76,6 +81,8 @@ def _check_tables(graph: GraphProto, manifest: Manifest, vocabulary: int) -> Non
         ("position_ids", manifest.max_tokens, f"an item may have {manifest.max_tokens} tokens"),
     ):
         bound = allowed_below(graph, name)
+        if bound is None and name == "input_ids":
+            raise GraphError("looks up no table of embeddings by input_ids: export the bundle again")
         if bound is not None and most > bound:
             raise GraphError(f"has embeddings for {bound} values of {name}, but {what}")
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
-_MOVES: Final = {"Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Gather"}
+_MOVES: Final = {"Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Gather", "Transpose", "Expand", "Flatten"}
 """Operators that hand indices on as they are, all or some."""
 
 
@@ -20,11 +20,19 @@ def allowed_below(graph: GraphProto, name: str) -> int | None:
         from 2); None where the input looks up nothing.
     """
     weights = {tensor.name: tensor for tensor in graph.initializer}
+    weights |= {
+        node.output[0]: attribute.t
+        for node in graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    }
     offsets = {name: 0}
     bounds = []
     for node in graph.node:  # in the order in which they run
-        if node.op_type == "Gather" and node.input[1] in offsets and node.input[0] in weights and not _axis(node):
-            bounds.append(weights[node.input[0]].dims[0] - offsets[node.input[1]])
+        if node.op_type == "Gather" and node.input[1] in offsets and node.input[0] in weights:
+            table = weights[node.input[0]]
+            bounds.append(table.dims[_axis(node)] - offsets[node.input[1]])
         elif node.op_type in _MOVES and node.input[0] in offsets:
             offsets[node.output[0]] = offsets[node.input[0]]
         elif node.op_type == "Add":

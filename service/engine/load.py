@@ -49,44 +49,50 @@ def load_session(bundle: Bundle, wanted: Wanted) -> Loaded:
         ProviderError: nothing that was asked for can serve.
         BundleError: ONNX Runtime refuses the graph.
     """
-    providers = candidates(wanted.provider, wanted.allow_fallback)
-    for provider in providers:
-        try:
-            return _load(bundle, provider, wanted)
-        except GateError:
-            raise  # another provider is no answer to it
-        except ProviderError as error:
-            if provider is providers[-1]:
-                raise
-            logger.warning("%s; trying %s", error, providers[providers.index(provider) + 1].name)
-    raise ProviderError("no execution provider that Assay knows is installed")
-
-
-def _load(bundle: Bundle, provider: Provider, wanted: Wanted) -> Loaded:
-    precisions = provider.precisions()
-    if wanted.precision != "auto":
-        if wanted.precision not in precisions:
-            raise ProviderError(
+    refusals: list[str] = []
+    for provider in candidates(wanted.provider, wanted.allow_fallback):
+        precisions = _precisions(bundle, provider, wanted)
+        if not precisions:
+            refusals.append(
                 f"{provider.full_name} does not run this bundle in {wanted.precision} here; it can do "
-                f"{', '.join(precisions)}"
+                f"{', '.join(provider.precisions())}"
             )
-        precisions = (wanted.precision,)
-    elif bundle.reference is None:
-        precisions = ("fp32",)  # without held-out pairs nobody can say what a lower one does to this model
-    for precision in precisions:
-        session = provider.open(bundle, precision, wanted.threads, wanted.max_batch_tokens)
-        if precision == "fp32":
-            return Loaded(session, None)
-        if bundle.reference is None:
-            logger.warning("%s is served unchecked: the bundle has no reference pairs", precision)
-            return Loaded(session, None)
-        gate = _gate(bundle, session)
-        if gate.failure is None:
-            return Loaded(session, gate)
-        if precision == precisions[-1]:
-            raise GateError(f"{precision} does not pass its gate: {gate.failure}; set the precision to fp32")
-        logger.warning("not serving in %s: %s", precision, gate.failure)
-    raise AssertionError("every provider has a precision")
+        for precision in precisions:
+            try:
+                return _loaded(bundle, provider, precision, wanted)
+            except ProviderError as error:
+                logger.warning("not serving on %s in %s: %s", provider.full_name, precision, error)
+                refusals.append(str(error))
+                if isinstance(error, GateError) and wanted.precision != "auto":
+                    raise  # another provider is no answer to it
+    raise ProviderError("; ".join(refusals) or "no execution provider that Assay knows is installed")
+
+
+def _precisions(bundle: Bundle, provider: Provider, wanted: Wanted) -> tuple[str, ...]:
+    """Those to try, in order; none if the provider has not the one that was asked for."""
+    if wanted.precision != "auto":
+        return (wanted.precision,) if wanted.precision in provider.precisions() else ()
+    # Without held-out pairs nobody can say what a lower one does to this model.
+    return ("fp32",) if bundle.reference is None else provider.precisions()
+
+
+def _loaded(bundle: Bundle, provider: Provider, precision: str, wanted: Wanted) -> Loaded:
+    """One attempt; what it loaded is gone when it fails.
+
+    Raises:
+        GateError: the precision orders held-out pairs otherwise than the trained module.
+        ProviderError: the provider cannot load or run the graph.
+    """
+    session = provider.open(bundle, precision, wanted.threads, wanted.max_batch_tokens)
+    if precision == "fp32":
+        return Loaded(session, None)
+    if bundle.reference is None:
+        logger.warning("%s is served unchecked: the bundle has no reference pairs", precision)
+        return Loaded(session, None)
+    gate = _gate(bundle, session)
+    if gate.failure is not None:
+        raise GateError(f"{precision} does not pass its gate: {gate.failure}; set the precision to fp32")
+    return Loaded(session, gate)
 
 
 def _gate(bundle: Bundle, session: Session) -> Gate:

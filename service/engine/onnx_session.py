@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from service.bundle.layout import GRAPH_OUTPUT, Layout, plan_layout
 from service.bundle.reader import Bundle, BundleError
-from service.engine.session import EngineError, Placement, ProviderError, Rewards, batch_error
+from service.engine.session import EngineError, Placement, ProviderError, Rewards, batch_error, one_line
 
 CPU: Final = "CPUExecutionProvider"
 _HEAVY: Final = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention", "MultiHeadAttention", "Softmax", "Conv"}
@@ -49,8 +49,8 @@ class OnnxSession:
                 self._session = ort.InferenceSession(bundle.model_path, settings, providers=[(provider, dict(options))])
             except Exception as error:  # the runtime's exceptions share no base
                 if provider == CPU:
-                    raise BundleError(bundle.model_path, f"ONNX Runtime cannot load it: {error}") from error
-                raise ProviderError(f"{provider} cannot load {bundle.model_path}: {error}") from error
+                    raise BundleError(bundle.model_path, f"ONNX Runtime cannot load it: {one_line(error)}") from error
+                raise ProviderError(f"{provider} cannot load {bundle.model_path}: {one_line(error)}") from error
             active = self._session.get_providers()[0]
             if active != provider:
                 raise ProviderError(
@@ -60,7 +60,9 @@ class OnnxSession:
             try:
                 self.run(plan_layout([np.zeros(2, dtype=np.int64)], bundle.manifest.family))
             except EngineError as error:
-                raise BundleError(bundle.model_path, str(error)) from error
+                if provider == CPU:
+                    raise BundleError(bundle.model_path, str(error)) from error
+                raise ProviderError(f"{provider} cannot run {bundle.model_path}: {error}") from error
             self.placement = read_placement(Path(self._session.end_profiling()), active)
         if self.placement.heavy_elsewhere:
             raise ProviderError(f"{active} leaves {self.placement.heavy_elsewhere} of this graph to the CPU")

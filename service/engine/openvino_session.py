@@ -9,7 +9,7 @@ from service.bundle.layout import Layout, plan_layout
 from service.bundle.reader import Bundle
 from service.engine.cpus import computes_bf16
 from service.engine.int8 import group_size, quantise_weights
-from service.engine.session import EngineError, Placement, ProviderError, Rewards, batch_error
+from service.engine.session import EngineError, Placement, ProviderError, Rewards, batch_error, one_line
 
 NAME = "OpenVINO"
 
@@ -38,8 +38,7 @@ class OpenVinoSession:
             self._request = compiled.create_infer_request()
             nodes = len(compiled.get_runtime_model().get_ops())
         except Exception as error:  # the runtime raises RuntimeError and its own kinds
-            reason = " ".join(str(error).split())  # it goes over many lines
-            raise ProviderError(f"{NAME} cannot load {bundle.model_path}: {reason}") from error
+            raise ProviderError(f"{NAME} cannot load {bundle.model_path}: {one_line(error)}") from error
         self.placement = Placement({NAME: nodes}, {})
         try:
             self.run(plan_layout([np.zeros(2, dtype=np.int64)], bundle.manifest.family))
@@ -64,6 +63,10 @@ def compile_graph(path: Path, precision: str, threads: int) -> ov.CompiledModel:
         precision: "fp32", "bf16" or "int8"; in int8, what is not a linear layer is in bf16 where the processor
             multiplies it, else in fp32.
         threads: threads of one operator.
+
+    Raises:
+        ValueError: in int8, there is nothing to be put in integers, or a weight is no number.
+        RuntimeError: OpenVINO refuses the graph.
     """
     core = ov.Core()
     model = core.read_model(path)
@@ -77,5 +80,8 @@ def compile_graph(path: Path, precision: str, threads: int) -> ov.CompiledModel:
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
     }
     if precision == "int8":
-        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(group_size(quantise_weights(model)))
+        inner = quantise_weights(model)
+        if not inner:
+            raise ValueError("it has no linear layers in a form that could be put in integers")
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(group_size(inner))
     return core.compile_model(model, "CPU", settings)

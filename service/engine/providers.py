@@ -11,7 +11,7 @@ from service.bundle.reader import Bundle
 from service.engine.cpus import computes_bf16, computes_int8, has_amx
 from service.engine.onnx_options import Shapes, cuda_options, tensorrt_options
 from service.engine.onnx_session import CPU, OnnxSession
-from service.engine.session import ProviderError, Session
+from service.engine.session import ProviderError, Session, one_line
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,10 @@ class Provider:
 
 
 def _open_openvino(bundle: Bundle, precision: str, threads: int, max_batch_tokens: int) -> Session:
-    from service.engine.openvino_session import OpenVinoSession  # not everybody installs it
-
+    try:
+        from service.engine.openvino_session import OpenVinoSession  # not everybody can install it
+    except Exception as error:  # a wheel of another machine, or what an uninstalled one left behind
+        raise ProviderError(f"OpenVINO is installed and cannot be imported: {one_line(error)}") from error
     return OpenVinoSession(bundle, precision, threads)
 
 
@@ -66,7 +68,7 @@ PROVIDERS: Final = {
         _onnx("cuda", "CUDAExecutionProvider", "gpu", lambda shapes: cuda_options()),
         _onnx("tensorrt", "TensorrtExecutionProvider", "gpu", tensorrt_options),
         Provider(
-            "openvino", "OpenVINO", "openvino", lambda: importlib.util.find_spec("openvino") is not None,
+            "openvino", "OpenVINO", "serve", lambda: importlib.util.find_spec("openvino") is not None,
             _openvino_precisions, _open_openvino,
         ),
         _onnx("cpu", CPU, "serve", lambda shapes: {}),  # threads are an option of the session

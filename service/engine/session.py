@@ -57,7 +57,13 @@ class Session(Protocol):
 
 def batch_error(runtime: str, layout: Layout, error: Exception) -> EngineError:
     """A runtime's exception as the engine's own; runtimes have no class for a lack of memory, but say one of these."""
-    text = str(error).lower()
-    memory = any(sign in text for sign in ("failed to allocate memory", "out of memory", "bad_alloc"))
-    kind = OutOfMemoryError if memory else EngineError
-    return kind(f"{runtime} failed on a batch of {layout.tokens} tokens: {error}")
+    reason = one_line(error)
+    text = reason.lower()
+    memory = any(sign in text for sign in ("failed to allocate", "out of memory", "bad_alloc"))
+    kind = OutOfMemoryError if memory or isinstance(error, MemoryError) else EngineError
+    return kind(f"{runtime} failed on a batch of {layout.tokens} tokens: {reason}")
+
+
+def one_line(error: Exception) -> str:
+    """What a runtime says, which goes over many lines."""
+    return " ".join(str(error).split())

@@ -8,12 +8,14 @@ from typing import Any
 from omegaconf import OmegaConf
 from verl.trainer.ppo.reward import get_custom_reward_fn
 
-from assay_client.integrations import verl as ours
-
 
 async def scores(asked: dict[str, Any]) -> list[float]:
     """All samples at once."""
-    function = {"path": ours.__file__, "name": "compute_score", "reward_kwargs": {"url": asked["url"]}}
+    function = {
+        "path": "pkg://assay_client.integrations.verl",
+        "name": "compute_score",
+        "reward_kwargs": {"url": asked["url"]},
+    }
     compute: Any = get_custom_reward_fn(OmegaConf.create({"reward": {"custom_reward_function": function}}))
     calls = [compute("any", response, None, {"prompt": prompt}) for prompt, response in asked["pairs"]]
     return [float(reply["score"]) for reply in await asyncio.gather(*calls)]

@@ -1,13 +1,18 @@
 """Conversations as OpenAI's chat API writes them."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from service.api.dialects.dialect import Open
 from service.api.errors import ApiError
 from service.api.schemas import Text
 from service.bundle.text_format import Message
 from service.scoring.items import Item
+
+MAX_TURNS = 1024
+"""Turns of a conversation, and pieces of a turn."""
 
 
 class TextPart(Open):
@@ -20,14 +25,17 @@ class TextPart(Open):
 class ChatTurn(Open):
     """One message."""
 
-    role: Text
-    content: Text | Sequence[TextPart]
+    role: Annotated[str, Field(min_length=1, max_length=64)]
+    content: Text | Annotated[Sequence[TextPart], Field(max_length=MAX_TURNS)]
 
     @property
     def message(self) -> Message:
         """As the model's template takes it."""
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return Message(role=self.role, content=content)
+
+
+Turns = Annotated[list[ChatTurn], Field(min_length=1, max_length=MAX_TURNS, fail_fast=True)]
 
 
 def conversation(turns: Sequence[ChatTurn], field: str = "messages") -> Item:

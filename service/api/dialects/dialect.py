@@ -3,20 +3,28 @@
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from starlette.routing import BaseRoute
 
 from service.api.context import context_of
 from service.api.decoding import StrictRoute
 from service.api.errors import ApiError, ErrorShape, Failure, Part
+from service.api.schemas import Text
 from service.api.scoring import deadline_of, score_items
 from service.bundle.calibration import Scale
 from service.bundle.text_format import Truncation
-from service.scoring.items import AnyItem
+from service.scoring.errors import TooManyTokensError
+from service.scoring.items import AnyItem, Item
 from service.scoring.scorer import Scores, Wishes
+
+Texts = Annotated[list[Text], Field(fail_fast=True)]
+Tokens = Annotated[list[StrictInt], Field(min_length=1, fail_fast=True)]
+TokenLists = Annotated[list[Tokens], Field(fail_fast=True)]
+"""With the first fault as the only one: an error for each of a million values takes seconds to build."""
 
 
 class Open(BaseModel):
@@ -32,7 +40,7 @@ class Dialect:
     Attributes:
         name: prefix of its paths, and what the settings call it.
         error_shape: the JSON of its errors.
-        statuses: what its callers get in place of the API's own statuses, where they must not get those.
+        statuses: what its callers get in place of the API's own, by code or by status.
         hold_s: seconds in which a request waits for room in a full queue.
         timeout_s: seconds after which a request is answered, so that its caller has not given up; None leaves it to
             the server's own.
@@ -41,7 +49,7 @@ class Dialect:
 
     name: str
     error_shape: ErrorShape
-    statuses: Mapping[int, int] = field(default_factory=dict)
+    statuses: Mapping[int | str, int] = field(default_factory=dict)
     hold_s: float = 0.0
     timeout_s: float | None = None
     router: APIRouter = field(init=False)
@@ -79,12 +87,19 @@ class Dialect:
         if not items:
             return Scores([], 0, 0.0, 0.0, 0.0)
         deadline = deadline_of(request, None if self.timeout_s is None else 1000 * self.timeout_s)
-        wishes = Wishes(truncate=truncate, deadline=deadline)
+        for place, item in enumerate(items):
+            if not isinstance(item, Item) and not item.size:
+                raise ApiError(422, "empty_text", "the text is empty", field_name(place))
+        # Policies do end at once: an empty response is scored, as an empty text of both is not.
+        wishes = Wishes(truncate=truncate, allow_empty=True, deadline=deadline)
 
         def name(place: int, _: Part) -> str:
             return field_name(place)
 
-        return await score_items(request, items, wishes, name, self.hold_s)
+        try:
+            return await score_items(request, items, wishes, name, self.hold_s)
+        except TooManyTokensError as error:  # without the native API's advice
+            raise TooManyTokensError(f"{str(error).partition(';')[0]}; shorten it", error.item) from error
 
 
 class _DialectRoute(StrictRoute):
@@ -158,6 +173,11 @@ def check_model(request: Request, name: str | None) -> None:
         raise ApiError(404, "not_found", message, "model")
 
 
+def told(failure: Failure) -> str:
+    """The message of a failure with the field at fault, for shapes that have no place for it."""
+    return failure.message if failure.field is None else f"{failure.field}: {failure.message}"
+
+
 def message_only(failure: Failure) -> object:
     """Errors of systems that have no shape for them."""
-    return {"error": failure.message, "code": failure.code}
+    return {"error": told(failure), "code": failure.code}

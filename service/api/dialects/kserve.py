@@ -3,22 +3,21 @@
 Without the extension for binary tensors.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
 from fastapi import Request, Response
-from pydantic import Field, StrictFloat, StrictInt
+from pydantic import Field, StrictInt
 
 from service.api.context import context_of
-from service.api.dialects.dialect import Dialect, Open, answer, check_model, known_tokens
+from service.api.dialects.dialect import Dialect, Open, Texts, TokenLists, answer, check_model, known_tokens, told
 from service.api.errors import ApiError, Failure
 from service.api.health import live, ready
-from service.api.schemas import Text
 from service.scoring.items import AnyItem, Item, WholeText, WholeTokens
 
 
 def _error_shape(failure: Failure) -> object:
-    return {"error": failure.message}
+    return {"error": told(failure)}
 
 
 DIALECT = Dialect("kserve", _error_shape, {413: 400, 415: 400, 422: 400, 429: 503})
@@ -29,9 +28,14 @@ class Tensor(Open):
     """A named array; its data are flat or nested."""
 
     name: str
-    shape: list[StrictInt] = Field(min_length=1, max_length=2)
+    shape: list[Annotated[StrictInt, Field(ge=0, le=2**31)]] = Field(min_length=1, max_length=2)
     datatype: Literal["BYTES", "INT64"]
-    data: list[Text | StrictInt | StrictFloat | list[Text | StrictInt | StrictFloat]]
+    data: (
+        Texts
+        | TokenLists
+        | Annotated[list[StrictInt], Field(fail_fast=True)]
+        | Annotated[list[Texts], Field(fail_fast=True)]
+    )
 
 
 class InferRequest(Open):
@@ -133,15 +137,8 @@ def _tokens(request: Request, tokens: Tensor, lengths: Tensor) -> list[AnyItem]:
 def _flat(tensor: Tensor) -> list[Any]:
     """Its values, as many as its shape says."""
     values = [value for part in tensor.data for value in (part if isinstance(part, list) else [part])]
-    size = _product(tensor.shape)
+    size = math.prod(tensor.shape)
     if len(values) != size:
         message = f"{tensor.name} has {len(values)} values, but its shape {tensor.shape} has {size}"
         raise ApiError(422, "invalid", message, f"inputs.{tensor.name}")
     return values
-
-
-def _product(shape: Sequence[int]) -> int:
-    result = 1
-    for size in shape:
-        result *= max(0, size)
-    return result

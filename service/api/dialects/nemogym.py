@@ -11,9 +11,10 @@ from fastapi import Request, Response
 from pydantic import ConfigDict, Field
 
 from service.api.context import context_of
-from service.api.dialects.chat import ChatTurn, TextPart
+from service.api.dialects.chat import MAX_TURNS, ChatTurn, TextPart, Turns
 from service.api.dialects.dialect import Dialect, Open, answer, message_only, probability
 from service.api.errors import ApiError
+from service.api.items import measured
 from service.api.schemas import Text
 from service.bundle.text_format import Message
 from service.scoring.items import Item
@@ -40,7 +41,7 @@ class Output(Echoed):
     """A message, or something that is not scored, such as a call of a tool."""
 
     type: str = "message"
-    content: tuple[OutputPart, ...] = ()
+    content: tuple[OutputPart, ...] | None = None
 
 
 class ResponseObject(Echoed):
@@ -51,7 +52,7 @@ class ResponseObject(Echoed):
     @property
     def text(self) -> str:
         """Of all its messages."""
-        parts = [part for output in self.output if output.type == "message" for part in output.content]
+        parts = [part for output in self.output if output.type == "message" for part in output.content or ()]
         return "".join(part.text for part in parts if part.type == "output_text")
 
 
@@ -68,7 +69,7 @@ class InputTurn(Echoed, ChatTurn):
 class CreateParams(Echoed):
     """What the response was asked for with."""
 
-    input: Text | Annotated[list[InputTurn], Field(min_length=1)]
+    input: Text | Annotated[list[InputTurn], Field(min_length=1, max_length=MAX_TURNS, fail_fast=True)]
 
 
 class VerifyRequest(Echoed):
@@ -92,8 +93,8 @@ async def verify(request: Request, body: VerifyRequest) -> Response:
 class CompareRequest(Open):
     """A conversation and the responses to it."""
 
-    conversation_history: Annotated[list[ChatTurn], Field(min_length=1)]
-    response_objs: list[ResponseObject]
+    conversation_history: Turns
+    response_objs: Annotated[list[ResponseObject], Field(fail_fast=True)]
     principle: Any = Field(None, description="Not looked at: the model was trained for one.")
 
 
@@ -106,7 +107,7 @@ async def compare(request: Request, body: CompareRequest) -> Response:
         message = f"{len(body.response_objs)} responses, more than the {most} of one ranking; send fewer"
         raise ApiError(413, "too_many_items", message, "response_objs")
     prompt = _messages(body.conversation_history)
-    items = [Item(prompt, response.text) for response in body.response_objs]
+    items = measured(prompt, [response.text for response in body.response_objs])
     scores = await DIALECT.score(request, items, lambda place: f"response_objs.{place}.output")
     raw = scores.raw
     judged = [1 + _SCORES * probability(request, score) for score in raw]

@@ -9,29 +9,39 @@ from typing import Annotated, Any
 from fastapi import Request, Response
 from pydantic import Field, StrictInt
 
-from service.api.dialects.dialect import Dialect, Open, answer, known_tokens, model_name
+from service.api.dialects.dialect import (
+    Dialect,
+    Open,
+    Texts,
+    TokenLists,
+    Tokens,
+    answer,
+    known_tokens,
+    model_name,
+    told,
+)
 from service.api.errors import ApiError, Failure
 from service.api.health import ready
+from service.api.items import measured
 from service.api.schemas import Text
 from service.scoring.items import AnyItem, Item, WholeText, WholeTokens
 from service.scoring.scorer import Scores
 
 
 def _error_shape(failure: Failure) -> object:
-    return {"object": "error", "message": failure.message, "type": failure.code, "code": failure.status}
+    return {"object": "error", "message": told(failure), "type": failure.code, "code": failure.status}
 
 
 DIALECT = Dialect("sglang", _error_shape, {422: 400, 429: 503})
 
-Pair = Annotated[list[Text], Field(min_length=2, max_length=2)]
-Tokens = Annotated[list[StrictInt], Field(min_length=1)]
+Pairs = Annotated[list[Annotated[list[Text], Field(min_length=2, max_length=2)]], Field(fail_fast=True)]
 
 
 class ClassifyRequest(Open):
     """Rendered texts, pairs of prompt and response, or token ids."""
 
-    text: Text | list[Text] | list[Pair] | None = None
-    input_ids: Tokens | list[Tokens] | None = None
+    text: Text | Texts | Pairs | None = None
+    input_ids: Tokens | TokenLists | None = None
     rid: str | list[str] | None = None
 
 
@@ -67,7 +77,7 @@ class EmbeddingsRequest(Open):
     """Rendered texts."""
 
     model: str | None = Field(None, description="Not looked at.")
-    input: Text | list[Text] | Tokens
+    input: Text | Texts | Tokens
 
 
 @DIALECT.router.post("/v1/embeddings")
@@ -86,7 +96,7 @@ class ScoreRequest(Open):
     """A prompt and its responses."""
 
     query: Text
-    items: Text | list[Text]
+    items: Text | Texts
     label_token_ids: list[StrictInt] | None = Field(None, description="Of language models; refused here.")
     apply_softmax: bool = False
     item_first: bool = False
@@ -104,7 +114,7 @@ async def score(request: Request, body: ScoreRequest) -> Response:
         if asked:
             raise ApiError(422, "invalid", "a reward model has one raw score and reads the prompt first", name)
     responses = [body.items] if isinstance(body.items, str) else body.items
-    items = [Item(body.query, response) for response in responses]
+    items = measured(body.query, responses)
     scores = await DIALECT.score(request, items, lambda place: f"items.{place}")
     content = {"scores": [[score] for score in scores.raw], "model": body.model or model_name(request)}
     return answer({**content, "usage": _usage(scores), "object": "scoring"}, request)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import Query, Request, Response
 from pydantic import Field
 
-from service.api.dialects.chat import ChatTurn
+from service.api.dialects.chat import Turns
 from service.api.dialects.dialect import Dialect, Open, answer, message_only
 from service.api.schemas import Text
 from service.scoring.items import Item
@@ -20,7 +20,7 @@ DIALECT = Dialect("slime", message_only, hold_s=60, timeout_s=110)
 class Sample(Open):
     """A prompt, as text or as messages, and its response."""
 
-    prompt: Text | Annotated[list[ChatTurn], Field(min_length=1)]
+    prompt: Text | Turns
     response: Text
     label: Any = Field(None, description="Not looked at.")
 

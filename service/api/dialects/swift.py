@@ -8,14 +8,14 @@ import uuid
 
 from fastapi import Request, Response
 
-from service.api.dialects.chat import ChatTurn, conversation
-from service.api.dialects.dialect import Dialect, Open, answer, check_model, model_name, model_names
+from service.api.dialects.chat import Turns, conversation
+from service.api.dialects.dialect import Dialect, Open, answer, check_model, model_name, model_names, told
 from service.api.errors import Failure
 from service.api.health import ready
 
 
 def _error_shape(failure: Failure) -> object:
-    return {"message": failure.message, "object": "error"}
+    return {"message": told(failure), "object": "error"}
 
 
 DIALECT = Dialect(
@@ -27,7 +27,7 @@ class CompletionRequest(Open):
     """A conversation that ends in the assistant's turn."""
 
     model: str | None = None
-    messages: list[ChatTurn]
+    messages: Turns
 
 
 @DIALECT.router.post("/v1/chat/completions")

@@ -4,15 +4,17 @@ Scores are raw unless `raw_scores` is given as false: TEI's own default would pu
 too long is an error unless `truncate` is true.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Request, Response
 from pydantic import Field
 
 from service.api.context import context_of
-from service.api.dialects.dialect import Dialect, Open, answer, model_name, sigmoid
-from service.api.errors import Failure
+from service.api.dialects.dialect import Dialect, Open, Texts, answer, model_name, sigmoid, told
+from service.api.errors import ApiError, Failure
 from service.api.health import ready
+from service.api.items import measured
 from service.api.schemas import Text
 from service.bundle.text_format import Side, Truncation
 from service.scoring.items import AnyItem, Item, WholeText
@@ -21,10 +23,10 @@ from service.scoring.scorer import Scores
 
 def _error_shape(failure: Failure) -> object:
     kind = {424: "Backend", 429: "Overloaded", 503: "Unhealthy", 504: "Backend"}.get(failure.status, "Validation")
-    return {"error": failure.message, "error_type": "Empty" if failure.code == "empty_text" else kind}
+    return {"error": told(failure), "error_type": "Empty" if failure.code == "empty_text" else kind}
 
 
-DIALECT = Dialect("tei", _error_shape, {500: 424})
+DIALECT = Dialect("tei", _error_shape, {"empty_text": 400, "too_many_items": 422, "engine_failed": 424, 500: 424})
 
 Parts = Annotated[list[Text], Field(min_length=1, max_length=2)]
 
@@ -40,7 +42,7 @@ class Options(Open):
 class PredictRequest(Options):
     """A text; a text or pair in a list; or a list of such lists."""
 
-    inputs: Text | Parts | Annotated[list[Parts], Field(min_length=1)]
+    inputs: Text | Parts | Annotated[list[Parts], Field(min_length=1, fail_fast=True)]
 
 
 @DIALECT.router.post("/predict")
@@ -57,14 +59,16 @@ class RerankRequest(Options):
     """A prompt and its responses."""
 
     query: Text
-    texts: Annotated[list[Text], Field(min_length=1)]
+    texts: Texts
     return_text: bool = False
 
 
 @DIALECT.router.post("/rerank")
 async def rerank(request: Request, body: RerankRequest) -> Response:
     """The responses, best first."""
-    scores = await _score(request, [Item(body.query, text) for text in body.texts], "texts", body)
+    if not body.texts:
+        raise ApiError(422, "empty_text", "the list is empty; send at least one text", "texts")
+    scores = await _score(request, measured(body.query, body.texts), "texts", body)
     values = _shown(scores, body)
     ranks = [
         {"index": place, "score": values[place], **({"text": body.texts[place]} if body.return_text else {})}
@@ -100,7 +104,7 @@ async def health(request: Request) -> Response:
     return await ready(request)
 
 
-async def _score(request: Request, items: list[AnyItem], field: str, body: Options) -> Scores:
+async def _score(request: Request, items: Sequence[AnyItem], field: str, body: Options) -> Scores:
     left = body.truncation_direction.lower() == "left"
     side = Truncation.PROMPT_LEFT if left else Truncation.RESPONSE_RIGHT
     truncate = side if body.truncate else None

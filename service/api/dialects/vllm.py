@@ -15,12 +15,24 @@ from fastapi import Request, Response
 from pydantic import Field, StrictInt
 
 from service.api.context import context_of
-from service.api.dialects.chat import ChatTurn, conversation
-from service.api.dialects.dialect import Dialect, Open, answer, check_model, known_tokens, model_name, sigmoid
+from service.api.dialects.chat import Turns, conversation
+from service.api.dialects.dialect import (
+    Dialect,
+    Open,
+    Texts,
+    TokenLists,
+    Tokens,
+    answer,
+    check_model,
+    known_tokens,
+    model_name,
+    sigmoid,
+)
 from service.api.errors import ApiError, Failure
 from service.api.health import ready
+from service.api.items import measured
 from service.api.schemas import Text
-from service.bundle.text_format import Side
+from service.bundle.text_format import Side, Truncation
 from service.scoring.items import AnyItem, Item, WholeText, WholeTokens
 from service.scoring.scorer import Scores
 
@@ -34,8 +46,6 @@ def _error_shape(failure: Failure) -> object:
 
 
 DIALECT = Dialect("vllm", _error_shape, {422: 400, 429: 503})
-
-Tokens = Annotated[list[StrictInt], Field(min_length=1)]
 
 
 class Options(Open):
@@ -54,13 +64,23 @@ class Options(Open):
 class TextsRequest(Options):
     """Texts, token ids, or one conversation that ends in the assistant's turn."""
 
-    input: Text | list[Text] | Tokens | list[Tokens] | None = None
-    messages: list[ChatTurn] | None = None
+    input: Text | Texts | Tokens | TokenLists | None = None
+    messages: Turns | None = None
     add_special_tokens: bool | None = Field(
         None, description="By default true for texts; tokens are taken as they are."
     )
     task: str | None = Field(None, description="Of /pooling: classify, or nothing.")
     encoding_format: Literal["float", "base64"] = "float"
+    chat_template: Any = Field(None, description="Refused, like the other fields that would change what is scored.")
+    chat_template_kwargs: Any = None
+    add_generation_prompt: Any = None
+    continue_final_message: Any = None
+    normalize: Any = None
+
+
+_REFUSED = (
+    "chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message", "normalize",
+)  # fmt: skip
 
 
 @DIALECT.router.post("/classify")
@@ -89,7 +109,7 @@ async def pooling(request: Request, body: TextsRequest) -> Response:
     return answer({**_head("pool", "list", request, body), "data": data, "usage": _usage(scores)}, request)
 
 
-OneOrMore = Text | list[Text]
+OneOrMore = Text | Texts
 
 
 class ScoreRequest(Options):
@@ -117,7 +137,7 @@ async def score(request: Request, body: ScoreRequest) -> Response:
         raise ApiError(422, "invalid", message)
     items = [Item(first, second) for first, second in zip(firsts, seconds, strict=True)]
     _check(request, body)
-    scores = await DIALECT.score(request, items, str)
+    scores = await DIALECT.score(request, items, lambda place: f"pair {place}", truncate=_truncation(body))
     data = [{"index": place, "object": "score", "score": value} for place, value in enumerate(_activated(scores, body))]
     return answer({**_head("score", "list", request, body), "data": data, "usage": _usage(scores)}, request)
 
@@ -126,7 +146,7 @@ class RerankRequest(Options):
     """A prompt and its responses."""
 
     query: Text
-    documents: list[Text]
+    documents: Texts
     top_n: Annotated[StrictInt, Field(ge=0)] = Field(0, description="How many of the best; 0 for all.")
 
 
@@ -136,8 +156,8 @@ class RerankRequest(Options):
 async def rerank(request: Request, body: RerankRequest) -> Response:
     """The responses, best first."""
     _check(request, body)
-    items = [Item(body.query, document) for document in body.documents]
-    scores = await DIALECT.score(request, items, lambda place: f"documents.{place}")
+    items = measured(body.query, body.documents)
+    scores = await DIALECT.score(request, items, lambda place: f"documents.{place}", truncate=_truncation(body))
     values = _activated(scores, body)
     order = sorted(range(len(values)), key=lambda place: -values[place])[: body.top_n or None]
     results = [
@@ -158,9 +178,14 @@ async def _score_texts(request: Request, body: TextsRequest) -> Scores:
     if (body.input is None) == (body.messages is None):
         raise ApiError(422, "invalid", "send either input or messages", "input")
     _check(request, body)
+    for name in _REFUSED:
+        if getattr(body, name):
+            message = "not done here: the model's own template and scale are used; leave it out"
+            raise ApiError(422, "invalid", message, name)
     cut = None if body.truncate_prompt_tokens is None else Side(body.truncation_side or "left")
     if body.messages is not None:
-        return await DIALECT.score(request, [conversation(body.messages)], lambda _: "messages")
+        item = conversation(body.messages)
+        return await DIALECT.score(request, [item], lambda _: "messages", truncate=_truncation(body))
     items = _items(request, body.input, body.add_special_tokens, cut)
     if not items:
         raise ApiError(422, "invalid", "the list is empty; send at least one text", "input")
@@ -190,6 +215,13 @@ def _check(request: Request, body: Options) -> None:
     if length is not None and length != -1 and length < limit:
         message = f"texts can be cut to the model's {limit} tokens alone; send -1"
         raise ApiError(422, "invalid", message, "truncate_prompt_tokens")
+
+
+def _truncation(body: Options) -> Truncation | None:
+    """What may be cut of a prompt and a response apart."""
+    if body.truncate_prompt_tokens is None:
+        return None
+    return Truncation.RESPONSE_RIGHT if body.truncation_side == "right" else Truncation.PROMPT_LEFT
 
 
 def _given(body: ScoreRequest, *names: str) -> list[str]:

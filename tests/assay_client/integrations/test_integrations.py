@@ -6,7 +6,7 @@ import pytest
 
 from assay_client import AsyncRewardClient, InvalidRequestError, RewardClient
 from assay_client.integrations.conversations import pair
-from assay_client.integrations.trl import AsyncTrlReward, TrlReward
+from assay_client.integrations.trl import TrlReward, async_trl_reward
 from assay_client.integrations.verl import compute_score
 from tests.service.serving import serving
 
@@ -56,6 +56,12 @@ def test_a_completion_without_a_response(completion):
         pair("p", completion)
 
 
+def test_pictures_are_not_dropped_without_a_word():
+    picture = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}
+    with pytest.raises(ValueError, match="more than text"):
+        pair([picture], "A cat.")
+
+
 def test_trl(client):
     reward = TrlReward(client, name="helpful")
     assert reward.__name__ == "helpful"
@@ -83,8 +89,9 @@ def test_trl_fails_loudly(client):
 
 async def test_trl_asynchronously(url):
     async with AsyncRewardClient(url) as client:
-        reward = AsyncTrlReward(client)
-        assert inspect.iscoroutinefunction(type(reward).__call__)  # what TRL looks at
+        reward = async_trl_reward(client, name="helpful")
+        assert inspect.iscoroutinefunction(reward)  # what TRL looks at
+        assert reward.__name__ == "helpful"
         right = list(await client.score_pairs([("Say hi.", "Hi!"), ("Say hi.", "No.")]))
         assert await reward(["Say hi."] * 2, ["Hi!", "No."]) == pytest.approx(right, abs=1e-6)
 

@@ -56,6 +56,24 @@ def test_without_a_body(served):
         assert [reply.status for reply in replies(connection, 3)] == [200] * 3
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("pause", [False, True])
+def test_the_last_request_of_a_connection(served, pause, version):
+    offer = head("Connection: close, Upgrade", "Upgrade: h2c").replace(b"HTTP/1.1", b"HTTP/" + version.encode())
+    with served.connect() as connection:
+        connection.sendall(offer)
+        if pause:
+            served.until("assay_http_requests_in_flight", 1)
+        connection.sendall(BODY)
+        assert parse(read_raw(connection)).status == 200
+
+
+def test_the_last_request_without_a_body(served):
+    with served.connect() as connection:
+        connection.sendall(b"GET /live HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        assert parse(read_raw(connection)).status == 200
+
+
 def test_a_length_and_chunks_are_refused_all_the_same(served):
     with served.connect() as connection:
         connection.sendall(head(*OFFER, "Transfer-Encoding: chunked") + BODY)

@@ -35,7 +35,16 @@ def node(kind, *names, **attributes):
         ([node("Gather", "ids", "other", "x"), node("Gather", "table", "x", "out")], 10),
         ([node("Gather", "table", "other", "out")], None),
         ([node("Gather", "other", "ids", "out")], None),
-        ([node("Gather", "table", "ids", "out", axis=1)], None),
+        ([node("Gather", "table", "ids", "out", axis=-2)], 10),
+        ([node("Gather", "table", "ids", "out", axis=1)], 4),
+        ([node("Expand", "ids", "shape", "x"), node("Gather", "table", "x", "out")], 10),
+        (
+            [
+                helper.make_node("Constant", [], ["t"], value=numpy_helper.from_array(np.zeros((7, 2)), "t")),
+                node("Gather", "t", "ids", "out"),
+            ],
+            7,
+        ),
         ([node("Mul", "ids", "added", "x"), node("Gather", "table", "x", "out")], None),
         ([node("Add", "ids", "other", "x"), node("Gather", "table", "x", "out")], None),
     ],
@@ -64,3 +73,20 @@ def shorten(name, rows):
 def test_a_tokenizer_with_more_ids_than_the_model(folder):
     edit_model(folder, shorten("input_ids", 5))
     refuse(folder, "model.onnx", "has embeddings for 5 values of input_ids, but the tokenizer has [0-9]+ token ids")
+
+
+def test_a_graph_that_looks_nothing_up(folder):
+    def edit(model):
+        for one in model.graph.node:
+            one.input[:] = ["position_ids" if name == "input_ids" else name for name in one.input]
+
+    edit_model(folder, edit)
+    refuse(folder, "model.onnx", "looks up no table of embeddings by input_ids")
+
+
+def test_a_node_without_its_inputs(folder):
+    def edit(model):
+        del next(one for one in model.graph.node if one.op_type == "Gather").input[1:]
+
+    edit_model(folder, edit)
+    refuse(folder, "model.onnx", "has a node without the inputs that its operator takes")

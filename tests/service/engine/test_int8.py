@@ -1,13 +1,18 @@
 """Weights in 8-bit integers."""
 
 import numpy as np
+import onnx
 import openvino as ov
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 from openvino import opset13
 
 from service.engine.int8 import group_size, quantise_weights, rounded
+from service.engine.openvino_session import compile_graph
+from service.engine.providers import PROVIDERS
+from service.engine.session import ProviderError
 
 
 @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 40), st.sampled_from([0, 1]), st.floats(1e-20, 1e20))
@@ -55,3 +60,67 @@ def test_a_linear_layer_keeps_its_value(transposed):
 def test_a_head_stays_as_it_is():
     model, _ = graph(False, 1)
     assert quantise_weights(model) == []
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory):
+    """A graph of two linear layers and a head, and its matrices."""
+    generator = np.random.default_rng(3)
+    matrices = [generator.normal(size=shape).astype(np.float32) / 8 for shape in ((64, 64), (64, 64), (64, 1))]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["a"]), helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "w1"], ["c"]), helper.make_node("MatMul", ["c", "w2"], ["y"]),
+    ]  # fmt: skip
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("x", 64), ("y", 1))]
+    tensors = [numpy_helper.from_array(matrix, f"w{place}") for place, matrix in enumerate(matrices)]
+    graph = helper.make_graph(nodes, "layers", ends[:1], ends[1:], tensors)
+    path = tmp_path_factory.mktemp("layers") / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path, matrices
+
+
+def run(path, x, precision="int8"):
+    request = compile_graph(path, precision, 1).create_infer_request()
+    request.infer({"x": x})
+    return request.get_output_tensor(0).data[:, 0].copy()
+
+
+X = np.random.default_rng(4).normal(size=(9, 64)).astype(np.float32)
+
+
+def test_the_layers_are_rounded_and_nearly_right(layers):
+    path, (first, second, head) = layers
+    right = (np.maximum(X @ first, 0) @ second @ head)[:, 0]
+    error = np.abs(run(path, X) - right).max()
+    assert 1e-6 < error < 0.1 * right.std()
+    assert np.abs(run(path, X, "fp32") - right).max() < 1e-5
+
+
+def test_a_row_is_rounded_by_itself(layers):
+    path, _ = layers
+    together = run(path, np.concatenate([X, 1000 * X]))
+    assert together[: len(X)] == pytest.approx(run(path, X), abs=0.02)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_not_rounded_to_one(layers, value):
+    path, _ = layers
+    broken = X.copy()
+    broken[3, 5] = value
+    assert np.isnan(run(path, broken)).any()
+
+
+def test_a_weight_that_is_no_number(layers, tmp_path):
+    path, matrices = layers
+    model = onnx.load(path)
+    broken = matrices[1].copy()
+    broken[0, 0] = np.nan
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(broken, "w1"))
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="not a finite number"):
+        compile_graph(tmp_path / "model.onnx", "int8", 1)
+
+
+def test_a_graph_without_layers_to_round(pocket_bundle):
+    with pytest.raises(ProviderError, match="no linear layers in a form"):
+        PROVIDERS["openvino"].open(pocket_bundle, "int8", 1, 4096)

@@ -34,16 +34,20 @@ class Machine:
 
     Attributes:
         wrong: precisions that order all pairs the other way round.
+        refused: precisions that cannot be loaded.
     """
 
     wrong: tuple[str, ...] = ()
     loads: bool = True
     fails: bool = False
+    refused: tuple[str, ...] = ()
 
     def provider(self, name: str, full_name: str, *precisions: str) -> Provider:
         def opened(bundle, precision, threads, max_batch_tokens):
             if not self.loads and name != "cpu":
                 raise ProviderError(f"{full_name} cannot load it")
+            if precision in self.refused:
+                raise ProviderError(f"{full_name} cannot load it in {precision}")
             return Fake(self, full_name, precision, threads)
 
         return Provider(name, full_name, PROVIDERS[name].extra, lambda: True, lambda: precisions, opened)
@@ -95,7 +99,19 @@ def test_auto_goes_on_to_the_next_precision_where_the_gate_is_shut(machine, bund
     loaded = load_session(bundle, Wanted())
     assert (loaded.session.provider, loaded.session.precision) == (OPENVINO, taken)
     assert (loaded.gate is None) == (taken == "fp32")
-    assert all(f"not serving in {precision}" in caplog.text for precision in wrong)
+    assert all(f"not serving on OpenVINO in {precision}" in caplog.text for precision in wrong)
+
+
+def test_a_precision_that_cannot_be_loaded_leaves_the_others_to_be_tried(machine, bundle):
+    machine.refused = ("int8",)
+    loaded = load_session(bundle, Wanted())
+    assert (loaded.session.provider, loaded.session.precision) == (OPENVINO, "bf16")
+
+
+def test_the_reason_of_the_provider_that_has_the_precision_is_told(machine, bundle):
+    machine.refused = ("int8",)
+    with pytest.raises(ProviderError, match="OpenVINO cannot load it in int8; CPUExecutionProvider does not run"):
+        load_session(bundle, Wanted(precision="int8"))
 
 
 def test_a_precision_asked_for_that_fails_its_gate_is_an_error(machine, bundle):
@@ -124,7 +140,7 @@ def test_a_provider_that_does_not_load(machine, bundle, caplog):
         load_session(bundle, Wanted("openvino"))
     assert load_session(bundle, Wanted("openvino", allow_fallback=True)).session.provider == CPU
     assert load_session(bundle, Wanted()).session.provider == CPU
-    assert "trying cpu" in caplog.text
+    assert "not serving on OpenVINO in fp32: OpenVINO cannot load it" in caplog.text
 
 
 def test_a_session_that_cannot_score_the_pairs(machine, bundle):

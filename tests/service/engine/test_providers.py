@@ -1,5 +1,9 @@
 """Which providers are tried, and in which precisions."""
 
+import importlib.metadata
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -69,3 +73,22 @@ def test_a_precision_is_offered_only_where_the_processor_computes_it(tmp_path, m
 def test_every_provider_has_fp32():
     for provider in PROVIDERS.values():
         assert provider.precisions()[-1] == "fp32"
+
+
+def test_every_extra_is_one_of_this_package():
+    extras = set(importlib.metadata.metadata("assay").get_all("Provides-Extra") or ())
+    assert {provider.extra for provider in PROVIDERS.values()} <= extras
+
+
+def test_a_broken_installation_is_told_in_one_line(pocket_bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "service.engine.openvino_session", None)
+    with pytest.raises(ProviderError, match="OpenVINO is installed and cannot be imported"):
+        PROVIDERS["openvino"].open(pocket_bundle, "fp32", 1, 4096)
+
+
+def test_no_runtime_reports_its_use(tmp_path):
+    program = "import service.engine.openvino_session, sys; print([m for m in sys.modules if 'telemetry.' in m])"
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert "openvino_telemetry" not in done.stdout
+    assert list(tmp_path.rglob("*")) == []

@@ -1,11 +1,13 @@
 """What all dialects do alike: one score for one text, overload as their callers bear it, and where they are found."""
 
-import json
+import re
 import threading
+import time
 
 import pytest
 
 from service.bundle.text_format import TextFormat
+from service.settings import Settings
 from tests.service.doubles import ScriptedSession, fails
 from tests.service.serving import serving
 
@@ -224,8 +226,62 @@ class TestAModelThatReadsPromptAndResponseApart:
             found = apart.post("/vllm/classify", {"input": text}).json["data"][0]["probs"][0]
             assert found == pytest.approx(native, abs=1e-6)
 
-    def test_openrlhf_sends_the_prompt_beside(self, apart):
-        native = apart.post("/v1/score", {"prompt": PROMPT, "responses": [RESPONSE]}).json["scores"][0]
+    def test_openrlhf_is_told(self, apart):
         reply = apart.post("/openrlhf/get_reward", {"query": [PROMPT + RESPONSE], "prompts": [PROMPT]})
-        assert reply.json["rewards"] == pytest.approx([native], abs=1e-6)
-        assert json.loads(reply.content)["extra_logs"]["scored_tokens"] == [1 + len(PROMPT) + 1 + len(RESPONSE) + 1]
+        assert reply.status == 422
+        assert "query.0: this model reads something between" in reply.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/kserve/v2/models/pocket/infer", {"inputs": [{**SENTENCES, "data": [None] * 100_000}]}),
+        ("/vllm/classify", {"input": [None] * 100_000}),
+        ("/sglang/classify", {"text": [None] * 100_000}),
+        ("/tei/predict", {"inputs": [None] * 100_000}),
+        ("/swift/v1/chat/completions", {"messages": [{}] * 100_000}),
+        ("/llamafactory/v1/score/evaluation", {"messages": [None] * 100_000}),
+    ],
+)
+def test_a_hundred_thousand_faults_are_a_few(plain, path, body):
+    reply = plain.post(path, body)
+    assert 400 <= reply.status < 500
+    more = re.search(rb"and (\d+) more", reply.content)
+    assert more is None or int(more[1]) < 10
+
+
+def test_an_empty_response_is_scored(plain):
+    native = plain.post("/v1/score", {"prompt": PROMPT, "responses": [""], "allow_empty": True}).json["scores"][0]
+    assert plain.post("/slime/reward", {"prompt": PROMPT, "response": ""}).json == pytest.approx(native, abs=1e-6)
+
+
+def test_the_sample_at_fault_is_named(plain):
+    reply = plain.post("/openrlhf/get_reward", {"query": [WHOLE, WHOLE + "x" * 100]})
+    assert reply.status == 422
+    assert reply.json["error"].startswith("query.1: ")
+    assert "truncate" not in reply.json["error"]
+
+
+def test_a_hold_ends_with_the_time_of_the_request(pocket_bundle, session):
+    limits = {"queue_items": 2, "max_items": 2, "max_timeout_ms": 600, "default_timeout_ms": 600}
+    with serving(pocket_bundle, session, max_batch_tokens=64, **limits) as served:
+        session.pass_warm_up()
+        session.hold()
+        waits = [in_background(served.score, "a")]
+        session.wait_for_batch()
+        waits.append(in_background(served.score, "b"))
+        served.until("assay_inflight_samples", 2)
+        waits.append(in_background(served.score, "c", "d"))
+        served.until("assay_queue_samples", 2)
+        began = time.monotonic()
+        reply = served.post("/llamafactory/v1/score/evaluation", {"messages": [WHOLE]})
+        assert reply.status in (503, 504)
+        assert time.monotonic() - began < 5
+        session.let_go()
+        for wait in waits:
+            wait()
+
+
+def test_the_root_must_be_one_of_the_dialects(pocket_bundle):
+    with pytest.raises(ValueError, match="root_dialect is vllm, which is not among the dialects"):
+        Settings(bundle=pocket_bundle.folder, dialects="tei", root_dialect="vllm")

@@ -36,6 +36,11 @@ def _keys(given: object) -> object:
 
 def _parts(given: object) -> object:
     """The parts of a comma-separated list."""
+    return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
+
+
+def _names(given: object) -> object:
+    """The parts of a comma-separated list that may be empty."""
     return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
 
 
@@ -101,11 +106,11 @@ class Settings(BaseSettings):
     """What it computes in; auto: the fastest that orders the bundle's held-out pairs as fp32 does."""
     allow_fallback: bool = False
     """Serve on the CPU where the provider asked for cannot; otherwise the server does not start."""
-    dialects: Annotated[tuple[DialectName, ...], NoDecode, BeforeValidator(_parts)] = get_args(DialectName)
+    dialects: Annotated[tuple[DialectName, ...], NoDecode, BeforeValidator(_names)] = get_args(DialectName)
     """Wire formats of other systems that are spoken, each under its name, comma-separated; an empty list for none."""
     root_dialect: DialectName | None = None
     """The one whose paths are also at the root, for callers that take a host and a port only."""
-    model_aliases: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts)] = ()
+    model_aliases: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
     """Names beside the bundle's own that callers of dialects may ask for, comma-separated; * for any."""
     threads: int | None = Field(None, ge=1)
     """Threads of one operator. Default: the CPUs that affinity and cgroup allow."""

@@ -90,7 +90,7 @@ async def verify(request: Request, body: VerifyRequest) -> Response:
     return answer({**body.model_dump(mode="json", exclude_unset=True), **verdict}, request)
 
 
-class CompareRequest(Open):
+class CompareResponsesRequest(Open):
     """A conversation and the responses to it."""
 
     conversation_history: Turns
@@ -99,7 +99,7 @@ class CompareRequest(Open):
 
 
 @DIALECT.router.post("/compare")
-async def compare(request: Request, body: CompareRequest) -> Response:
+async def compare(request: Request, body: CompareResponsesRequest) -> Response:
     """Raw scores in order, and all pairs on the scales of a judge, from the calibrated probabilities."""
     context = context_of(request)
     most = context.settings.ranked_items

@@ -92,7 +92,7 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     return answer({"data": data, "model": model, "object": "list", "usage": _usage(scores)}, request)
 
 
-class ScoreRequest(Open):
+class QueryRequest(Open):
     """A prompt and its responses."""
 
     query: Text
@@ -104,7 +104,7 @@ class ScoreRequest(Open):
 
 
 @DIALECT.router.post("/v1/score")
-async def score(request: Request, body: ScoreRequest) -> Response:
+async def score(request: Request, body: QueryRequest) -> Response:
     """A list of one score for each item."""
     for name, asked in (
         ("label_token_ids", body.label_token_ids),

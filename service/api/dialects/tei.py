@@ -55,7 +55,7 @@ async def predict(request: Request, body: PredictRequest) -> Response:
     return answer(predictions if batch else predictions[0], request, _headers(scores))
 
 
-class RerankRequest(Options):
+class RankTextsRequest(Options):
     """A prompt and its responses."""
 
     query: Text
@@ -64,7 +64,7 @@ class RerankRequest(Options):
 
 
 @DIALECT.router.post("/rerank")
-async def rerank(request: Request, body: RerankRequest) -> Response:
+async def rerank(request: Request, body: RankTextsRequest) -> Response:
     """The responses, best first."""
     if not body.texts:
         raise ApiError(422, "empty_text", "the list is empty; send at least one text", "texts")

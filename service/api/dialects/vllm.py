@@ -112,7 +112,7 @@ async def pooling(request: Request, body: TextsRequest) -> Response:
 OneOrMore = Text | Texts
 
 
-class ScoreRequest(Options):
+class SidesRequest(Options):
     """Pairs of prompt and response: one to many, or one to one."""
 
     queries: OneOrMore | None = None
@@ -126,7 +126,7 @@ class ScoreRequest(Options):
 
 @DIALECT.router.post("/score")
 @DIALECT.router.post("/v1/score")
-async def score(request: Request, body: ScoreRequest) -> Response:
+async def score(request: Request, body: SidesRequest) -> Response:
     """Scores of pairs, in order."""
     firsts = _given(body, "queries", "text_1", "data_1")
     seconds = _given(body, "documents", "items", "text_2", "data_2")
@@ -142,7 +142,7 @@ async def score(request: Request, body: ScoreRequest) -> Response:
     return answer({**_head("score", "list", request, body), "data": data, "usage": _usage(scores)}, request)
 
 
-class RerankRequest(Options):
+class DocumentsRequest(Options):
     """A prompt and its responses."""
 
     query: Text
@@ -153,7 +153,7 @@ class RerankRequest(Options):
 @DIALECT.router.post("/rerank")
 @DIALECT.router.post("/v1/rerank")
 @DIALECT.router.post("/v2/rerank")
-async def rerank(request: Request, body: RerankRequest) -> Response:
+async def rerank(request: Request, body: DocumentsRequest) -> Response:
     """The responses, best first."""
     _check(request, body)
     items = measured(body.query, body.documents)
@@ -224,7 +224,7 @@ def _truncation(body: Options) -> Truncation | None:
     return Truncation.RESPONSE_RIGHT if body.truncation_side == "right" else Truncation.PROMPT_LEFT
 
 
-def _given(body: ScoreRequest, *names: str) -> list[str]:
+def _given(body: SidesRequest, *names: str) -> list[str]:
     found = [(name, value) for name in names if (value := getattr(body, name)) is not None]
     if len(found) != 1:
         raise ApiError(422, "invalid", f"send one of {', '.join(names)}", names[0])

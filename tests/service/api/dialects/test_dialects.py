@@ -263,7 +263,7 @@ def test_the_sample_at_fault_is_named(plain):
 
 
 def test_a_hold_ends_with_the_time_of_the_request(pocket_bundle, session):
-    limits = {"queue_items": 2, "max_items": 2, "max_timeout_ms": 600, "default_timeout_ms": 600}
+    limits = {"queue_items": 2, "max_items": 2, "max_timeout_ms": 3000, "default_timeout_ms": 3000}
     with serving(pocket_bundle, session, max_batch_tokens=64, **limits) as served:
         session.pass_warm_up()
         session.hold()
@@ -276,7 +276,7 @@ def test_a_hold_ends_with_the_time_of_the_request(pocket_bundle, session):
         began = time.monotonic()
         reply = served.post("/llamafactory/v1/score/evaluation", {"messages": [WHOLE]})
         assert reply.status in (503, 504)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
         session.let_go()
         for wait in waits:
             wait()

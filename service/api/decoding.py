@@ -46,7 +46,13 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that decodes with `StrictRequest` and takes JSON only."""
+    """A route that decodes with `StrictRequest` and takes JSON only.
+
+    Attributes:
+        untyped_bodies: take a body without a content type for JSON.
+    """
+
+    untyped_bodies = False
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, wrapped."""
@@ -59,7 +65,8 @@ class StrictRoute(APIRoute):
                 assert isinstance(schema, type)
                 assert issubclass(schema, BaseModel)
                 strict_request.body_schema = schema
-                _require_json(request)
+                if not (self.untyped_bodies and "content-type" not in request.headers):
+                    _require_json(request)
                 try:
                     await strict_request.body()
                 except ClientDisconnect:  # FastAPI would call it a bad request

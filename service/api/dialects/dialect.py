@@ -44,6 +44,7 @@ class Dialect:
         hold_s: seconds in which a request waits for room in a full queue.
         timeout_s: seconds after which a request is answered, so that its caller has not given up; None leaves it to
             the server's own.
+        untyped_bodies: its callers name no content type.
         router: of its paths, without the prefix.
     """
 
@@ -52,11 +53,14 @@ class Dialect:
     statuses: Mapping[int | str, int] = field(default_factory=dict)
     hold_s: float = 0.0
     timeout_s: float | None = None
+    untyped_bodies: bool = False
     router: APIRouter = field(init=False)
 
     def __post_init__(self) -> None:
-        route = type("DialectRoute", (_DialectRoute,), {"dialect": self})
-        object.__setattr__(self, "router", APIRouter(route_class=route, tags=[self.name]))
+        route = type("DialectRoute", (_DialectRoute,), {"dialect": self, "untyped_bodies": self.untyped_bodies})
+        object.__setattr__(
+            self, "router", APIRouter(route_class=route, tags=[self.name], strict_content_type=not self.untyped_bodies)
+        )
 
     @property
     def routes(self) -> Sequence[BaseRoute]:

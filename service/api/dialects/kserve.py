@@ -20,7 +20,7 @@ def _error_shape(failure: Failure) -> object:
     return {"error": told(failure)}
 
 
-DIALECT = Dialect("kserve", _error_shape, {413: 400, 415: 400, 422: 400, 429: 503})
+DIALECT = Dialect("kserve", _error_shape, {413: 400, 415: 400, 422: 400, 429: 503}, untyped_bodies=True)
 _FORMS = "sentences; tokens with sequence_lengths; or prompt with response"
 
 

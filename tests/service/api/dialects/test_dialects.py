@@ -1,5 +1,6 @@
 """What all dialects do alike: one score for one text, overload as their callers bear it, and where they are found."""
 
+import json
 import re
 import threading
 import time
@@ -248,6 +249,13 @@ def test_a_hundred_thousand_faults_are_a_few(plain, path, body):
     assert 400 <= reply.status < 500
     more = re.search(rb"and (\d+) more", reply.content)
     assert more is None or int(more[1]) < 10
+
+
+def test_tritons_client_names_no_content_type(plain):
+    body = json.dumps({"inputs": [SENTENCES]})
+    assert plain.request("POST", "/kserve/v2/models/pocket/infer", body).status == 200
+    assert plain.request("POST", "/vllm/classify", json.dumps({"input": WHOLE})).status == 415
+    assert plain.request("POST", "/kserve/v2/models/pocket/infer", body, {"Content-Type": "text/plain"}).status == 400
 
 
 def test_an_empty_response_is_scored(plain):

@@ -46,7 +46,7 @@ def async_trl_reward(
 ) -> Callable[..., Coroutine[Any, Any, list[float]]]:  # fmt: skip
     """The same as a coroutine function, which TRL runs beside its other asynchronous ones; see `TrlReward`.
 
-    A function and no object: versions of TRL before 1 look at nothing else to tell that it must be awaited.
+    A function and no object: some versions of TRL look at nothing else to tell that it must be awaited.
     """
     scorer = client or AsyncRewardClient()
 

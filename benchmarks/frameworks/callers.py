@@ -11,7 +11,8 @@ class Caller:
         name: with its mode, if it has several.
         driver: a module of `benchmarks.frameworks.drivers`.
         package: pinned; the version that is reported.
-        beside: what its client imports and this project does not bring. All are installed without what they depend on.
+        beside: what its client imports and this project does not bring, pinned. All are installed without what they
+            depend on.
         arguments: of the driver.
     """
 
@@ -32,7 +33,10 @@ _VERL = (
     "hydra-core==1.3.8", "codetiming==1.4.0", "ray==2.60.0", "jsonschema==4.26.0", "msgpack==1.2.4",
     "referencing==0.37.0", "rpds-py==2026.9.1", "jsonschema-specifications==2025.9.1",
 )  # fmt: skip
-_TRITON = ("geventhttpclient", "gevent", "greenlet", "zope.event", "zope.interface", "brotli", "python-rapidjson")
+_TRITON = (
+    "geventhttpclient==2.6.1", "gevent==26.9.0", "greenlet==3.5.6", "zope.event==6.2", "zope.interface==8.7",
+    "brotli==1.2.1", "python-rapidjson==1.25",
+)  # fmt: skip
 
 CALLERS = (
     Caller("openrlhf", "openrlhf", "openrlhf==0.11.2"),

@@ -131,6 +131,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     arguments = parser.parse_args()
+    if arguments.provider != "openvino":
+        parser.error(f"only OpenVINO is measured, not --provider {arguments.provider}")
     refuse_uncommitted(arguments.quick)
     result = run(arguments.quick, arguments.model, assay_of(arguments))
     result.publish()

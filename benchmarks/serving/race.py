@@ -84,12 +84,11 @@ def targets_of(work: Work, workload: str, arms: list[Arm], measured: dict[str, M
         theirs = measured[arm.peer.label]
         wanted = WANTED.get((work.model.name, arm.peer.name), {})
         least = wanted.get(workload, wanted.get("*"))
-        for mine in ours:
-            if least is None:
-                break
-            ratio = ratios(measured[mine.peer.label].capacity, theirs.capacity)
-            title = f"{work.model.name}, {workload}: {mine.peer.label} to {arm.peer.label}"
-            targets.append(Target(title, f"at least {least:g}x", written(ratio, "x"), ratio["median"] >= least))
+        if least is not None:
+            for mine in ours:
+                ratio = ratios(measured[mine.peer.label].capacity, theirs.capacity)
+                title = f"{work.model.name}, {workload}: {mine.peer.label} to {arm.peer.label}"
+                targets.append(Target(title, f"at least {least:g}x", written(ratio, "x"), ratio["median"] >= least))
         if arm.peer.same_function(work.model):
             same = agreement(first.scores, theirs.scores)
             title = f"{work.model.name}, {workload}: {arm.peer.label} computes our function"

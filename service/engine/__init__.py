@@ -1,8 +1,1 @@
 """What runs a plan: a session of OpenVINO or ONNX Runtime, and the one thread that calls it."""
-
-import os
-import sys
-
-# Both runtimes report their use over the network when they are imported, and OpenVINO forks for it.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it then takes a stand-in of its own

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +112,19 @@ def serving(bundle: Bundle, session: Session | None = None, **settings: Any) -> 
             server.stop()
             thread.join(PATIENCE)
             assert not thread.is_alive()
+
+
+def in_background(call: Callable[..., Reply], *arguments: Any) -> Callable[[], Reply]:
+    """Start a request; gives a function that waits for its reply."""
+    replies: list[Reply] = []
+    thread = threading.Thread(target=lambda: replies.append(call(*arguments)), daemon=True)
+    thread.start()
+
+    def wait() -> Reply:
+        thread.join(PATIENCE)
+        return replies[0]
+
+    return wait
 
 
 def read_reply(connection: http.client.HTTPConnection) -> Reply:

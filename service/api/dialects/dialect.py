@@ -134,6 +134,12 @@ def probability(request: Request, score: float) -> float:
     return context_of(request).scorer.bundle.manifest.calibration.rescale(score, Scale.PROBABILITY)
 
 
+def usage(scores: Scores) -> dict[str, int]:
+    """Tokens as OpenAI's API counts them."""
+    tokens = sum(item.tokens for item in scores.items)
+    return {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}
+
+
 def sigmoid(value: float) -> float:
     """1 / (1 + exp(-value)), which overflows for no value."""
     grown = math.exp(-abs(value))

@@ -19,13 +19,13 @@ from service.api.dialects.dialect import (
     known_tokens,
     model_name,
     told,
+    usage,
 )
 from service.api.errors import ApiError, Failure
 from service.api.health import ready
 from service.api.items import measured
 from service.api.schemas import Text
 from service.scoring.items import AnyItem, Item, WholeText, WholeTokens
-from service.scoring.scorer import Scores
 
 
 def _error_shape(failure: Failure) -> object:
@@ -89,7 +89,7 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     scores = await DIALECT.score(request, items, lambda place: "input" if single else f"input.{place}")
     data = [{"object": "embedding", "embedding": [score], "index": place} for place, score in enumerate(scores.raw)]
     model = body.model or model_name(request)
-    return answer({"data": data, "model": model, "object": "list", "usage": _usage(scores)}, request)
+    return answer({"data": data, "model": model, "object": "list", "usage": usage(scores)}, request)
 
 
 class QueryRequest(Open):
@@ -117,7 +117,7 @@ async def score(request: Request, body: QueryRequest) -> Response:
     items = measured(body.query, responses)
     scores = await DIALECT.score(request, items, lambda place: f"items.{place}")
     content = {"scores": [[score] for score in scores.raw], "model": body.model or model_name(request)}
-    return answer({**content, "usage": _usage(scores), "object": "scoring"}, request)
+    return answer({**content, "usage": usage(scores), "object": "scoring"}, request)
 
 
 @DIALECT.router.get("/health")
@@ -133,8 +133,3 @@ def _item(request: Request, given: Any, field: str) -> AnyItem:
     if isinstance(given[0], str):
         return Item(given[0], given[1])
     return WholeTokens(known_tokens(request, given, field))
-
-
-def _usage(scores: Scores) -> dict[str, int]:
-    tokens = sum(item.tokens for item in scores.items)
-    return {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0}

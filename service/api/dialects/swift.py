@@ -9,7 +9,7 @@ import uuid
 from fastapi import Request, Response
 
 from service.api.dialects.chat import Turns, conversation
-from service.api.dialects.dialect import Dialect, Open, answer, check_model, model_name, model_names, told
+from service.api.dialects.dialect import Dialect, Open, answer, check_model, model_name, model_names, told, usage
 from service.api.errors import Failure
 from service.api.health import ready
 
@@ -35,14 +35,14 @@ async def completion(request: Request, body: CompletionRequest) -> Response:
     """The raw score of the last turn, as a number where a text would be."""
     check_model(request, body.model)
     scores = await DIALECT.score(request, [conversation(body.messages)], lambda _: "messages")
-    (score,), tokens = scores.raw, scores.items[0].tokens
+    (score,) = scores.raw
     message = {"role": "assistant", "content": score, "tool_calls": None}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
     return answer(
         {
             "model": body.model or model_name(request),
             "choices": [choice],
-            "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
+            "usage": usage(scores),
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion",
             "created": int(time.time()),

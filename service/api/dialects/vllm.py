@@ -27,6 +27,7 @@ from service.api.dialects.dialect import (
     known_tokens,
     model_name,
     sigmoid,
+    usage,
 )
 from service.api.errors import ApiError, Failure
 from service.api.health import ready
@@ -252,5 +253,4 @@ def _head(kind: str, what: str, request: Request, body: Options) -> dict[str, An
 
 
 def _usage(scores: Scores) -> dict[str, Any]:
-    tokens = sum(item.tokens for item in scores.items)
-    return {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
+    return {**usage(scores), "prompt_tokens_details": None}

@@ -4,14 +4,13 @@ import contextlib
 import http.client
 import json
 import logging
-import threading
 import time
 
 import pytest
 
 from service.engine.session import EngineError
 from tests.service.doubles import ScriptedSession, fails
-from tests.service.serving import JSON, serving
+from tests.service.serving import JSON, in_background, serving
 
 SECRET = "my very private text"
 
@@ -27,19 +26,6 @@ def served(pocket_bundle, session):
         session.pass_warm_up()
         yield served
         session.let_go()
-
-
-def in_background(call, *arguments):
-    """Start a request; gives a function that waits for its reply."""
-    replies = []
-    thread = threading.Thread(target=lambda: replies.append(call(*arguments)), daemon=True)
-    thread.start()
-
-    def wait():
-        thread.join(10)
-        return replies[0]
-
-    return wait
 
 
 def test_a_failed_batch(served, session):

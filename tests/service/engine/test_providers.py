@@ -86,8 +86,11 @@ def test_a_broken_installation_is_told_in_one_line(pocket_bundle, monkeypatch):
         PROVIDERS["openvino"].open(pocket_bundle, "fp32", 1, 4096)
 
 
-def test_no_runtime_reports_its_use(tmp_path):
-    program = "import service.engine.openvino_session, sys; print([m for m in sys.modules if 'telemetry.' in m])"
+@pytest.mark.parametrize(
+    "module", ["service.engine.openvino_session", "service.engine.providers", "training.export.bundle"]
+)
+def test_no_runtime_reports_its_use(tmp_path, module):
+    program = f"import {module}, sys; print([m for m in sys.modules if 'telemetry.' in m])"
     environment = {**os.environ, "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     assert "openvino_telemetry" not in done.stdout

@@ -1,8 +1,8 @@
 """What all dialects do alike: one score for one text, overload as their callers bear it, and where they are found."""
 
+import contextlib
 import json
 import re
-import threading
 import time
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from service.bundle.text_format import TextFormat
 from service.settings import Settings
 from tests.service.doubles import ScriptedSession, fails
-from tests.service.serving import serving
+from tests.service.serving import in_background, serving
 
 PROMPT, RESPONSE = "Say hi.", "Hi!"
 WHOLE = f"<|user|>{PROMPT}<|end|><|assistant|>{RESPONSE}<|end|>"
@@ -99,21 +99,9 @@ def served(pocket_bundle, session):
         session.let_go()
 
 
-def in_background(call, *arguments):
-    replies = []
-    thread = threading.Thread(target=lambda: replies.append(call(*arguments)), daemon=True)
-    thread.start()
-
-    def wait():
-        thread.join(10)
-        return replies[0]
-
-    return wait
-
-
-@pytest.fixture
-def full(served, session):
-    """A server whose queue is full."""
+@contextlib.contextmanager
+def filled(served, session):
+    """A queue of two that is full: one item runs, one is planned behind it, two wait. Gives the replies to them."""
     session.hold()
     waits = [in_background(served.score, "a")]
     session.wait_for_batch()
@@ -121,9 +109,18 @@ def full(served, session):
     served.until("assay_inflight_samples", 2)
     waits.append(in_background(served.score, "c", "d"))
     served.until("assay_queue_samples", 2)
-    yield served
+    replies = []
+    yield replies
     session.let_go()
-    assert [wait().status for wait in waits] == [200, 200, 200]
+    replies += [wait() for wait in waits]
+
+
+@pytest.fixture
+def full(served, session):
+    """A server whose queue is full."""
+    with filled(served, session) as replies:
+        yield served
+    assert [reply.status for reply in replies] == [200, 200, 200]
 
 
 @pytest.mark.parametrize(
@@ -274,20 +271,11 @@ def test_a_hold_ends_with_the_time_of_the_request(pocket_bundle, session):
     limits = {"queue_items": 2, "max_items": 2, "max_timeout_ms": 3000, "default_timeout_ms": 3000}
     with serving(pocket_bundle, session, max_batch_tokens=64, **limits) as served:
         session.pass_warm_up()
-        session.hold()
-        waits = [in_background(served.score, "a")]
-        session.wait_for_batch()
-        waits.append(in_background(served.score, "b"))
-        served.until("assay_inflight_samples", 2)
-        waits.append(in_background(served.score, "c", "d"))
-        served.until("assay_queue_samples", 2)
-        began = time.monotonic()
-        reply = served.post("/llamafactory/v1/score/evaluation", {"messages": [WHOLE]})
-        assert reply.status in (503, 504)
-        assert time.monotonic() - began < 10
-        session.let_go()
-        for wait in waits:
-            wait()
+        with filled(served, session):
+            began = time.monotonic()
+            reply = served.post("/llamafactory/v1/score/evaluation", {"messages": [WHOLE]})
+            assert reply.status in (503, 504)
+            assert time.monotonic() - began < 10
 
 
 def test_the_root_must_be_one_of_the_dialects(pocket_bundle):

@@ -92,7 +92,7 @@ def load_backbone(name: str) -> Backbone:
     source = resolve(name)
     gguf = {} if source.gguf_file is None else {"gguf_file": source.gguf_file}
     try:
-        with _quiet_loading():
+        with quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(source.location, **gguf)
             model = AutoModel.from_pretrained(source.location, dtype=torch.float32, **gguf)
     except Exception as error:  # an architecture divides, looks up and allocates by what its files say
@@ -141,7 +141,7 @@ def prepare(model: PreTrainedModel) -> None:
     """
     name = type(model).__name__
     try:
-        with _quiet_loading():
+        with quiet_loading():
             model.set_attn_implementation(ATTENTION_NAME)
     except (ValueError, ImportError) as error:
         raise UnsupportedBackboneError(f"{name}: {error}") from error
@@ -181,7 +181,7 @@ def _refuse_short_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFa
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Without the loader's report on the heads that a reward model drops on purpose."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -18,7 +18,7 @@ SAMPLE_DATA = Path(__file__).parent / "data" / "sample"
 """Where they are."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     """Unknown settings are errors: a misspelt one must not be ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
@@ -32,7 +32,7 @@ def _one_or_more(value: Any) -> Any:
 Sources = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """What to learn from."""
 
     train: Sources = Field((SAMPLE,), min_length=1)
@@ -55,7 +55,7 @@ class DataConfig(_Section):
     """When a training prompt is also in the named test data: stop, drop it from training, or only say so."""
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """What learns."""
 
     backbone: str = "minilm"
@@ -70,7 +70,7 @@ class ModelConfig(_Section):
     """Queries in one attention block of the layout."""
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     """What is minimised: soft-label Bradley-Terry from vote counts."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -81,7 +81,7 @@ class LossConfig(_Section):
     """Factor on the data's margins, which then are required differences (Touvron et al. 2023); 0 ignores them."""
 
 
-class OptimiserConfig(_Section):
+class OptimiserConfig(Section):
     """How it is minimised: AdamW, linear warm-up, cosine decay."""
 
     learning_rate: float = Field(5e-5, gt=0)
@@ -112,14 +112,14 @@ class OptimiserConfig(_Section):
     """Of splits, head, order and grouping."""
 
 
-class ExportConfig(_Section):
+class ExportConfig(Section):
     """What goes into the bundle beside the model."""
 
     reference: bool = True
     """Put up to 256 held-out pairs, as token ids, into the bundle: servers choose a lower precision only by them."""
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """Everything about one run."""
 
     run: Path = Path("runs/default")
@@ -158,7 +158,7 @@ class TrainingConfig(_Section):
         found: list[str] = []
         for name in of:
             mine, theirs = getattr(self, name), getattr(other, name)
-            if isinstance(mine, _Section):
+            if isinstance(mine, Section):
                 found += [
                     f"{name}.{part} is {getattr(mine, part)!r}, not {getattr(theirs, part)!r}"
                     for part in sorted(mine.model_fields_set)

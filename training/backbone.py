@@ -63,15 +63,15 @@ SHORT_NAMES = tuple(_PACKAGES)
 """Backbones that come as Python packages and need no model hub."""
 
 
-def resolve(name: str) -> Source:
-    """Find a backbone by short name, folder or Hugging Face name.
+def resolve(name: str, setting: str = "model.backbone") -> Source:
+    """Find a backbone by short name, folder or Hugging Face name; errors name the `setting`.
 
     Raises:
         FileNotFoundError: a short name whose Python package is not installed, or a folder that is not there.
     """
     if name not in _PACKAGES:
         if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).is_dir():
-            raise FileNotFoundError(f"model.backbone: no folder {name!r}")
+            raise FileNotFoundError(f"{setting}: no folder {name!r}")
         return Source(name, name.rstrip("/").rsplit("/", 1)[-1] if Path(name).is_dir() else name, "unknown")
     package, folder, gguf_file, full_name, licence = _PACKAGES[name]
     spec = importlib.util.find_spec(package)
@@ -101,10 +101,7 @@ def load_backbone(name: str) -> Backbone:
             reason = "its weights have other sizes than its config.json says"
         raise OSError(f"model.backbone: {name!r} cannot be loaded: {reason}") from error
     if source.gguf_file is not None:
-        # The weights are plain float32 now; the note that they were quantised would keep them from being saved.
-        model.config.__dict__.pop("quantization_config", None)
-        model.is_quantized = False
-        model.hf_quantizer = None
+        forget_quantisation(model)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UnsupportedBackboneError(f"{source.name}: only tokenizers with a tokenizer.json can be served")
     _refuse_short_table(model, tokenizer)
@@ -123,6 +120,13 @@ def load_backbone(name: str) -> Backbone:
         max_positions=positions,
         source=source,
     )
+
+
+def forget_quantisation(model: PreTrainedModel) -> None:
+    """Take off the note that weights were quantised: they are float32 now, and it would keep them from being saved."""
+    model.config.__dict__.pop("quantization_config", None)
+    model.is_quantized = False
+    model.hf_quantizer = None
 
 
 def from_configuration(folder: Path) -> PreTrainedModel:

@@ -1,13 +1,14 @@
-"""assay-train: fit, evaluate, export, run (all three), inspect."""
+"""assay-train: fit, evaluate, export, run (all three), inspect; ppo, grpo."""
 
 import argparse
+import importlib.util
 import logging
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-_COMMANDS = ("fit", "evaluate", "export", "run", "inspect")
+_COMMANDS = ("fit", "evaluate", "export", "run", "inspect", "ppo", "grpo")
 
 _USAGE = """usage: assay-train COMMAND [--config FILE.toml] [flags]
 
@@ -19,10 +20,12 @@ commands:
   export     write the bundle: ONNX graph, proof that it matches the weights, report, manifest
   run        fit, evaluate and export
   inspect    check a bundle and say what it is:  assay-train inspect bundles/default
+  ppo, grpo  let a language model learn from the scores of a running server (needs the extra `feedback`)
 
 Every setting is a flag, and a TOML key of the same name with _ for -; flags win over the file.
   assay-train run --data.train my.jsonl --run runs/mine --bundle bundles/mine
-  assay-train fit --help    lists all settings with their defaults and meanings
+  assay-train ppo --reward.url http://127.0.0.1:8000 --prompts.train my.jsonl --run runs/policy
+  assay-train fit --help    lists all settings of a command with their defaults and meanings
 """
 
 
@@ -40,7 +43,9 @@ def main() -> int:
     logging.getLogger("assay").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        return _inspect(rest) if command == "inspect" else _train(command, rest)
+        if command == "inspect":
+            return _inspect(rest)
+        return _learn(command, rest) if command in ("ppo", "grpo") else _train(command, rest)
     except KeyboardInterrupt:
         return _fail(130, "interrupted")
     # Whatever is expected to go wrong (settings, data, checkpoints, bundles, files, a missing extra, a loss that
@@ -62,10 +67,11 @@ def _inspect(arguments: Sequence[str]) -> int:
 
 
 def _train(command: str, arguments: Sequence[str]) -> int:
+    from training.config import TrainingConfig
     from training.settings import ConfigurationError, load_configuration
 
     try:
-        config = load_configuration(command, arguments)
+        config = load_configuration(command, arguments, TrainingConfig)
     except ConfigurationError as error:
         return _fail(2, str(error))
 
@@ -91,6 +97,43 @@ def _train(command: str, arguments: Sequence[str]) -> int:
         bundle = run_export(config)
         print(f"{bundle.folder} {bundle.digest}")
     return 0
+
+
+def _learn(command: str, arguments: Sequence[str]) -> int:
+    from training.feedback.config import GrpoConfig, PpoConfig
+    from training.settings import ConfigurationError, load_configuration
+
+    try:
+        config: PpoConfig | GrpoConfig = (
+            load_configuration(command, arguments, PpoConfig)
+            if command == "ppo"
+            else load_configuration(command, arguments, GrpoConfig)
+        )
+    except ConfigurationError as error:
+        return _fail(2, str(error))
+    _require_feedback()
+
+    from assay_client import AssayError
+    from training.feedback.workers import WorkerError
+
+    try:
+        if isinstance(config, PpoConfig):
+            from training.feedback.ppo import run_ppo
+
+            print(run_ppo(config))
+        else:
+            from training.feedback.grpo import run_grpo
+
+            print(run_grpo(config))
+    except (AssayError, WorkerError) as error:
+        return _fail(1, str(error))
+    return 0
+
+
+def _require_feedback() -> None:
+    missing = [name for name in ("peft", "trl", "matplotlib") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"{', '.join(missing)}: not installed; pip install 'assay[feedback]'")
 
 
 def _fail(status: int, message: str) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -122,7 +123,7 @@ def load_backbone(name: str) -> Backbone:
     )
 
 
-def forget_quantisation(model: PreTrainedModel) -> None:
+def forget_quantisation(model: Any) -> None:
     """Take off the note that weights were quantised: they are float32 now, and it would keep them from being saved."""
     model.config.__dict__.pop("quantization_config", None)
     model.is_quantized = False

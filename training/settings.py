@@ -4,7 +4,7 @@ import argparse
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_settings import (
@@ -16,15 +16,17 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError
 
-from training.config import TrainingConfig
+from training.config import Section
+
+_Config = TypeVar("_Config", bound=Section)
 
 
 class ConfigurationError(ValueError):
     """A setting that is unknown, of the wrong type or out of range; the message names it."""
 
 
-def load_configuration(command: str, arguments: Sequence[str]) -> TrainingConfig:
-    """Read the flags of `command`, and the file that --config names.
+def load_configuration(command: str, arguments: Sequence[str], kind: type[_Config]) -> _Config:
+    """Read the flags of `command`, and the file that --config names, as a configuration of `kind`.
 
     Only what was set explicitly counts as set in the result (`model_fields_set`).
 
@@ -45,7 +47,7 @@ def load_configuration(command: str, arguments: Sequence[str]) -> TrainingConfig
     )
     from_file = {} if known.config is None else _read(known.config)
 
-    class Settings(BaseSettings, TrainingConfig):
+    class Settings(BaseSettings, kind):  # type: ignore[valid-type, misc]
         """The configuration, read from flags and file."""
 
         model_config = SettingsConfigDict(
@@ -71,7 +73,7 @@ def load_configuration(command: str, arguments: Sequence[str]) -> TrainingConfig
         settings = Settings()
     except (ValidationError, SettingsError) as error:
         raise ConfigurationError(_explain(error, known.config)) from error
-    return TrainingConfig.model_validate(settings.model_dump(exclude_unset=True))
+    return kind.model_validate(settings.model_dump(exclude_unset=True))
 
 
 def _spelling(argument: str) -> str:

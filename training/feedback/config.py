@@ -45,12 +45,14 @@ class PolicyConfig(Section):
     """smollm2 (SmolLM2-135M-Instruct), a folder, or a Hugging Face name of a causal language model."""
     lora_rank: int = Field(16, ge=1)
     """Rank of the low-rank updates of all linear layers (Hu et al. 2021)."""
-    lora_alpha: float = Field(32, gt=0)
+    lora_alpha: int = Field(32, ge=1)
     """Their scale, divided by the rank."""
     max_new_tokens: int = Field(32, ge=1)
     """The longest response."""
     temperature: float = Field(1.0, gt=0)
     """Of sampling, and of every probability in the loss."""
+    bf16: bool = False
+    """Compute in bfloat16 where it is safe; adapter, value head and losses stay in float32."""
 
 
 class FeedbackConfig(Section):

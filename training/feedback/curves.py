@@ -10,6 +10,7 @@ from typing import Self
 import matplotlib
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 matplotlib.use("Agg")
 
@@ -44,11 +45,19 @@ class Row:
 
 
 class CurveWriter:
-    """Writes each row to `curves.jsonl` and to TensorBoard as soon as it is known; one worker of several does."""
+    """Puts each row into `curves.jsonl`, TensorBoard and a progress bar as soon as it is known.
 
-    def __init__(self, run: Path, *, writes: bool = True) -> None:
+    Args:
+        run: folder of the run.
+        updates: how many rows there will be.
+        progress: show the bar.
+        writes: false for all workers but one.
+    """
+
+    def __init__(self, run: Path, updates: int, *, progress: bool, writes: bool = True) -> None:
         self._file = (run / "curves.jsonl").open("w", encoding="utf-8") if writes else None
         self._board = SummaryWriter(str(run / "tensorboard")) if writes else None
+        self._bar = tqdm(total=updates, unit="update", disable=not (progress and writes))
 
     def write(self, row: Row) -> None:
         """Add a row."""
@@ -61,6 +70,10 @@ class CurveWriter:
             if name != "update" and value is not None:
                 self._board.add_scalar(f"feedback/{name}", value, row.update)
         self._board.flush()
+        self._bar.update()
+        self._bar.set_postfix_str(
+            f"score {row.score:+.2f}, divergence {row.divergence:.1f} nats, length {row.length:.0f}"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -69,6 +82,7 @@ class CurveWriter:
         if self._file is not None and self._board is not None:
             self._file.close()
             self._board.close()
+        self._bar.close()
 
 
 def read_curves(run: Path) -> list[Row]:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from assay_client import RewardClient
 from training.evaluation.metrics import clustered_interval
 from training.feedback.policy import Policy
 from training.feedback.prompts import Prompt, messages
-from training.feedback.rewards import Served
+from training.feedback.rewards import Scorer
 
 BATCH = 32
 
@@ -42,14 +41,14 @@ class Sample:
 def measure(
     policy: Policy,
     prompts: Sequence[Prompt],
-    served: tuple[Served, RewardClient],
-    judge: tuple[Served, RewardClient] | None,
+    reward: Scorer,
+    judge: Scorer | None,
     seed: int,
 ) -> list[Sample]:
     """One sampled response to each prompt, scored.
 
     Raises:
-        AssayError: see `Served.scores`.
+        AssayError: see `Scorer.scores`.
     """
     samples = []
     for start in range(0, len(prompts), BATCH):
@@ -57,8 +56,8 @@ def measure(
         rollout = policy.sample(asked, seed + start)
         with torch.no_grad():
             divergence = (policy(rollout).log_probs - policy.reference(rollout)).sum(dim=1)
-        scores = served[0].scores(served[1], asked, rollout.texts).tolist()
-        second = [None] * len(asked) if judge is None else judge[0].scores(judge[1], asked, rollout.texts).tolist()
+        scores = reward.scores(asked, rollout.texts).tolist()
+        second = [None] * len(asked) if judge is None else judge.scores(asked, rollout.texts).tolist()
         samples += [
             Sample(messages(asked[row]), rollout.texts[row], scores[row], second[row], int(rollout.mask[row].sum()),
                    bool(rollout.ended[row]), float(divergence[row]))

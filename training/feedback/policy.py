@@ -1,7 +1,6 @@
 """The policy: a causal language model with low-rank updates, its reference, and a value head on the same trunk."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,29 +72,28 @@ class Policy(nn.Module):
     Args:
         model: a causal language model with a LoRA adapter.
         tokenizer: its tokenizer, with an end-of-sequence token.
-        max_new_tokens, temperature: of sampling.
+        config: length and temperature of sampling, and whether to compute in bfloat16.
     """
 
-    def __init__(
-        self, model: PeftModel, tokenizer: PreTrainedTokenizerFast, max_new_tokens: int, temperature: float
-    ) -> None:
+    def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerFast, config: PolicyConfig) -> None:
         super().__init__()
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.temperature = temperature
-        base = model.get_base_model()
+        self.temperature = config.temperature
+        self._bf16 = config.bf16
+        base: Any = model.get_base_model()
         self._trunk: nn.Module = getattr(base, base.base_model_prefix)
         self._vocabulary: nn.Module = base.get_output_embeddings()
         self.value_head = nn.Linear(model.config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self._ends = torch.tensor(end_tokens(model, tokenizer))
-        self._sampling = GenerationConfig(
+        self._sampling = GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=True,
-            temperature=temperature,
+            temperature=config.temperature,
             top_k=0,
             top_p=1.0,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=config.max_new_tokens,
             eos_token_id=self._ends.tolist(),
             pad_token_id=self._ends.tolist()[0],
         )
@@ -108,32 +106,32 @@ class Policy(nn.Module):
         end = int(self._ends[0])
         tokens = torch.tensor([[end] * (width - len(prompt)) + prompt for prompt in ids])
         attended = torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in ids])
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), self._precision():
             torch.manual_seed(seed)
-            tokens = self.model.generate(
+            tokens = self.model.generate(  # type: ignore[no-untyped-call]
                 input_ids=tokens, attention_mask=attended.long(), generation_config=self._sampling
             )
         responses = tokens[:, width:]
         is_end = torch.isin(responses, self._ends)
         mask = (is_end.cumsum(dim=1) - is_end.long()) == 0  # up to the first end, which belongs to the response
         texts = [
-            self.tokenizer.decode(row[kept & ~torch.isin(row, self._ends)], skip_special_tokens=True)
+            str(self.tokenizer.decode(row[kept & ~torch.isin(row, self._ends)], skip_special_tokens=True))
             for row, kept in zip(responses, mask, strict=True)
         ]
         return Rollout(tokens, torch.cat([attended, mask], dim=1), mask, (is_end & mask).any(dim=1), texts)
 
     def forward(self, rollout: Rollout) -> Reading:
         """What the policy, as it is, says of the rollout."""
-        attended = rollout.attended.long()
-        hidden = self._trunk(
-            input_ids=rollout.tokens,
-            attention_mask=attended,
-            position_ids=(attended.cumsum(dim=1) - 1).clamp(min=0),
-            use_cache=False,
-        ).last_hidden_state[:, rollout.prompt_columns - 1 : -1]  # a token is foretold by the state before it
-        # Logits over the responses alone, and only on real tokens: they are most of the memory.
-        mask = rollout.mask
-        log_distribution = (self._vocabulary(hidden[mask]).float() / self.temperature).log_softmax(dim=-1)
+        attended, mask = rollout.attended.long(), rollout.mask
+        with self._precision():
+            hidden = self._trunk(
+                input_ids=rollout.tokens,
+                attention_mask=attended,
+                position_ids=(attended.cumsum(dim=1) - 1).clamp(min=0),
+                use_cache=False,
+            ).last_hidden_state[:, rollout.prompt_columns - 1 : -1]  # a token is foretold by the state before it
+            logits = self._vocabulary(hidden[mask])  # of responses' real tokens alone: they are most of the memory
+        log_distribution = (logits.float() / self.temperature).log_softmax(dim=-1)
         sampled = rollout.tokens[:, rollout.prompt_columns :][mask]
         log_probs = log_distribution.gather(1, sampled[:, None])[:, 0]
         entropy = -(log_distribution.exp() * log_distribution).sum(dim=-1).detach()
@@ -151,15 +149,12 @@ class Policy(nn.Module):
             reading: Reading = self(rollout)
         return reading.log_probs
 
-    @contextmanager
-    def as_it_came(self) -> Iterator[None]:
-        """Without what was learnt, for sampling from the reference."""
-        with self.model.disable_adapter():
-            yield
-
     def learnt(self) -> list[nn.Parameter]:
         """The parameters that move: the adapter and the value head."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._ends.device.type, torch.bfloat16, enabled=self._bf16)
 
 
 def load_policy(config: PolicyConfig, seed: int) -> Policy:
@@ -171,7 +166,7 @@ def load_policy(config: PolicyConfig, seed: int) -> Policy:
     """
     tokenizer, model = load_tokenizer(config.backbone), load_language_model(config.backbone)
     torch.manual_seed(seed)
-    return Policy(get_peft_model(model, adapter(config)), tokenizer, config.max_new_tokens, config.temperature)
+    return Policy(get_peft_model(model, adapter(config)), tokenizer, config)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
@@ -183,7 +178,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     source, gguf = _find(name)
     try:
         with quiet_loading():
-            tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(source.location, **gguf)
+            tokenizer: Any = AutoTokenizer.from_pretrained(source.location, **gguf)
     except Exception as error:  # whatever the library makes of what lies there
         raise OSError(f"policy.backbone: {name!r} has no tokenizer that can be loaded: {first_line(error)}") from error
     if tokenizer.chat_template is None:
@@ -193,7 +188,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    found: PreTrainedTokenizerFast = tokenizer
+    return found
 
 
 def load_language_model(name: str) -> PreTrainedModel:

@@ -6,14 +6,13 @@ A loop of our own: TRL's PPO wants the reward model in its process, and its GRPO
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from assay_client import RewardClient
 from training.feedback.config import PpoConfig
 from training.feedback.curves import CurveWriter, Row
 from training.feedback.held_out import Sample, measure
@@ -21,17 +20,9 @@ from training.feedback.objective import policy_loss, value_loss
 from training.feedback.policy import Policy, Reading, Rollout, load_policy, load_tokenizer
 from training.feedback.prompts import Prompt, PromptOrder
 from training.feedback.returns import generalised_advantages, masked_mean, token_rewards
-from training.feedback.rewards import Served
-from training.feedback.run_folder import ADAPTER, Task, finish, set_up, summary
+from training.feedback.rewards import Scorer
+from training.feedback.run_folder import Task, finish, save_adapter, set_up, summary
 from training.feedback.workers import average_gradients, gathered, own_part, run_workers, summed
-
-
-@dataclass(frozen=True)
-class Judges:
-    """The servers of a run with this worker's connections to them."""
-
-    served: tuple[Served, RewardClient]
-    judge: tuple[Served, RewardClient] | None
 
 
 @dataclass(frozen=True)
@@ -78,27 +69,26 @@ def learn(rank: int, argument: tuple[PpoConfig, Task]) -> None:
     warmup = max(1, config.updates // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda update: min(1.0, (update + 1) / warmup))
     prompts = PromptOrder(task.train, config.seed)
-    show = config.progress and rank == 0
-    with task.served.client() as client, ThreadPoolExecutor(1) as scoring:
-        judge = None if task.judge is None else (task.judge, task.judge.client())
-        judges = Judges((task.served, client), judge)
-        before = _held_out(policy, task, judges, config.seed)
+    with ExitStack() as stack:
+        reward = stack.enter_context(Scorer(task.served))
+        judge = None if task.judge is None else stack.enter_context(Scorer(task.judge))
+        scoring = stack.enter_context(ThreadPoolExecutor(1))
+        before = _held_out(policy, task, reward, judge, config.seed)
         began = time.monotonic()
-        with CurveWriter(config.run, writes=rank == 0) as curves, tqdm(total=config.updates, disable=not show) as bar:
-            for update in range(1, config.updates + 1):
-                asked = own_part(prompts.take(config.responses))
-                seed = _seed(config.seed, update, rank)
-                experience = collect(policy, asked, judges, scoring, config, seed)
-                clipped = improve(policy, optimiser, experience, config, seed)
-                schedule.step()
-                means = averaged({**experience.means, "clipped": clipped})
-                row = Row(update=update, seconds=time.monotonic() - began, **means)
-                curves.write(row)
-                bar.update()
-                bar.set_postfix_str(f"score {row.score:+.2f} divergence {row.divergence:.1f} length {row.length:.0f}")
-                if rank == 0:
-                    save(policy, config.run)
-        after = _held_out(policy, task, judges, config.seed)
+        curves = stack.enter_context(
+            CurveWriter(config.run, config.updates, progress=config.progress, writes=rank == 0)
+        )
+        for update in range(1, config.updates + 1):
+            asked = own_part(prompts.take(config.responses))
+            seed = _seed(config.seed, update, rank)
+            experience = collect(policy, asked, reward, judge, scoring, config, seed)
+            clipped = improve(policy, optimiser, experience, config, seed)
+            schedule.step()
+            means = averaged({**experience.means, "clipped": clipped})
+            curves.write(Row(update=update, seconds=time.monotonic() - began, **means))
+            if rank == 0:
+                save_adapter(policy.model, policy.tokenizer, config.run)
+        after = _held_out(policy, task, reward, judge, config.seed)
     if rank == 0:
         text = summary(config.run, finish(config.run, before, after, config.seed))
         (config.run / "summary.txt").write_text(text + "\n", encoding="utf-8")
@@ -107,7 +97,8 @@ def learn(rank: int, argument: tuple[PpoConfig, Task]) -> None:
 def collect(
     policy: Policy,
     prompts: Sequence[Prompt],
-    judges: Judges,
+    reward: Scorer,
+    judge: Scorer | None,
     scoring: ThreadPoolExecutor,
     config: PpoConfig,
     seed: int,
@@ -119,7 +110,7 @@ def collect(
     """
     rollout = policy.sample(prompts, seed)
     # The server works while the probabilities are computed here.
-    waiting = scoring.submit(judges.served[0].scores, judges.served[1], prompts, rollout.texts)
+    waiting = scoring.submit(reward.scores, prompts, rollout.texts)
     reading, reference = _read(policy, rollout, config.ppo.minibatch)
     scores = waiting.result()
     rewards = scores - config.reward.missing_end_penalty * (~rollout.ended)
@@ -139,8 +130,8 @@ def collect(
         "ended": float(rollout.ended.float().mean()),
         "entropy": float(masked_mean(reading.entropy, mask)),
     }
-    if judges.judge is not None:
-        means["judge"] = float(judges.judge[0].scores(judges.judge[1], prompts, rollout.texts).mean())
+    if judge is not None:
+        means["judge"] = float(judge.scores(prompts, rollout.texts).mean())
     return Experience(rollout, reading.log_probs, reading.values, _whitened(advantages, mask), returns, means)
 
 
@@ -156,7 +147,7 @@ def improve(
     generator = torch.Generator().manual_seed(seed)
     clipped = []
     for _ in range(settings.epochs):
-        for rows in torch.randperm(len(mask), generator=generator).split(settings.minibatch):
+        for rows in _batches(torch.randperm(len(mask), generator=generator), settings.minibatch):
             reading: Reading = policy(experience.rollout[rows])
             surrogate = policy_loss(
                 reading.log_probs, experience.log_probs[rows], experience.advantages[rows], mask[rows], settings.clip
@@ -168,7 +159,7 @@ def improve(
             if not torch.isfinite(summed(loss.detach())):
                 raise FloatingPointError("the loss is not finite; lower learning_rate, or raise kl_coefficient")
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             average_gradients(policy.learnt())
             nn.utils.clip_grad_norm_(policy.learnt(), config.max_gradient_norm)
             optimiser.step()
@@ -176,25 +167,18 @@ def improve(
     return sum(clipped) / len(clipped)
 
 
-def averaged(means: dict[str, float]) -> dict[str, float | None]:
+def averaged(means: dict[str, float]) -> dict[str, Any]:
     """Means over all workers, which have equal shares; the judge's is None where there is none."""
     names = sorted(means)
     total = summed(torch.tensor([*(means[name] for name in names), 1.0], dtype=torch.float64)).tolist()
-    found: dict[str, float | None] = {"judge": None}
-    return found | {name: value / total[-1] for name, value in zip(names, total[:-1], strict=True)}
-
-
-def save(policy: Policy, run: Path) -> None:
-    """Write the adapter, as peft reads it, in place of the one before."""
-    policy.model.save_pretrained(run / ADAPTER)
-    policy.tokenizer.save_pretrained(run / ADAPTER)
+    return {"judge": None} | {name: value / total[-1] for name, value in zip(names, total[:-1], strict=True)}
 
 
 @torch.no_grad()
 def _read(policy: Policy, rollout: Rollout, minibatch: int) -> tuple[Reading, torch.Tensor]:
     """The sampling policy's reading, and the reference's log-probabilities, a minibatch at a time."""
     parts, references = [], []
-    for rows in torch.arange(len(rollout.mask)).split(minibatch):
+    for rows in _batches(torch.arange(len(rollout.mask)), minibatch):
         part = rollout[rows]
         parts.append(policy(part))
         references.append(policy.reference(part))
@@ -206,19 +190,24 @@ def _read(policy: Policy, rollout: Rollout, minibatch: int) -> tuple[Reading, to
     return reading, torch.cat(references)
 
 
+def _batches(rows: torch.Tensor, size: int) -> list[torch.Tensor]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
 def _whitened(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Zero mean and unit variance over the tokens of all workers."""
     kept = values[mask].double()
     count, total, squares = summed(torch.stack([mask.sum().double(), kept.sum(), (kept**2).sum()])).tolist()
     mean = total / count
     variance = max(squares / count - mean**2, 0.0)
-    return ((values - mean) / (variance**0.5 + 1e-8)) * mask
+    whitened: torch.Tensor = (values - mean) / (variance**0.5 + 1e-8)
+    return whitened * mask
 
 
-def _held_out(policy: Policy, task: Task, judges: Judges, seed: int) -> list[Sample]:
+def _held_out(policy: Policy, task: Task, reward: Scorer, judge: Scorer | None, seed: int) -> list[Sample]:
     """Each worker measures its part."""
     part = own_part(task.held_out)
-    return gathered(measure(policy, part, judges.served, judges.judge, seed) if part else [])
+    return gathered(measure(policy, part, reward, judge, seed) if part else [])
 
 
 def _seed(seed: int, update: int, rank: int) -> int:

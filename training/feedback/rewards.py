@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 import torch
 
 from assay_client import AssayError, RewardClient
-from assay_client.types import ModelIdentity, Prompt as WirePrompt, Scale, Truncate
+from assay_client.types import ModelIdentity, Scale, Truncate
+from assay_client.types import Prompt as WirePrompt
 from training.feedback.prompts import Prompt, messages
 
 _FIRST_CONTACT_S = 120.0
@@ -14,11 +17,7 @@ _FIRST_CONTACT_S = 120.0
 
 @dataclass(frozen=True)
 class Served:
-    """A server, and the model it had when the run began.
-
-    Every call is pinned to that model's digest. A server that is away is waited for; one that comes back with another
-    model raises `ModelMismatchError`. No reward is ever made up.
-    """
+    """A server, and the model it had when the run began; can be sent to other processes."""
 
     url: str
     model: ModelIdentity
@@ -26,11 +25,19 @@ class Served:
     truncate: Truncate | None
     timeout: float
 
-    def client(self) -> RewardClient:
-        """A client pinned to the model."""
-        return RewardClient(self.url, timeout=self.timeout, model_digest=self.model.digest)
 
-    def scores(self, client: RewardClient, prompts: Sequence[Prompt], texts: Sequence[str]) -> torch.Tensor:
+class Scorer:
+    """A process's connection to a server, pinned to the digest of the model that was there when the run began.
+
+    A server that is away is waited for; one that comes back with another model raises `ModelMismatchError`. No reward
+    is ever made up.
+    """
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self.client = RewardClient(served.url, timeout=served.timeout, model_digest=served.model.digest)
+
+    def scores(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> torch.Tensor:
         """(B,) float32, in order; an empty response is scored as any other.
 
         Raises:
@@ -40,8 +47,16 @@ class Served:
             (prompt if isinstance(prompt, str) else messages(prompt), text)
             for prompt, text in zip(prompts, texts, strict=True)
         ]
-        found = client.score_pairs(pairs, scale=self.scale, truncate=self.truncate, allow_empty=True)
+        found = self.client.score_pairs(
+            pairs, scale=self._served.scale, truncate=self._served.truncate, allow_empty=True
+        )
         return torch.tensor(found.scores, dtype=torch.float32)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.client.close()
 
 
 def reach(url: str, scale: Scale, truncate: Truncate | None, timeout: float) -> Served:

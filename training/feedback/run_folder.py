@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
 from training.feedback.config import FeedbackConfig
@@ -97,6 +99,18 @@ def begin(config: FeedbackConfig, task: Task) -> None:
             "judge_model": None if task.judge is None else _identity(task.judge),
         },
     )
+
+
+def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerFast, run: Path) -> None:
+    """Write the adapter, as peft reads it, in place of the one before; whole or not at all."""
+    partial = run / f"{ADAPTER}.partial"
+    with warnings.catch_warnings():
+        # peft asks for the base model's configuration, to see whether its vocabulary grew; ours never does.
+        warnings.simplefilter("ignore", UserWarning)
+        model.save_pretrained(str(partial))
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(run / ADAPTER, ignore_errors=True)
+    partial.rename(run / ADAPTER)
 
 
 def finish(run: Path, before: Sequence[Sample], after: Sequence[Sample], seed: int) -> dict[str, Any]:

@@ -4,12 +4,14 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch import multiprocessing as mp
+from torch.multiprocessing import get_context
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from assay_client import AssayError
 
@@ -23,6 +25,10 @@ class WorkerError(RuntimeError):
     """A worker ended before its work was done; the message says which, and of what."""
 
 
+_PATIENCE = timedelta(days=1)
+"""A worker that waits for a server is not given up by the others; one that died is noticed at once."""
+
+
 def run_workers(count: int, work: Callable[[int, Any], None], argument: Any) -> None:
     """Call `work(rank, argument)` in `count` processes that can exchange tensors; one works in this process.
 
@@ -34,19 +40,19 @@ def run_workers(count: int, work: Callable[[int, Any], None], argument: Any) -> 
     if count == 1:
         work(0, argument)
         return
-    failures: Any = mp.get_context("spawn").SimpleQueue()
+    failures: Any = get_context("spawn").SimpleQueue()
     threads = max(1, len(os.sched_getaffinity(0)) // count)
-    context = mp.start_processes(
+    context = start_processes(  # type: ignore[no-untyped-call]
         _run, (count, _free_port(), threads, failures, work, argument), nprocs=count, join=False, start_method="spawn"
     )
     try:
         while not context.join():
             pass
-    except mp.ProcessExitedException as error:
+    except ProcessExitedException as error:
         # A worker that explained itself wins over those that were cut off by its end.
         reason = f"worker {error.error_index} was ended by {error.signal_name or f'exit status {error.exit_code}'}"
         raise WorkerError(reason if failures.empty() else failures.get()) from None
-    except mp.ProcessRaisedException as error:
+    except ProcessRaisedException as error:
         if failures.empty():
             raise
         raise WorkerError(failures.get()) from error
@@ -57,7 +63,9 @@ def _run(
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt is told once, by the process that started the others
     torch.set_num_threads(threads)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count, timeout=_PATIENCE
+    )
     try:
         work(rank, argument)
         dist.barrier()
@@ -88,8 +96,10 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = summed(torch.cat([gradient.flatten() for gradient in gradients])) / dist.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    place = 0
+    for gradient in gradients:
+        gradient.copy_(flat[place : place + gradient.numel()].view_as(gradient))
+        place += gradient.numel()
 
 
 def gathered(part: Sequence[T]) -> list[T]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from assay_client import RewardClient
 from assay_client.integrations.trl import TrlReward
@@ -29,7 +30,7 @@ class Recorded(TrlReward):
         return rewards
 
 
-def train(asked: dict[str, Any], reward: Recorded) -> None:
+def train(asked: dict[str, Any], reward: Any) -> None:
     """A few steps of GRPO on the asked prompts, as conversations."""
     tokenizer = AutoTokenizer.from_pretrained(asked["tokenizer"])
     tokenizer.chat_template = asked["chat_template"]

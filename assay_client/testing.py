@@ -23,7 +23,7 @@ from assay_client.types import Prompt
 
 Score = Callable[[Prompt, str], float]
 
-DIGEST = f"sha256:{'0' * 64}"
+DIGEST = "0" * 64
 _CODES = {401: "unauthorized", 429: "queue_full", 500: "internal", 503: "not_ready", 504: "deadline_exceeded"}
 
 

@@ -159,7 +159,7 @@ class FakeRewardServer:
             return _error(409, "model_mismatch", f"this server runs {self.digest}, not {pinned}")
         pairs = _pairs(request.path, body)
         if not body.get("allow_empty") and not all(response for _, response in pairs):
-            return _error(422, "empty_text", "a response is empty; allow_empty scores it")
+            return _error(422, "empty_text", "a response is empty; allow_empty scores it", field="responses")
         if len(pairs) > self._limit:
             return _error(413, "too_many_items", f"{len(pairs)} items; at most {self._limit} in one request")
         try:
@@ -218,9 +218,13 @@ def _sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    error = {"code": code, "message": message, "field": None, "request_id": "fake"}
-    return web.json_response({"error": error}, status=status, headers=headers)
+def _error(
+    status: int, code: str, message: str, headers: dict[str, str] | None = None, field: str | None = None
+) -> web.Response:
+    error = {"code": code, "message": message, "request_id": "fake"}
+    return web.json_response(
+        {"error": error if field is None else error | {"field": field}}, status=status, headers=headers
+    )
 
 
 async def _status(request: web.Request) -> web.Response:

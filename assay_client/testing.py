@@ -221,10 +221,8 @@ def _sigmoid(x: float) -> float:
 def _error(
     status: int, code: str, message: str, headers: dict[str, str] | None = None, field: str | None = None
 ) -> web.Response:
-    error = {"code": code, "message": message, "request_id": "fake"}
-    return web.json_response(
-        {"error": error if field is None else error | {"field": field}}, status=status, headers=headers
-    )
+    error = {"code": code, "message": message, "request_id": "fake"} | ({} if field is None else {"field": field})
+    return web.json_response({"error": error}, status=status, headers=headers)
 
 
 async def _status(request: web.Request) -> web.Response:

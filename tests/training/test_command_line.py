@@ -11,6 +11,7 @@ import pytest
 from service.bundle.layout import Family
 from service.bundle.reader import read_bundle
 from tests.pocket import write_pocket_bundle
+from tests.training.feedback.tiny_policy import save_policy
 from tests.training.tiny import encoder_tokenizer, save_backbone, tiny_checkpoint, toy_records
 from training.__main__ import main
 from training.checkpoint import save_checkpoint
@@ -49,7 +50,17 @@ def data(tmp_path: Path) -> Path:
 def test_help_teaches() -> None:
     done = call("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for word in ("fit", "evaluate", "export", "run", "inspect", "--config", "assay-train run --data.train"):
+    for word in (
+        "fit",
+        "evaluate",
+        "export",
+        "run",
+        "inspect",
+        "ppo",
+        "grpo",
+        "--config",
+        "assay-train run --data.train",
+    ):
         assert word in done.stdout
     assert call().returncode == 2
 
@@ -248,3 +259,26 @@ def test_run_from_preferences_to_a_bundle(tmp_path: Path, data: Path) -> None:
     assert bundle.manifest.evaluation["accuracy"] > 0.7
     account = json.loads((run / "data.json").read_text())
     assert sum(part["prompts"] for part in account["parts"].values()) == account["rows"]["read"] == 60
+
+
+def test_learning_from_a_server_lists_its_settings() -> None:
+    for command, own in (("ppo", "--ppo.clip"), ("grpo", "--grpo.responses-per-prompt")):
+        done = call(command, "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        for flag in (own, "--reward.url", "--reward.judge-url", "--policy.bf16", "--kl-coefficient"):
+            assert flag in done.stdout
+
+
+def test_a_server_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"prompt {number}"}) + "\n" for number in range(9)))
+    told = line(
+        call(
+            "ppo", "--prompts.train", prompts, "--prompts.held-out-count", "3", "--run", tmp_path / "run",
+            "--policy.backbone", save_policy(tmp_path / "policy"), "--reward.url", "http://127.0.0.1:9",
+            "--reward.timeout", "1",
+        ),
+        1,
+    )  # fmt: skip
+    assert "reward server http://127.0.0.1:9" in told
+    assert not (tmp_path / "run").exists()

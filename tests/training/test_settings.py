@@ -27,12 +27,14 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_defaults() -> None:
-    assert load_configuration("fit", []) == TrainingConfig()
+    assert load_configuration("fit", [], TrainingConfig) == TrainingConfig()
 
 
 def test_flags_over_the_file_over_defaults(file: Path) -> None:
     config = load_configuration(
-        "fit", ["--optimiser.epochs", "2", "--config", str(file), "--data.test_fraction=0.2", "--resume"]
+        "fit",
+        ["--optimiser.epochs", "2", "--config", str(file), "--data.test_fraction=0.2", "--resume"],
+        TrainingConfig,
     )
     assert config.optimiser == OptimiserConfig(epochs=2, patience=0)
     assert config.data == DataConfig(train=("a.jsonl", "b.jsonl"), test_fraction=0.2)
@@ -42,15 +44,17 @@ def test_flags_over_the_file_over_defaults(file: Path) -> None:
 def test_one_source_needs_no_list(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('[data]\ntrain = "my.jsonl"\ntest = "held-out.jsonl"\n')
-    config = load_configuration("fit", ["--config", str(path)])
+    config = load_configuration("fit", ["--config", str(path)], TrainingConfig)
     assert config.data == DataConfig(train=("my.jsonl",), test=("held-out.jsonl",))
-    given = load_configuration("fit", ["--config", str(path), "--data.train", "a.jsonl", "--data.train", "b.jsonl"])
+    given = load_configuration(
+        "fit", ["--config", str(path), "--data.train", "a.jsonl", "--data.train", "b.jsonl"], TrainingConfig
+    )
     assert given.data.train == ("a.jsonl", "b.jsonl")
 
 
 @pytest.mark.parametrize("flag", ["--data.validation-fraction", "--data.validation_fraction"])
 def test_a_flag_may_be_spelt_as_in_the_file(flag: str) -> None:
-    assert load_configuration("fit", [flag, "0.3"]).data.validation_fraction == 0.3
+    assert load_configuration("fit", [flag, "0.3"], TrainingConfig).data.validation_fraction == 0.3
 
 
 def test_lists_booleans_and_none() -> None:
@@ -65,6 +69,7 @@ def test_lists_booleans_and_none() -> None:
             "--model.max-tokens",
             "none",
         ],
+        TrainingConfig,
     )
     assert config.data.train == ("a b.jsonl", "c_d.jsonl")
     assert config.data.deduplicate is False
@@ -74,7 +79,7 @@ def test_lists_booleans_and_none() -> None:
 def test_the_environment_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUN", "elsewhere")
     monkeypatch.setenv("NAME", "other")
-    assert load_configuration("fit", []) == TrainingConfig()
+    assert load_configuration("fit", [], TrainingConfig) == TrainingConfig()
 
 
 @pytest.mark.parametrize(
@@ -89,7 +94,7 @@ def test_the_environment_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_out_of_range(flags: list[str], reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
-        load_configuration("fit", flags)
+        load_configuration("fit", flags, TrainingConfig)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -108,7 +113,7 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_what_was_set_is_known(file: Path) -> None:
-    config = load_configuration("fit", ["--config", str(file), "--run", "x"])
+    config = load_configuration("fit", ["--config", str(file), "--run", "x"], TrainingConfig)
     assert config.model_fields_set == {"name", "run", "data", "optimiser"}
     assert config.optimiser.model_fields_set == {"epochs", "patience"}
     trained = TrainingConfig(name="from-file", optimiser=OptimiserConfig(epochs=2, learning_rate=1.0, patience=0))

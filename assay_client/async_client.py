@@ -32,7 +32,9 @@ T = TypeVar("T")
 class AsyncRewardClient:
     """Scores texts with an Assay server: every score, in order, or an `AssayError`.
 
-    `base_url` is by default ASSAY_URL or http://127.0.0.1:8000, `api_key` is ASSAY_API_KEY. `timeout` is the
+    `base_url` is by default ASSAY_URL or http://127.0.0.1:8000; several servers of one model are a list, or in the
+    variable separated by commas, and dns+http://host:port stands for all addresses of the host. `api_key` is
+    ASSAY_API_KEY, or what the file named by ASSAY_API_KEY_FILE holds. `timeout` is the
     deadline in seconds of a whole call with all its parts and retries. `max_concurrency` bounds the requests
     in flight, `max_items` the items of one request (by default what the server allows). With `model_digest`
     any other model is refused. `retries` bounds the repeats of a request after faults of the server (500, a reply
@@ -44,7 +46,7 @@ class AsyncRewardClient:
 
     def __init__(
         self,
-        base_url: str | None = None,
+        base_url: str | Sequence[str] | None = None,
         *,
         api_key: str | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
@@ -67,7 +69,7 @@ class AsyncRewardClient:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._settings.base_url!r})"
+        return f"{type(self).__name__}({','.join(self._settings.base_urls)!r})"
 
     async def score(
         self,

@@ -113,7 +113,9 @@ async def send(
         if retries == 0 or faults > retries or not is_transient(failure, internal_errors=internal_errors):
             raise failure
         call.last_failure = failure
-        remaining, retry_after = call.remaining_s(), failure.retry_after_s
+        # What one server asked for does not bind the others.
+        retry_after = None if connection.another_can_be_asked() else failure.retry_after_s
+        remaining = call.remaining_s()
         if retry_after is not None and retry_after > remaining:
             raise _too_long_a_wait(failure, retry_after, remaining) from failure
         if remaining < SHORTEST_ATTEMPT_S:

@@ -1,18 +1,22 @@
-"""One aiohttp session, bound to one process and one event loop, and one exchange over it."""
+"""One aiohttp session, bound to one process and one event loop, and one exchange over it with one of the servers."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import os
+from urllib.parse import urlsplit
 
 import aiohttp
 
+from assay_client.discovery import Servers
+from assay_client.endpoints import Endpoint
 from assay_client.errors import (
     CONNECTION_LOST,
     INCOMPLETE_REPLY,
     NOT_CONNECTED,
     TLS_REFUSED,
+    AssayError,
     BadReplyError,
     ConnectionFailedError,
 )
@@ -22,6 +26,9 @@ from assay_client.settings import Settings
 CONNECT_TIMEOUT_S = 5.0
 IDLE_LIMIT_S = 15.0
 """Well below the server's limit of 75 s, so that a request does not meet a closing connection."""
+
+_NOT_HERE = (429, 502, 503)
+"""Statuses with which a server sends away, so that others should be asked first."""
 
 _abandoned: list[Connection] = []
 """Connections that this process cannot close. A forked child must not even free those of its parent: that
@@ -34,7 +41,7 @@ class Connection:
     def __init__(self, settings: Settings) -> None:
         self._pid = os.getpid()
         self._loop = asyncio.get_running_loop()
-        self._base_url = settings.base_url
+        self._servers = Servers(settings.base_urls)
         self.slots = asyncio.Semaphore(settings.max_concurrency)
         self.limits_lock = asyncio.Lock()
         headers = {"User-Agent": "assay-client"}
@@ -56,19 +63,48 @@ class Connection:
         return self._pid == os.getpid() and self._loop is asyncio.get_running_loop()
 
     async def exchange(self, method: str, path: str, body: bytes | None, request_id: str, attempt: int) -> bytes:
-        """Send one request and return the body of a 200 reply; anything else raises its `AssayError`."""
+        """Send one request to one of the servers and return the body of a 200 reply.
+
+        Raises:
+            AssayError: no reply, or one of another status.
+        """
+        endpoint = await self._servers.choose()
+        endpoints = self._servers.endpoints
+        try:
+            with endpoints.asking(endpoint):
+                content = await self._exchange(endpoint, method, path, body, request_id, attempt)
+        except AssayError as error:
+            if isinstance(error, ConnectionFailedError) or error.status in _NOT_HERE:
+                endpoints.failed(endpoint, self._loop.time(), error.retry_after_s)
+            else:
+                endpoints.answered(endpoint)
+            raise
+        endpoints.answered(endpoint)
+        return content
+
+    def another_can_be_asked(self) -> bool:
+        """Whether there is a server that has not just refused, so that a retry need not wait as long as that asked."""
+        return self._servers.endpoints.another(self._loop.time())
+
+    async def _exchange(
+        self, endpoint: Endpoint, method: str, path: str, body: bytes | None, request_id: str, attempt: int
+    ) -> bytes:
         headers = {"X-Request-Id": request_id, "X-Assay-Attempt": str(attempt)}
         if body is not None:
             headers["Content-Type"] = "application/json"
+        if endpoint.host is not None:
+            headers["Host"] = endpoint.host
         on_break = CONNECTION_LOST
         try:
             async with self._session.request(
                 method,
-                self._base_url + path,
+                endpoint.url + path,
                 # A stream is written in pieces; aiohttp warns that large plain bytes hold up the loop.
                 data=None if body is None else io.BytesIO(body),
                 headers=headers,
                 allow_redirects=False,
+                # A certificate is for the name, not for the address behind it.
+                server_hostname=None if endpoint.host is None else urlsplit(f"//{endpoint.host}").hostname,
             ) as response:
                 on_break = INCOMPLETE_REPLY
                 content = await response.read()
@@ -78,17 +114,13 @@ class Connection:
             # Not chained: its repr holds the request's headers and so the key.
             raise BadReplyError(f"the reply is not valid HTTP: {error.message}") from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise self._failed(error, NOT_CONNECTED) from error
+            raise _failed(endpoint, error, NOT_CONNECTED) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise self._failed(error, on_break) from error
+            raise _failed(endpoint, error, on_break) from error
         # Outside the try: an error of ours may be an OSError too, as DeadlineExceededError is.
         if response.status != 200:
             raise error_from_reply(response.status, response.headers, content)
         return content
-
-    def _failed(self, error: Exception, code: str) -> ConnectionFailedError:
-        reason = str(error) or type(error).__name__
-        return ConnectionFailedError(f"no reply from {self._base_url}: {reason}", code=code)
 
     def require_idle(self) -> None:
         """Raise `RuntimeError` if its loop is another one and still running: the session cannot leave it."""
@@ -108,3 +140,8 @@ class Connection:
         else:
             self._session.detach()
             _abandoned.append(self)
+
+
+def _failed(endpoint: Endpoint, error: Exception, code: str) -> ConnectionFailedError:
+    reason = str(error) or type(error).__name__
+    return ConnectionFailedError(f"no reply from {endpoint.url}: {reason}", code=code)

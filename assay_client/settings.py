@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from assay_client.discovery import PREFIX
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_S = 120.0
@@ -15,7 +19,7 @@ DEFAULT_TIMEOUT_S = 120.0
 class Settings:
     """The arguments of a client, checked. The key stays out of `repr` and of error messages."""
 
-    base_url: str
+    base_urls: tuple[str, ...]
     api_key: str | None = field(repr=False)
     timeout: float
     max_concurrency: int
@@ -26,7 +30,7 @@ class Settings:
     @classmethod
     def resolve(
         cls,
-        base_url: str | None,
+        base_url: str | Sequence[str] | None,
         *,
         api_key: str | None,
         timeout: float,
@@ -35,10 +39,20 @@ class Settings:
         model_digest: str | None,
         retries: int,
     ) -> Settings:
-        """Fill in ASSAY_URL and ASSAY_API_KEY and check every value; raises `ValueError`."""
-        url = base_url or os.environ.get("ASSAY_URL") or DEFAULT_URL
-        key = (api_key or os.environ.get("ASSAY_API_KEY") or "").strip() or None
-        _check_url(url)
+        """Fill in ASSAY_URL, ASSAY_API_KEY and ASSAY_API_KEY_FILE and check every value.
+
+        Raises:
+            ValueError: a value that cannot be meant.
+            OSError: the file of the key cannot be read.
+        """
+        given = base_url or os.environ.get("ASSAY_URL") or DEFAULT_URL
+        urls = given.split(",") if isinstance(given, str) else list(given)
+        urls = [url.strip().rstrip("/") for url in urls]
+        for url in urls:
+            _check_url(url)
+        if len(set(urls)) < len(urls):
+            raise ValueError(f"base_url names a server twice: {', '.join(urls)}")
+        key = (api_key or os.environ.get("ASSAY_API_KEY") or _key_from_file()).strip() or None
         if key is not None and not (key.isascii() and key.isprintable()):
             raise ValueError("the API key holds characters that no HTTP header can carry")
         check_timeout(timeout)
@@ -49,7 +63,7 @@ class Settings:
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
-        return cls(url.rstrip("/"), key, timeout, max_concurrency, max_items, model_digest, retries)
+        return cls(tuple(urls), key, timeout, max_concurrency, max_items, model_digest, retries)
 
 
 def check_timeout(timeout: float) -> None:
@@ -58,9 +72,15 @@ def check_timeout(timeout: float) -> None:
         raise ValueError(f"timeout must be a positive, finite number of seconds, not {timeout}")
 
 
+def _key_from_file() -> str:
+    """What ASSAY_API_KEY_FILE holds, as a mounted secret does; nothing if it is not set."""
+    path = os.environ.get("ASSAY_API_KEY_FILE")
+    return Path(path).read_text(encoding="utf-8") if path else ""
+
+
 def _check_url(url: str) -> None:
-    parts = urlsplit(url)
+    parts = urlsplit(url.removeprefix(PREFIX))
     if "@" in parts.netloc:
         raise ValueError("base_url must not hold credentials; give api_key or set ASSAY_API_KEY")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"base_url must look like http://host:port, not {url!r}")
+        raise ValueError(f"base_url must look like http://host:port or {PREFIX}http://host:port, not {url!r}")

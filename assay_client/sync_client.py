@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from types import TracebackType
@@ -41,7 +41,7 @@ class _LoopThread:
     def __init__(self, settings: Settings) -> None:
         self.pid = os.getpid()
         self._client = AsyncRewardClient(
-            settings.base_url,
+            settings.base_urls,
             api_key=settings.api_key,
             timeout=settings.timeout,
             max_concurrency=settings.max_concurrency,
@@ -121,7 +121,7 @@ class RewardClient:
 
     def __init__(
         self,
-        base_url: str | None = None,
+        base_url: str | Sequence[str] | None = None,
         *,
         api_key: str | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
@@ -143,7 +143,7 @@ class RewardClient:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._settings.base_url!r})"
+        return f"{type(self).__name__}({','.join(self._settings.base_urls)!r})"
 
     def score(
         self,

@@ -62,6 +62,9 @@ class World:
             def belongs_here(self) -> bool:
                 return True
 
+            def another_can_be_asked(self) -> bool:
+                return False
+
             async def exchange(self, *_: Any) -> bytes:
                 world.attempts += 1
                 if world.loop.time() < world.outage:

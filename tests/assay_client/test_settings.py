@@ -21,12 +21,12 @@ def resolve(base_url: str | None = None, **given: object) -> Settings:
 
 
 def test_arguments_then_environment_then_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (resolve().base_url, resolve().api_key) == ("http://127.0.0.1:8000", None)
+    assert (resolve().base_urls, resolve().api_key) == (("http://127.0.0.1:8000",), None)
     monkeypatch.setenv("ASSAY_URL", "https://scores/assay/")
     monkeypatch.setenv("ASSAY_API_KEY", "from-file\n")
-    assert (resolve().base_url, resolve().api_key) == ("https://scores/assay", "from-file")
+    assert (resolve().base_urls, resolve().api_key) == (("https://scores/assay",), "from-file")
     settings = resolve("http://other", api_key="mine")
-    assert (settings.base_url, settings.api_key) == ("http://other", "mine")
+    assert (settings.base_urls, settings.api_key) == (("http://other",), "mine")
 
 
 @pytest.mark.parametrize("client", [RewardClient, AsyncRewardClient])
@@ -58,3 +58,23 @@ def test_a_password_in_the_url_is_refused_unseen() -> None:
 def test_wrong_numbers(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(given))):
         resolve(**given)
+
+
+def test_the_key_may_lie_in_a_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASSAY_API_KEY", raising=False)
+    (tmp_path / "key").write_text("mounted\n")
+    monkeypatch.setenv("ASSAY_API_KEY_FILE", str(tmp_path / "key"))
+    assert resolve().api_key == "mounted"
+    assert resolve(api_key="mine").api_key == "mine"
+    monkeypatch.setenv("ASSAY_API_KEY_FILE", str(tmp_path / "none"))
+    with pytest.raises(OSError, match="none"):
+        resolve()
+
+
+def test_several_servers() -> None:
+    assert resolve("http://a:1, http://b:2/").base_urls == ("http://a:1", "http://b:2")
+    assert resolve(["http://a:1", "dns+https://b"]).base_urls == ("http://a:1", "dns+https://b")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="twice"):
+        resolve("http://a:1,http://a:1/")
+    with pytest.raises(ValueError, match="must look like"):
+        resolve("http://a:1,")

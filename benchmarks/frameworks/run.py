@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from assay_client import RewardClient
-from benchmarks.frameworks.callers import CALLERS, Caller
+from benchmarks.frameworks.callers import CALLERS, OURS, Caller
 from benchmarks.result import Result, Target, refuse_uncommitted
 from benchmarks.server import serving
 from benchmarks.serving.models import BUILD, PROJECT
@@ -33,6 +33,8 @@ SHORT, LONG = 24, 60
 
 def install(caller: Caller) -> Path:
     """Its packages in a folder of their own, which goes before this environment's on its path."""
+    if caller.package == OURS:
+        return PROJECT
     folder = BUILD / "callers" / caller.folder
     recipe = "\n".join((caller.package, *caller.beside))
     stamp = folder / ".recipe"

@@ -8,7 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
-from assay_client.batching import gather, halving, items_allowed, split
+from assay_client.batching import can_be_halved, gather, halving, items_allowed, split
 from assay_client.calls import Call, poll_ready, send
 from assay_client.connection import Connection
 from assay_client.decoding import (
@@ -217,10 +217,16 @@ class AsyncRewardClient:
                     field=request.list_name,
                 )
             send_part = partial(part, connection, call)
-            if join is None:
-                return await send_part(spans[0], f"{call.request_id}-0")
+            if len(spans) == 1:  # most calls: thousands at once should not keep more frames alive than they need
+                try:
+                    return await send_part(spans[0], f"{call.request_id}-0")
+                except TooLargeError as error:
+                    if join is None or not can_be_halved(error, spans[0]):
+                        raise
+            assert join is not None
             replies = await gather(halving(span, f"{call.request_id}-{i}", send_part) for i, span in enumerate(spans))
-            return join([reply for of_span in replies for reply in of_span])
+            found = [reply for of_span in replies for reply in of_span]
+            return found[0] if len(found) == 1 else join(found)
 
         return await self._within_deadline(timeout, parts)
 
@@ -250,6 +256,8 @@ class AsyncRewardClient:
         return info
 
     async def _server_limits(self, connection: Connection, call: Call) -> Limits:
+        if self._limits is not None:
+            return self._limits
         async with connection.limits_lock:
             if self._limits is None:
                 self._limits = (await self._ask_model(connection, call)).limits

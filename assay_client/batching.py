@@ -66,6 +66,11 @@ async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
+def can_be_halved(error: TooLargeError, span: range) -> bool:
+    """Whether the server may take the halves of what it refused."""
+    return error.code == "too_many_items" and len(span) > 1
+
+
 async def halving(span: range, name: str, send: Callable[[range, str], Awaitable[T]]) -> list[T]:
     """Return the results of `send` for a span and its name, in order, in halves where the server finds it too long.
 
@@ -74,7 +79,7 @@ async def halving(span: range, name: str, send: Callable[[range, str], Awaitable
     try:
         return [await send(span, name)]
     except TooLargeError as error:
-        if error.code != "too_many_items" or len(span) < 2:
+        if not can_be_halved(error, span):
             raise
     middle = len(span) // 2
     halves = await gather(halving(half, f"{name}-{i}", send) for i, half in enumerate((span[:middle], span[middle:])))

@@ -35,7 +35,7 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """What all parts and attempts of one public call share. Times in seconds."""
 

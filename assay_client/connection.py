@@ -27,6 +27,8 @@ CONNECT_TIMEOUT_S = 5.0
 IDLE_LIMIT_S = 15.0
 """Well below the server's limit of 75 s, so that a request does not meet a closing connection."""
 
+_LARGE_BYTES = 2**16
+
 _NOT_HERE = (429, 502, 503)
 """Statuses with which a server sends away, so that others should be asked first."""
 
@@ -70,15 +72,17 @@ class Connection:
         """
         endpoint = await self._servers.choose()
         endpoints = self._servers.endpoints
+        endpoint.outstanding += 1
         try:
-            with endpoints.asking(endpoint):
-                content = await self._exchange(endpoint, method, path, body, request_id, attempt)
+            content = await self._exchange(endpoint, method, path, body, request_id, attempt)
         except AssayError as error:
             if isinstance(error, ConnectionFailedError) or error.status in _NOT_HERE:
                 endpoints.failed(endpoint, self._loop.time(), error.retry_after_s)
             else:
                 endpoints.answered(endpoint)
             raise
+        finally:
+            endpoint.outstanding -= 1
         endpoints.answered(endpoint)
         return content
 
@@ -100,7 +104,7 @@ class Connection:
                 method,
                 endpoint.url + path,
                 # A stream is written in pieces; aiohttp warns that large plain bytes hold up the loop.
-                data=None if body is None else io.BytesIO(body),
+                data=body if body is None or len(body) < _LARGE_BYTES else io.BytesIO(body),
                 headers=headers,
                 allow_redirects=False,
                 # A certificate is for the name, not for the address behind it.

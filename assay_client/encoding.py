@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from assay_client.errors import InvalidRequestError
 from assay_client.types import Prompt, Scale, Truncate
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
 TIMEOUT_BYTES = 40
 """Room kept in every body for the remaining time, which is written last."""
 
@@ -122,7 +124,7 @@ def _text(value: object, field: str) -> bytes:
 
 def _json(value: object, field: str) -> bytes:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return _ENCODER.encode(value).encode()
     except UnicodeEncodeError as error:
         raise InvalidRequestError(
             f"{field} holds a lone surrogate (half a character), which is not valid Unicode text", field=field

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -74,15 +73,6 @@ class Endpoints:
     def another(self, now: float) -> bool:
         """Whether an endpoint can be asked now that has not just failed, so that nobody need wait for one."""
         return len(self._all) > 1 and any(endpoint.ejected_until <= now for endpoint in self._all)
-
-    @contextmanager
-    def asking(self, endpoint: Endpoint) -> Iterator[None]:
-        """Count a request in flight."""
-        endpoint.outstanding += 1
-        try:
-            yield
-        finally:
-            endpoint.outstanding -= 1
 
     def answered(self, endpoint: Endpoint) -> None:
         """It works."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import packed_throughput, ppo_client, public_data, served_parity
+from benchmarks import client_calls, packed_throughput, ppo_client, public_data, served_parity
 from benchmarks.queueing import __main__ as queueing
 from benchmarks.result import Result, Target
 from training.config import TrainingConfig
@@ -40,6 +40,7 @@ LOCAL: dict[str, Callable[[], Result]] = {
     "queueing": functools.partial(queueing.run, quick=True),
     "packed_throughput": functools.partial(packed_throughput.run, quick=True),
     "ppo_client": default_under_load,
+    "client_calls": functools.partial(client_calls.run, quick=True),
 }
 PUBLIC: dict[str, Callable[[], Result]] = {
     "served_parity": functools.partial(served_parity.run, quick=True),

@@ -2,7 +2,6 @@
 
 import random
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,13 +76,3 @@ def test_a_new_list_keeps_what_is_known():
     group.replace([Endpoint("http://1"), Endpoint("http://9")])
     assert [endpoint.url for endpoint in group] == ["http://1", "http://9"]
     assert next(iter(group)) is kept
-
-
-def test_requests_in_flight_are_counted_also_when_they_fail():
-    group = endpoints(1)
-    only = group.choose(0.0)
-    with group.asking(only):
-        assert only.outstanding == 1
-    with pytest.raises(ValueError, match="x"), group.asking(only):
-        raise ValueError("x")
-    assert only.outstanding == 0

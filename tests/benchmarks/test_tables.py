@@ -11,6 +11,13 @@ def test_the_readme_shows_the_committed_results(readme):
     assert tables.rendered(readme) == readme.read_text(encoding="utf-8"), "run `python -m benchmarks.tables`"
 
 
+def test_what_the_readme_shows_was_measured():
+    known = {result["benchmark"]: {target["name"] for target in result["targets"]} for result in tables.results()}
+    for benchmark, names in tables.SHOWN.items():
+        assert benchmark in known
+        assert set(names) <= known[benchmark]
+
+
 def test_every_result_says_how_it_was_measured():
     results = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")]
     assert results

@@ -1,8 +1,9 @@
 """Pretrained backbones: by short name from a Python package, by folder, or by Hugging Face name."""
 
 import importlib.util
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,12 +188,14 @@ def _refuse_short_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFa
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without the loader's report on the heads that a reward model drops on purpose."""
+    """Without the loader's report on the heads that a reward model drops on purpose, and its bars, of which that for
+    de-quantised weights cannot be switched off. Whatever fails is raised."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         transformers_logging.set_verbosity(level)
         if bars:

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -62,6 +63,7 @@ def _run(
     rank: int, count: int, port: int, threads: int, failures: Any, work: Callable[[int, Any], None], argument: Any
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt is told once, by the process that started the others
+    warnings.filterwarnings("ignore", category=FutureWarning)  # as the process that started it does
     torch.set_num_threads(threads)
     dist.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count, timeout=_PATIENCE

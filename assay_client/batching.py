@@ -81,6 +81,11 @@ async def halving(span: range, name: str, send: Callable[[range, str], Awaitable
     except TooLargeError as error:
         if not can_be_halved(error, span):
             raise
+    return await in_halves(span, name, send)
+
+
+async def in_halves(span: range, name: str, send: Callable[[range, str], Awaitable[T]]) -> list[T]:
+    """The halves of a span that the server found too long."""
     middle = len(span) // 2
     halves = await gather(halving(half, f"{name}-{i}", send) for i, half in enumerate((span[:middle], span[middle:])))
     return [result for half in halves for result in half]

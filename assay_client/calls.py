@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from assay_client.connection import Connection
 from assay_client.errors import (
+    TLS_REFUSED,
     AssayError,
     DeadlineExceededError,
     ModelMismatchError,
@@ -103,18 +104,24 @@ async def send(
         try:
             async with connection.slots:
                 content = None if body is None else body(max(1, int(call.remaining_s() * 1000)))
-                return await connection.exchange(method, path, content, request_id, attempt)
+                return await connection.exchange(
+                    method, path, content, request_id, attempt, expires=call.started + call.timeout_s
+                )
         except AssayError as error:
             failure = error
         failure.request_id = failure.request_id or request_id
         failure.attempts, failure.elapsed_s = attempt, call.elapsed_s()
         internal_errors += failure.status == 500
         faults += is_fault(failure)
-        if retries == 0 or faults > retries or not is_transient(failure, internal_errors=internal_errors):
+        if retries == 0 or faults > retries:
+            raise failure
+        # A certificate that is refused stays so, but it is one server's.
+        another = connection.another_can_be_asked()
+        if not is_transient(failure, internal_errors=internal_errors) and not (failure.code == TLS_REFUSED and another):
             raise failure
         call.last_failure = failure
         # What one server asked for does not bind the others.
-        retry_after = None if connection.another_can_be_asked() else failure.retry_after_s
+        retry_after = None if another else failure.retry_after_s
         remaining = call.remaining_s()
         if retry_after is not None and retry_after > remaining:
             raise _too_long_a_wait(failure, retry_after, remaining) from failure
@@ -136,11 +143,14 @@ async def poll_ready(connection: Connection, call: Call) -> None:
     while True:
         call.attempts += 1
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
-                await connection.exchange("GET", "/ready", None, call.request_id, call.attempts)
+            expires = _now() + PROBE_TIMEOUT_S
+            async with asyncio.timeout_at(expires):
+                await connection.exchange("GET", "/ready", None, call.request_id, call.attempts, expires=expires)
             return
         except AssayError as error:
-            if not is_transient(error, internal_errors=1):
+            if not is_transient(error, internal_errors=1) and not (
+                error.code == TLS_REFUSED and connection.another_can_be_asked()
+            ):
                 raise
             call.last_failure = error
         except TimeoutError:

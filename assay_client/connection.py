@@ -21,6 +21,7 @@ from assay_client.errors import (
     ConnectionFailedError,
 )
 from assay_client.failures import error_from_reply
+from assay_client.retry import is_transient
 from assay_client.settings import Settings
 
 CONNECT_TIMEOUT_S = 5.0
@@ -28,9 +29,6 @@ IDLE_LIMIT_S = 15.0
 """Well below the server's limit of 75 s, so that a request does not meet a closing connection."""
 
 _LARGE_BYTES = 2**16
-
-_NOT_HERE = (429, 502, 503)
-"""Statuses with which a server sends away, so that others should be asked first."""
 
 _abandoned: list[Connection] = []
 """Connections that this process cannot close. A forked child must not even free those of its parent: that
@@ -64,31 +62,39 @@ class Connection:
         """Tell whether this process and the running loop are the ones it was made for."""
         return self._pid == os.getpid() and self._loop is asyncio.get_running_loop()
 
-    async def exchange(self, method: str, path: str, body: bytes | None, request_id: str, attempt: int) -> bytes:
+    async def exchange(
+        self, method: str, path: str, body: bytes | None, request_id: str, attempt: int, *, expires: float
+    ) -> bytes:
         """Send one request to one of the servers and return the body of a 200 reply.
+
+        `expires` is the loop's time at which the caller cancels it: a server that let it come to that has failed.
 
         Raises:
             AssayError: no reply, or one of another status.
         """
-        endpoint = await self._servers.choose()
-        endpoints = self._servers.endpoints
+        endpoint, endpoints = await self._servers.choose(), self._servers.endpoints
+        began = self._loop.time()
         endpoint.outstanding += 1
         try:
             content = await self._exchange(endpoint, method, path, body, request_id, attempt)
         except AssayError as error:
-            if isinstance(error, ConnectionFailedError) or error.status in _NOT_HERE:
-                endpoints.failed(endpoint, self._loop.time(), error.retry_after_s)
+            if isinstance(error, ConnectionFailedError) or is_transient(error, internal_errors=1):
+                endpoints.failed(endpoint, began, self._loop.time(), error.retry_after_s)
             else:
-                endpoints.answered(endpoint)
+                endpoints.answered(endpoint, began)
+            raise
+        except asyncio.CancelledError:
+            if self._loop.time() >= expires:
+                endpoints.failed(endpoint, began, self._loop.time())
             raise
         finally:
             endpoint.outstanding -= 1
-        endpoints.answered(endpoint)
+        endpoints.answered(endpoint, began)
         return content
 
     def another_can_be_asked(self) -> bool:
-        """Whether there is a server that has not just refused, so that a retry need not wait as long as that asked."""
-        return self._servers.endpoints.another(self._loop.time())
+        """Whether, after a failure, there is a server that has not failed just now."""
+        return self._servers.endpoints.any_able(self._loop.time())
 
     async def _exchange(
         self, endpoint: Endpoint, method: str, path: str, body: bytes | None, request_id: str, attempt: int
@@ -140,6 +146,7 @@ class Connection:
         self.require_idle()
         own_loop = self._loop is asyncio.get_running_loop() or self._loop.is_closed()
         if own_loop and self._pid == os.getpid():
+            self._servers.close()
             await self._session.close()
         else:
             self._session.detach()

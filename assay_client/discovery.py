@@ -25,7 +25,7 @@ _log = logging.getLogger("assay_client")
 
 
 class Servers:
-    """The endpoints of a list of URLs, resolved again now and then; for one event loop.
+    """The endpoints of a list of URLs; names are resolved again now and then, beside the calls. For one event loop.
 
     Args:
         urls: at least one.
@@ -33,36 +33,44 @@ class Servers:
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._urls = urls
-        self._named = any(url.startswith(PREFIX) for url in urls)
-        self._resolved_at: float | None = None
-        self._resolving = asyncio.Lock()
+        self._known: dict[str, list[Endpoint]] = {url: [Endpoint(url)] for url in urls if not url.startswith(PREFIX)}
+        self._refresh: asyncio.Task[None] | None = None
+        self._due = 0.0
         # Not the module's own generator: a trainer seeds it alike in all workers, and then all would ask the same pod.
-        self.endpoints = Endpoints([] if self._named else map(Endpoint, urls), random.SystemRandom())
+        self.endpoints = Endpoints(self._found(), random.SystemRandom())
 
     async def choose(self) -> Endpoint:
-        """The endpoint of the next request.
+        """The endpoint of the next request. Only the very first resolution is waited for.
 
         Raises:
             ConnectionFailedError: no name has an address.
         """
-        if self._named:
-            async with self._resolving:
-                await self._resolve()
-        return self.endpoints.choose(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        if any(url.startswith(PREFIX) for url in self._urls):
+            if self._refresh is None or (self._refresh.done() and now >= self._due):
+                self._refresh = asyncio.create_task(self._resolve())
+            if not self.endpoints:
+                await asyncio.shield(self._refresh)
+            if not self.endpoints:
+                raise ConnectionFailedError(f"{', '.join(self._urls)}: no address behind the name", code=NOT_CONNECTED)
+        return self.endpoints.choose(now)
+
+    def close(self) -> None:
+        """End a resolution that is under way."""
+        if self._refresh is not None:
+            self._refresh.cancel()
 
     async def _resolve(self) -> None:
-        """What is known stays where no answer comes."""
-        now = asyncio.get_running_loop().time()
-        if self._resolved_at is not None and now - self._resolved_at < INTERVAL_S:
-            return
-        found: list[Endpoint] = []
-        for url in self._urls:
-            found += await resolve(url) if url.startswith(PREFIX) else [Endpoint(url)]
-        if found:
-            self.endpoints.replace(found)
-        elif self._resolved_at is None:
-            raise ConnectionFailedError(f"{', '.join(self._urls)}: no address behind the name", code=NOT_CONNECTED)
-        self._resolved_at = now
+        """What is known of a name stays where no answer comes."""
+        names = [url for url in self._urls if url.startswith(PREFIX)]
+        for url, found in zip(names, await asyncio.gather(*map(resolve, names)), strict=True):
+            if found:
+                self._known[url] = found
+        self.endpoints.replace(self._found())
+        self._due = asyncio.get_running_loop().time() + (INTERVAL_S if self.endpoints else 0.0)
+
+    def _found(self) -> list[Endpoint]:
+        return [endpoint for url in self._urls for endpoint in self._known.get(url, ())]
 
 
 async def resolve(url: str) -> list[Endpoint]:
@@ -72,7 +80,7 @@ async def resolve(url: str) -> list[Endpoint]:
     assert parts.hostname is not None  # checked by the settings
     try:
         found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         _log.warning("%s cannot be resolved now: %s", parts.hostname, error)
         return []
     addresses = sorted({str(address[0]) for *_, address in found})

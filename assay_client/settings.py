@@ -42,12 +42,13 @@ class Settings:
         """Fill in ASSAY_URL, ASSAY_API_KEY and ASSAY_API_KEY_FILE and check every value.
 
         Raises:
-            ValueError: a value that cannot be meant.
-            OSError: the file of the key cannot be read.
+            ValueError: a value that cannot be meant, or a file of the key that cannot be read.
         """
-        given = base_url or os.environ.get("ASSAY_URL") or DEFAULT_URL
-        urls = given.split(",") if isinstance(given, str) else list(given)
-        urls = [url.strip().rstrip("/") for url in urls]
+        listed = base_url is not None and not isinstance(base_url, str)
+        given = ",".join(base_url or ()) if listed else base_url or os.environ.get("ASSAY_URL") or DEFAULT_URL
+        if not given:
+            raise ValueError("base_url is an empty list: name a server")
+        urls = [url.strip().rstrip("/") for url in str(given).split(",")]
         for url in urls:
             _check_url(url)
         if len(set(urls)) < len(urls):
@@ -75,11 +76,25 @@ def check_timeout(timeout: float) -> None:
 def _key_from_file() -> str:
     """What ASSAY_API_KEY_FILE holds, as a mounted secret does; nothing if it is not set."""
     path = os.environ.get("ASSAY_API_KEY_FILE")
-    return Path(path).read_text(encoding="utf-8") if path else ""
+    if not path:
+        return ""
+    try:
+        key = Path(path).read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ValueError(f"ASSAY_API_KEY_FILE: {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:  # whose own text holds the key
+        raise ValueError(f"ASSAY_API_KEY_FILE: {path} holds characters that no HTTP header can carry") from None
+    if not key:
+        raise ValueError(f"ASSAY_API_KEY_FILE: {path} is empty")
+    return key
 
 
 def _check_url(url: str) -> None:
     parts = urlsplit(url.removeprefix(PREFIX))
+    try:
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"base_url {url!r}: {error}") from None
     if "@" in parts.netloc:
         raise ValueError("base_url must not hold credentials; give api_key or set ASSAY_API_KEY")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:

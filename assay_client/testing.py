@@ -11,9 +11,10 @@ import asyncio
 import json
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,15 +25,19 @@ from assay_client.types import Prompt
 Score = Callable[[Prompt, str], float]
 
 DIGEST = "0" * 64
-_CODES = {401: "unauthorized", 429: "queue_full", 500: "internal", 503: "not_ready", 504: "deadline_exceeded"}
+_CODES = {
+    401: "unauthorized", 404: "not_found", 408: "request_timeout", 413: "too_many_items", 429: "queue_full",
+    500: "internal", 503: "not_ready", 504: "deadline_exceeded",
+}  # fmt: skip
+_SCALES = ("raw", "centred", "standardised", "probability")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A scoring request as it came: path, headers and decoded body."""
+    """A scoring request as it came: path, headers and decoded body. A key in the headers is not shown."""
 
     path: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     body: dict[str, Any]
 
 
@@ -51,7 +56,7 @@ class FakeRewardServer:
 
     Args:
         score: the raw score of a response. Scales other than probability return it as it is. An exception in it
-            becomes the server's own failure (500).
+            becomes the server's own failure (500). It is called in a thread of its own for each request.
         name, digest: of the model it pretends to serve.
         items_per_request: the limit it tells, by which clients split; more items are refused (413).
     """
@@ -83,7 +88,7 @@ class FakeRewardServer:
     def refuse(self, status: int, *, times: int = 1, code: str | None = None, retry_after: float | None = None) -> None:
         """Answer the next `times` scoring requests with an error of the native API."""
         with self._guard:
-            self._refusals += [_Refusal(status, code or _CODES.get(status, "invalid_request"), retry_after)] * times
+            self._refusals += [_Refusal(status, code or _CODES.get(status, "invalid"), retry_after)] * times
 
     def serve(self, score: Score | None = None, *, digest: str) -> None:
         """From now on another model, as after a roll-out."""
@@ -143,37 +148,51 @@ class FakeRewardServer:
 
     async def _model(self, request: web.Request) -> web.Response:
         limits = {"body_bytes": 2**27, "items_per_request": self._limit, "tokens_per_item": 4096}
-        return web.json_response({"model": self._identity(), "limits": limits, "family": "fake", "precision": "none"})
+        return web.json_response(
+            {
+                "model": {"name": self.name, "digest": self.digest},
+                "limits": limits,
+                "family": "fake",
+                "precision": "none",
+            }
+        )
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await request.json()
+        error = partial(_error, request)
         with self._guard:
             self._requests.append(Request(request.path, dict(request.headers), body))
             refusal = self._refusals.pop(0) if self._refusals else None
-            score = self._score
+            score, digest = self._score, self.digest
         if refusal is not None:
             headers = {} if refusal.retry_after is None else {"Retry-After": f"{math.ceil(refusal.retry_after)}"}
-            return _error(refusal.status, refusal.code, f"refused with {refusal.status}, as the test asked", headers)
-        pinned = body.get("model_digest")
-        if pinned is not None and pinned != self.digest:
-            return _error(409, "model_mismatch", f"this server runs {self.digest}, not {pinned}")
+            return error(
+                refusal.status, refusal.code, f"refused with {refusal.status}, as the test asked", None, headers
+            )
+        if body.get("model_digest") not in (None, digest):
+            return error(409, "model_mismatch", f"this server runs {digest}, not {body['model_digest']}")
         pairs = _pairs(request.path, body)
-        if not body.get("allow_empty") and not all(response for _, response in pairs):
-            return _error(422, "empty_text", "a response is empty; allow_empty scores it", field="responses")
+        if not pairs or body.get("scale", "raw") not in _SCALES:
+            return error(422, "invalid", "no items, or an unknown scale")
         if len(pairs) > self._limit:
-            return _error(413, "too_many_items", f"{len(pairs)} items; at most {self._limit} in one request")
+            return error(413, "too_many_items", f"{len(pairs)} items; at most {self._limit} in one request")
+        for name, prompt, response in pairs:
+            if not (body.get("allow_empty") or (prompt and response)):
+                return error(422, "empty_text", f"{name}: a text is empty; allow_empty scores it", name)
         try:
-            scores = [float(score(prompt, response)) for prompt, response in pairs]
-        except Exception as error:
-            return _error(500, "internal", f"the test's score function raised {error!r}")
+            # In a thread, so that the function may take its time, or make this server go away.
+            scores = await asyncio.to_thread(lambda: [float(score(prompt, text)) for _, prompt, text in pairs])
+        except Exception as failure:
+            return error(500, "internal", f"the test's score function raised {failure!r}")
         if not all(map(math.isfinite, scores)):
-            return _error(500, "nonfinite_score", "the test's score function gave NaN or infinity")
-        return web.Response(text=json.dumps(self._reply(request.path, body, scores)), content_type="application/json")
+            return error(500, "nonfinite_score", "the test's score function gave NaN or infinity")
+        reply = self._reply(request.path, body, scores, digest)
+        return web.Response(text=json.dumps(reply), content_type="application/json")
 
-    def _reply(self, path: str, body: dict[str, Any], scores: list[float]) -> dict[str, Any]:
+    def _reply(self, path: str, body: dict[str, Any], scores: list[float], digest: str) -> dict[str, Any]:
         count = len(scores)
         envelope: dict[str, Any] = {
-            "model": self._identity(),
+            "model": {"name": self.name, "digest": digest},
             "details": [{"tokens": 1, "truncated": False, "tokens_removed": 0}] * count,
             "usage": {"items": count, "tokens": count, "computed_tokens": count},
             "timing": {"total_ms": 0.0, "tokenize_ms": 0.0, "queue_ms": 0.0, "infer_ms": 0.0},
@@ -190,9 +209,6 @@ class FakeRewardServer:
             "scale": scale,
         }
 
-    def _identity(self) -> dict[str, str]:
-        return {"name": self.name, "digest": self.digest}
-
 
 def _run_loop(started: Future[asyncio.AbstractEventLoop]) -> None:
     loop = asyncio.new_event_loop()
@@ -201,12 +217,18 @@ def _run_loop(started: Future[asyncio.AbstractEventLoop]) -> None:
     loop.close()
 
 
-def _pairs(path: str, body: Mapping[str, Any]) -> Sequence[tuple[Prompt, str]]:
+def _pairs(path: str, body: Mapping[str, Any]) -> list[tuple[str, Prompt, str]]:
+    """Name in the request, prompt and response of each item."""
     if path == "/v1/compare":
-        return [(item["prompt"], item[which]) for item in body["comparisons"] for which in ("response_a", "response_b")]
+        return [
+            (f"comparisons.{place}.{which}", item["prompt"], item[which])
+            for place, item in enumerate(body.get("comparisons", ()))
+            for which in ("response_a", "response_b")
+        ]
     if "pairs" in body:
-        return [(pair["prompt"], pair["response"]) for pair in body["pairs"]]
-    return [(body["prompt"], response) for response in body["responses"]]
+        named = enumerate(body["pairs"])
+        return [(f"pairs.{place}.response", pair["prompt"], pair["response"]) for place, pair in named]
+    return [(f"responses.{place}", body["prompt"], text) for place, text in enumerate(body.get("responses", ()))]
 
 
 def _comparison(a: float, b: float) -> dict[str, Any]:
@@ -219,9 +241,15 @@ def _sigmoid(x: float) -> float:
 
 
 def _error(
-    status: int, code: str, message: str, headers: dict[str, str] | None = None, field: str | None = None
+    request: web.Request,
+    status: int,
+    code: str,
+    message: str,
+    field: str | None = None,
+    headers: dict[str, str] | None = None,
 ) -> web.Response:
-    error = {"code": code, "message": message, "request_id": "fake"} | ({} if field is None else {"field": field})
+    error = {"code": code, "message": message, "request_id": request.headers.get("X-Request-Id", "fake")}
+    error |= {} if field is None else {"field": field}
     return web.json_response({"error": error}, status=status, headers=headers)
 
 

@@ -1,12 +1,20 @@
 """One client, several servers: the load is shared, one that fails is left, names are resolved again."""
 
 import asyncio
+import threading
 import time
 from contextlib import ExitStack
 
 import pytest
 
-from assay_client import AsyncRewardClient, ConnectionFailedError, ModelMismatchError, RewardClient, discovery
+from assay_client import (
+    AsyncRewardClient,
+    ConnectionFailedError,
+    DeadlineExceededError,
+    ModelMismatchError,
+    RewardClient,
+    discovery,
+)
 from assay_client.endpoints import Endpoint
 from assay_client.testing import FakeRewardServer
 
@@ -96,14 +104,101 @@ async def test_new_pods_are_asked_and_the_host_header_is_the_name(pair, monkeypa
         assert len(pair[0].requests) == 4
         assert pair[0].requests[0].headers["Host"] == "reward-headless:8000"
         behind[:] = [pair[1]]
-        await client.score("p", ["a"])
-        assert len(pair[1].requests) == 1
+        while not pair[1].requests:  # names are resolved beside the calls
+            assert len(pair[0].requests) < 100
+            await client.score("p", ["a"])
+        before = len(pair[0].requests)
         behind[:] = []  # the resolver is away: what is known goes on
-        await client.score("p", ["a"])
-        assert len(pair[1].requests) == 2
+        for _ in range(8):
+            await client.score("p", ["a"])
+        assert len(pair[0].requests) == before
 
 
 async def test_a_name_without_an_address_is_told():
     async with AsyncRewardClient("dns+http://no-such-host.invalid:8000", timeout=2, retries=0) as client:
         with pytest.raises(ConnectionFailedError, match="no address behind the name"):
             await client.score("p", ["a"])
+
+
+async def test_a_resolver_that_never_answers_holds_up_only_the_first_call(pair, monkeypatch):
+    slow = False
+
+    async def resolve(url: str) -> list[Endpoint]:
+        if slow:
+            await asyncio.Event().wait()
+        return [Endpoint(server.url, "reward:8000") for server in pair]
+
+    monkeypatch.setattr(discovery, "resolve", resolve)
+    monkeypatch.setattr(discovery, "INTERVAL_S", 0.0)
+    async with AsyncRewardClient("dns+http://reward:8000", timeout=10) as client:
+        await client.score("p", ["a"])
+        slow = True
+        for _ in range(20):
+            await client.score("p", ["a"])
+
+
+async def test_names_are_resolved_apart(pair, monkeypatch):
+    known = {"dns+http://a:1": [Endpoint(pair[0].url, "a:1")], "dns+http://b:1": [Endpoint(pair[1].url, "b:1")]}
+
+    async def resolve(url: str) -> list[Endpoint]:
+        return known[url]
+
+    monkeypatch.setattr(discovery, "resolve", resolve)
+    monkeypatch.setattr(discovery, "INTERVAL_S", 0.0)
+    servers = discovery.Servers(list(known))
+    await servers.choose()
+    known["dns+http://b:1"] = []
+    await servers.choose()
+    await servers.choose()
+    assert [endpoint.url for endpoint in servers.endpoints] == urls(pair)
+    servers.close()
+
+
+async def test_a_server_that_lets_deadlines_pass_is_left_alone(pair):
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    hanging = await asyncio.start_server(hang, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{hanging.sockets[0].getsockname()[1]}"
+    failed = 0
+    async with AsyncRewardClient([address, pair[0].url]) as client:
+        for _ in range(12):  # the limits too must come from the one that works
+            try:
+                await client.score("p", ["a"], timeout=0.3)
+            except DeadlineExceededError:
+                failed += 1
+    hanging.close()
+    # Left alone for 0.5, 1, 2 ... seconds: once in a while, not every second time.
+    assert 0 < len(pair[0].requests) >= 12 - failed
+    assert failed <= 4
+
+
+async def test_a_call_that_its_caller_gives_up_is_no_failure_of_the_server(pair):
+    release = threading.Event()
+
+    def slow(prompt: object, response: str) -> float:
+        release.wait(30)
+        return 1.0
+
+    pair[0].serve(slow, digest=pair[0].digest)
+    async with AsyncRewardClient(pair[0].url) as client:
+        await client.model()
+        call = asyncio.ensure_future(client.score("p", ["a"]))
+        while not pair[0].requests:
+            await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        release.set()
+        assert client._connection is not None
+        assert [endpoint.failures for endpoint in client._connection._servers.endpoints] == [0]
+
+
+def test_one_that_fails_inside_is_left_for_the_other(pair):
+    def broken(prompt: object, response: str) -> float:
+        raise RuntimeError("broken")
+
+    pair[0].serve(broken, digest=pair[0].digest)
+    with RewardClient(urls(pair), timeout=30) as client:
+        assert [client.score("p", ["ab"])[0] for _ in range(30)] == [2.0] * 30

@@ -23,26 +23,30 @@ def test_requests_that_stay_in_flight_are_spread(count, seed):
 
 @given(
     st.integers(1, 5),
-    st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.floats(0, 5)), max_size=30),
+    st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.floats(0, 5), st.floats(0, 3)), max_size=30),
     st.integers(0, 99),
 )
 def test_one_that_is_left_out_is_asked_only_if_all_are(count, events, seed):
     group = endpoints(count, seed)
     known, now = list(group), 0.0
-    for place, works, pause in events:
+    for place, works, pause, took in events:
         now += pause
         endpoint = known[place % count]
         if works:
-            group.answered(endpoint)
+            group.answered(endpoint, now - took)
         else:
-            group.failed(endpoint, now)
-        chosen = group.choose(now)
+            group.failed(endpoint, now - took, now)
         able = [each for each in known if each.ejected_until <= now]
-        if able:
-            assert chosen in able
-        else:
-            assert chosen.ejected_until == min(each.ejected_until for each in known)
-        assert group.another(now) == (count > 1 and bool(able))
+        assert group.choose(now) in (able or known)
+        assert group.any_able(now) == bool(able)
+        assert all(each.ejected_until <= now + EJECTION_CAP_S for each in known)
+
+
+def test_where_all_are_left_out_each_is_asked_so_that_one_that_works_again_is_found():
+    group = endpoints(2)
+    for endpoint, wait in zip(group, (30.0, 20.0), strict=True):
+        group.failed(endpoint, 0.0, 0.0, retry_after_s=wait)
+    assert len({group.choose(1.0).url for _ in range(50)}) == 2
 
 
 def test_pauses_double_up_to_a_cap_and_end_with_an_answer():
@@ -50,22 +54,35 @@ def test_pauses_double_up_to_a_cap_and_end_with_an_answer():
     first = next(iter(group))
     pauses, now = [], 0.0
     for _ in range(12):
-        for _ in range(3):  # all that were in flight count as one
-            group.failed(first, now)
+        group.failed(first, now, now)
         pauses.append(first.ejected_until - now)
         now = first.ejected_until
     assert pauses[:4] == [EJECTION_BASE_S * factor for factor in (1, 2, 4, 8)]
     assert pauses[-1] == EJECTION_CAP_S
-    group.answered(first)
-    assert (first.failures, first.ejected_until) == (0, 0.0)
+    group.answered(first, now)
+    assert first.failures == 0
+    assert first.ejected_until < 0
+
+
+def test_requests_that_were_in_flight_say_nothing_new():
+    group = endpoints(2)
+    first = next(iter(group))
+    group.failed(first, began=5.0, now=6.0)
+    assert (first.failures, first.ejected_until) == (1, 6.0 + EJECTION_BASE_S)
+    group.failed(first, began=5.5, now=6.1)
+    assert (first.failures, first.ejected_until) == (1, 6.0 + EJECTION_BASE_S)
+    group.answered(first, began=5.5)
+    assert first.ejected_until == 6.0 + EJECTION_BASE_S
+    group.answered(first, began=6.2)  # all were left out, so that it was asked
+    assert first.failures == 0
 
 
 def test_what_a_server_asked_for_is_kept_but_not_for_ever():
     group = endpoints(2)
     first = next(iter(group))
-    group.failed(first, 0.0, retry_after_s=7.0)
+    group.failed(first, 0.0, 0.0, retry_after_s=7.0)
     assert first.ejected_until == 7.0
-    group.failed(first, 7.0, retry_after_s=3600.0)
+    group.failed(first, 7.0, 7.0, retry_after_s=3600.0)
     assert first.ejected_until == 7.0 + EJECTION_CAP_S
 
 

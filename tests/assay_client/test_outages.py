@@ -65,7 +65,7 @@ class World:
             def another_can_be_asked(self) -> bool:
                 return False
 
-            async def exchange(self, *_: Any) -> bytes:
+            async def exchange(self, *_: Any, **__: Any) -> bytes:
                 world.attempts += 1
                 if world.loop.time() < world.outage:
                     raise world.failure()

@@ -67,8 +67,14 @@ def test_the_key_may_lie_in_a_file(tmp_path, monkeypatch: pytest.MonkeyPatch) ->
     assert resolve().api_key == "mounted"
     assert resolve(api_key="mine").api_key == "mine"
     monkeypatch.setenv("ASSAY_API_KEY_FILE", str(tmp_path / "none"))
-    with pytest.raises(OSError, match="none"):
+    with pytest.raises(ValueError, match="ASSAY_API_KEY_FILE: .*none cannot be read"):
         resolve()
+    for content, complaint in ((b"\n", "is empty"), ("schlüssel".encode(), "no HTTP header")):
+        (tmp_path / "key").write_bytes(content)
+        monkeypatch.setenv("ASSAY_API_KEY_FILE", str(tmp_path / "key"))
+        with pytest.raises(ValueError, match=complaint) as caught:
+            resolve()
+        assert "schl" not in str(caught.value)
 
 
 def test_several_servers() -> None:
@@ -78,3 +84,7 @@ def test_several_servers() -> None:
         resolve("http://a:1,http://a:1/")
     with pytest.raises(ValueError, match="must look like"):
         resolve("http://a:1,")
+    with pytest.raises(ValueError, match="empty list"):
+        resolve([])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="base_url .*abc"):
+        resolve("dns+http://a:abc")

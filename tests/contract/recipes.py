@@ -12,6 +12,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 README = FOLDER.parents[1] / "service" / "README.md"
 ADDRESS = "http://127.0.0.1:8000"
+TESTED, MODEL = "pocket", "MODEL"
+"""The name of the model in the golden files, and what stands for it in the README."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,17 @@ RECIPES = (
     ),
     Recipe(
         "OpenRLHF, with a function",
-        "export ASSAY_URL=http://127.0.0.1:8000\n"
-        '--reward.remote_url "$(python -c \'import assay_client.integrations.openrlhf as f; print(f.__file__)\')"',
-        "",
+        "# reward.py, for --reward.remote_url /path/reward.py\n"
+        "from assay_client import RewardClient\n"
+        "from assay_client.integrations.openrlhf import OpenRlhfReward\n\n"
+        'reward_func = OpenRlhfReward(RewardClient("http://127.0.0.1:8000"))',
+        "python",
         "benchmarks/frameworks/drivers/openrlhf_function.py",
         None,
-        "Sends prompt and response apart, for encoders and for reward models with another template. With a chat "
-        "template, put the prompt's messages into the data set's label (`--data.label_key`).",
+        "Sends prompt and response apart, for encoders and for reward models with another template. The prompt's "
+        "messages must be in the data set's label (`--data.label_key`); without a chat template, `plain_prompts=True`. "
+        "OpenRLHF goes on without a reward that it cannot get, and only logs it: look for `Failed to fetch reward`, and name no "
+        "local reward model beside this one.",
     ),
     Recipe(
         "verl, with a function",
@@ -143,7 +149,7 @@ def markdown() -> str:
         lines = [f"**{recipe.framework}** ([taken from]({origin})). {recipe.note}".rstrip(), ""]
         lines += [f"```{recipe.language}", recipe.settings, "```"]
         if recipe.golden is not None:
-            lines += ["```", shlex.join(request(recipe.golden)), "```"]
+            lines += ["```", shlex.join(request(recipe.golden)).replace(TESTED, MODEL), "```"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 

@@ -1,6 +1,7 @@
 """The recipes of the service's README are those that were tried, and a shell can run them."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -35,6 +36,19 @@ def test_curl_gets_an_answer(recipe, pocket_bundle):
     assert json.loads(done.stdout)
 
 
+def test_drivers_use_what_the_recipes_say():
+    """Each word of a recipe's settings but addresses and names of one's own is in the driver that it is taken from."""
+    for recipe in RECIPES:
+        origin = ROOT / recipe.taken_from
+        if "drivers" not in recipe.taken_from or (recipe.language in ("yaml", "") and "=" not in recipe.settings):
+            continue
+        text = origin.read_text(encoding="utf-8")
+        for word in re.findall(
+            r"assay_client[\w.]*|compute_score|OpenRlhfReward|TrlReward|reward_funcs", recipe.settings
+        ):
+            assert word in text, (recipe.framework, word)
+
+
 def test_addresses_in_the_settings_are_paths_that_are_served(pocket_bundle):
     with serving(pocket_bundle) as served:
         paths = served.get("/openapi.json").json["paths"]
@@ -66,10 +80,13 @@ def test_python_recipes_run(monkeypatch):
 
     with FakeRewardServer(lambda prompt, response: float(len(response))) as server:
         monkeypatch.setenv("ASSAY_URL", server.url)
-        for name in ("TRL", "A PPO loop of one's own"):
+        for name in ("TRL", "A PPO loop of one's own", "OpenRLHF, with a function"):
             recipe = next(recipe for recipe in RECIPES if recipe.framework == name)
             given = {"GRPOTrainer": Trainer, "model": None, "args": None, "prompts": ["p", "q"], "responses": ["a", ""]}
             exec(recipe.settings.replace(ADDRESS, server.url), given)
-            if name != "TRL":
+            if "rewards" in given:
                 rewarded.append(given["rewards"])
-    assert rewarded == [[2.0, 2.0], [1.0, 0.0]]
+            if "reward_func" in given:
+                turn = [{"role": "user", "content": "p"}]
+                rewarded.append(given["reward_func"](["<|user|>pabc</s>"], ["<|user|>p"], [turn])["rewards"])
+    assert rewarded == [[2.0, 2.0], [1.0, 0.0], [3.0]]

@@ -2,17 +2,24 @@
 
 import asyncio
 import json
-import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
-from assay_client.integrations import openrlhf as function
 from benchmarks.frameworks.drivers.openrlhf import executor
 
+FILE = """
+from assay_client import RewardClient
+from assay_client.integrations.openrlhf import OpenRlhfReward
 
-async def scores(asked: dict[str, Any]) -> list[float]:
+reward_func = OpenRlhfReward(RewardClient({url!r}), plain_prompts=True)
+"""
+
+
+async def scores(asked: dict[str, Any], file: Path) -> list[float]:
     """One call for each sample, as rollouts make them, all at once; prompts are plain text."""
-    fetch = executor(function.__file__)._fetch_rewards_via_func
+    fetch = executor(str(file))._fetch_rewards_via_func
     calls = [fetch([prompt + response], [prompt], [None]) for prompt, response in asked["pairs"]]
     return [float(reply[0]["rewards"][0]) for reply in await asyncio.gather(*calls)]
 
@@ -20,8 +27,10 @@ async def scores(asked: dict[str, Any]) -> list[float]:
 def main() -> None:
     """Read what is asked, print the scores."""
     asked = json.load(sys.stdin)
-    os.environ["ASSAY_URL"] = asked["url"]
-    print(json.dumps(asyncio.run(scores(asked))))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "reward.py")
+        file.write_text(FILE.format(url=asked["url"]), encoding="utf-8")
+        print(json.dumps(asyncio.run(scores(asked, file))))
 
 
 if __name__ == "__main__":

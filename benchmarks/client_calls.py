@@ -142,18 +142,14 @@ def run(quick: bool) -> Result:
     targets, rows = [], []
     for part, connections in (("connecting", "connections to be made"), ("connected", "connections open")):
         title = f"{calls} concurrent single calls, {connections}, to bare aiohttp"
-        ratios = [getattr(seconds["ours"], part) / getattr(seconds["bare"], part) for seconds in taken]
-        held = statistics.median(ratios) <= LIMIT
-        targets.append(
-            Target(
-                f"client as it comes, 16 requests in flight: {title}",
-                f"at most {LIMIT}x the time",
-                _figure(ratios),
-                held,
-            )
+        as_it_comes, at_once = (
+            [getattr(seconds[arm.__name__], part) / getattr(seconds["bare"], part) for seconds in taken]
+            for arm in (ours, ours_at_once)
         )
-        ratios = [getattr(seconds["ours_at_once"], part) / getattr(seconds["bare"], part) for seconds in taken]
-        rows.append(Row(f"client with all in flight: {title}", _figure(ratios)))
+        held = statistics.median(as_it_comes) <= LIMIT
+        name = f"client as it comes, 16 requests in flight: {title}"
+        targets.append(Target(name, f"at most {LIMIT}x the time", _figure(as_it_comes), held))
+        rows.append(Row(f"client with all in flight: {title}", _figure(at_once)))
     figures = {"calls": calls, "seconds": [{name: asdict(value) for name, value in row.items()} for row in taken]}
     return Result("client_calls", quick, SEED, targets, figures, rows)
 

@@ -56,8 +56,8 @@ RECIPES = (
         None,
         "Sends prompt and response apart, for encoders and for reward models with another template. The prompt's "
         "messages must be in the data set's label (`--data.label_key`); without a chat template, `plain_prompts=True`. "
-        "OpenRLHF goes on without a reward that it cannot get, and only logs it: look for `Failed to fetch reward`, and name no "
-        "local reward model beside this one.",
+        "OpenRLHF goes on without a reward that it cannot get, and only logs it: look for `Failed to fetch reward`, "
+        "and name no local reward model beside this one.",
     ),
     Recipe(
         "verl, with a function",

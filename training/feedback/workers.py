@@ -1,5 +1,6 @@
 """Several processes on one machine that learn the same parameters, each from its own part of the responses."""
 
+import logging
 import os
 import signal
 import socket
@@ -42,6 +43,8 @@ def run_workers(count: int, work: Callable[[int, Any], None], argument: Any) -> 
         work(0, argument)
         return
     failures: Any = get_context("spawn").SimpleQueue()
+    # That the others are ended is what `WorkerError` means; it need not be logged too.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     threads = max(1, len(os.sched_getaffinity(0)) // count)
     context = start_processes(  # type: ignore[no-untyped-call]
         _run, (count, _free_port(), threads, failures, work, argument), nprocs=count, join=False, start_method="spawn"

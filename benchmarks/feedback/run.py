@@ -103,7 +103,7 @@ def beside(part: str, run: Run, outcome: Outcome) -> list[Row]:
     """What else moved on the held-out prompts, and where the judge was highest."""
     found = []
     for name, title in (
-        ("judge", "judge"), ("divergence", "divergence, nats"), ("tokens", "tokens"), ("ended", "ended by itself")
+        ("judge", "judge"), ("kl", "KL, nats"), ("tokens", "tokens"), ("ended", "ended by itself")
     ):  # fmt: skip
         figures = outcome.held_out[name]
         low, high = figures["interval"]
@@ -122,7 +122,7 @@ def divided(curves: Sequence[CurveRow], window: int = 5) -> str:
     means = [
         {
             name: sum(getattr(row, name) for row in curves[place : place + window]) / window
-            for name in ("score", "judge", "divergence", "entropy")
+            for name in ("score", "judge", "kl", "entropy")
         }
         for place in range(max(1, len(curves) - window + 1))
     ]
@@ -131,8 +131,7 @@ def divided(curves: Sequence[CurveRow], window: int = 5) -> str:
     def told(place: int) -> str:
         at = means[place]
         return (
-            f"score {at['score']:+.2f}, judge {at['judge']:+.2f}, divergence {at['divergence']:.1f} nats, "
-            f"entropy {at['entropy']:.2f}"
+            f"score {at['score']:+.2f}, judge {at['judge']:+.2f}, KL {at['kl']:.1f} nats, entropy {at['entropy']:.2f}"
         )
 
     return f"judge highest in updates {peak + 1} to {peak + window}: {told(peak)}; last {window} updates: {told(-1)}"

@@ -3,20 +3,22 @@
 import json
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from assay_client import ModelMismatchError
 from service.bundle.reader import Bundle
 from tests.end_to_end.process import Process, command
 from tests.pocket import write_pocket_bundle
 from tests.training.feedback.tiny_policy import save_policy
-from training.feedback import ppo
 from training.feedback.config import PolicyConfig, PpoConfig, PromptsConfig, RewardConfig
 from training.feedback.curves import read_curves
+from training.feedback.ppo import run_ppo
+from training.feedback.workers import WorkerError
 
 
 @pytest.fixture
@@ -46,66 +48,66 @@ def start(tmp_path: Path, port: int):
         process.kill()
 
 
-def learn(tmp_path: Path, url: str, after: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> PpoConfig:
-    """Four updates of one worker; `after` is called with the number of each."""
+def config(tmp_path: Path, url: str) -> PpoConfig:
+    """A run of two workers."""
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"prompt {number}"}) + "\n" for number in range(24)))
-    config = PpoConfig(
-        run=tmp_path / "run", progress=False, updates=4, responses=8, workers=1,
+    return PpoConfig(
+        run=tmp_path / "run", progress=False, updates=30, responses=8, workers=2,
         prompts=PromptsConfig(train=str(path), held_out_count=4),
         reward=RewardConfig(url=url, scale="raw", timeout=120),
         policy=PolicyConfig(backbone=str(save_policy(tmp_path / "policy")), max_new_tokens=6),
     )  # fmt: skip
-    write = ppo.CurveWriter.write
 
-    def written(self: ppo.CurveWriter, row: Any) -> None:
-        write(self, row)
-        after(row.update)
 
-    monkeypatch.setattr(ppo.CurveWriter, "write", written)
-    ppo.run_ppo(config)
-    return config
+@contextmanager
+def when_it_learns(run: Path, act: Callable[[], object]) -> Iterator[None]:
+    """Act, in a thread, as soon as two updates are done."""
+
+    def watch() -> None:
+        curves, deadline = run / "curves.jsonl", time.monotonic() + 120
+        while not (curves.is_file() and curves.read_text().count("\n") >= 2):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        act()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    yield
+    watching.join()
 
 
 @pytest.mark.parametrize("away_s", [1.0, pytest.param(20.0, marks=pytest.mark.slow)])
-def test_a_server_that_is_killed_and_comes_back_is_waited_for(pocket_bundle, tmp_path, start, monkeypatch, away_s):
+def test_a_server_that_is_killed_and_comes_back_is_waited_for(pocket_bundle, tmp_path, start, away_s):
     server = start(pocket_bundle)
-    killed, back = threading.Event(), threading.Event()
 
     def restart() -> None:
-        killed.wait(120)
-        threading.Event().wait(away_s)
+        server.kill()
+        time.sleep(away_s)
         start(pocket_bundle)
-        back.set()
 
-    def after(update: int) -> None:
-        if update == 2:
-            server.kill()
-            killed.set()
-        elif update == 3:
-            assert back.is_set(), "this update's rewards came from nowhere"
-
-    restarting = threading.Thread(target=restart)
-    restarting.start()
-    config = learn(tmp_path, server.url, after, monkeypatch)
-    restarting.join()
-    rows = read_curves(config.run)
-    assert [row.update for row in rows] == [1, 2, 3, 4]
-    assert rows[2].seconds - rows[1].seconds > away_s
+    asked = config(tmp_path, server.url)
+    with when_it_learns(asked.run, restart):
+        run_ppo(asked)
+    rows = read_curves(asked.run)
+    assert [row.update for row in rows] == list(range(1, 31))
+    pauses = [after.seconds - before.seconds for before, after in pairwise(rows)]
+    assert max(pauses) > away_s, "it went on without a server"
+    assert (asked.run / "held_out.json").is_file()
 
 
-def test_a_server_that_comes_back_with_another_bundle_ends_the_run(pocket_bundle, tmp_path, start, monkeypatch):
+def test_a_server_that_comes_back_with_another_bundle_ends_the_run(pocket_bundle, tmp_path, start):
     server = start(pocket_bundle)
     other = write_pocket_bundle(tmp_path / "other", max_tokens=100)
     assert other.digest != pocket_bundle.digest
 
-    def after(update: int) -> None:
-        if update == 2:
-            server.kill()
-            start(other)
+    def replace() -> None:
+        server.kill()
+        start(other)
 
-    with pytest.raises(ModelMismatchError, match=other.digest):
-        learn(tmp_path, server.url, after, monkeypatch)
-    assert [row.update for row in read_curves(tmp_path / "run")] == [1, 2]
-    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
-    assert not (tmp_path / "run" / "held_out.json").exists()
+    asked = config(tmp_path, server.url)
+    with when_it_learns(asked.run, replace), pytest.raises(WorkerError, match=f"ModelMismatchError.*{other.digest}"):
+        run_ppo(asked)
+    assert 2 <= len(read_curves(asked.run)) < 30
+    assert (asked.run / "adapter" / "adapter_model.safetensors").is_file()
+    assert not (asked.run / "held_out.json").exists()

@@ -26,7 +26,7 @@ CHAT = (
 PAD_ID = 256 + len(SPECIAL_IDS)
 VOCABULARY = 320
 
-_SMALL = {
+SMALL = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -72,7 +72,7 @@ def tiny_backbone(model_type: str, seed: int = 0, **settings: Any) -> PreTrained
     """A random model of a type that transformers knows, in evaluation mode, with its own attention."""
     torch.manual_seed(seed)
     known = AutoConfig.for_model(model_type)
-    names = {name: value for name, value in _SMALL.items() if hasattr(known, name)}
+    names = {name: value for name, value in SMALL.items() if hasattr(known, name)}
     model: PreTrainedModel = AutoModel.from_config(AutoConfig.for_model(model_type, **names | settings))
     # Biases and norms start at constants: random ones show what is left out.
     with torch.no_grad():

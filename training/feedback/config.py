@@ -14,9 +14,10 @@ class PromptsConfig(Section):
     train: str = SAMPLE
     """JSON lines with a column prompt (text, or messages); preference data do. sample: those of the project."""
     held_out: str | None = None
-    """Prompts to measure on before and after. Default: held_out_count of the training prompts, kept apart."""
+    """Prompts to measure on before and after, none of which is learnt from. Default: held_out_count of the training
+    prompts, kept apart."""
     held_out_count: int = Field(128, ge=1)
-    """The most held-out prompts to measure on."""
+    """The most held-out prompts to measure on: the first ones of prompts.held_out."""
     max_tokens: int = Field(256, ge=1)
     """The longest prompt, in the policy's tokens; longer ones are left out, and counted."""
 
@@ -52,7 +53,8 @@ class PolicyConfig(Section):
     temperature: float = Field(1.0, gt=0)
     """Of sampling, and of every probability in the loss."""
     bf16: bool = False
-    """Compute in bfloat16 where it is safe; adapter, value head and losses stay in float32."""
+    """Compute the trunk in bfloat16: twice as fast where the processor has it. Logits, adapter, value head and losses
+    stay in float32, but log-probabilities then carry noise of a few hundredths, which counts against ppo.clip."""
 
 
 class FeedbackConfig(Section):
@@ -64,7 +66,7 @@ class FeedbackConfig(Section):
     """Replace a run that the folder holds."""
     progress: bool = True
     """Show progress bars."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     """Of the prompts' order, the adapter and the sampling."""
     updates: int = Field(50, ge=1)
     """Rounds of sampling, scoring and learning."""
@@ -75,7 +77,7 @@ class FeedbackConfig(Section):
     max_gradient_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
     kl_coefficient: float = Field(0.05, ge=0)
-    """Weight of the divergence from the policy as it came."""
+    """Weight of the KL divergence from the policy as it came."""
     prompts: PromptsConfig = PromptsConfig()
     reward: RewardConfig = RewardConfig()
     policy: PolicyConfig = PolicyConfig()
@@ -96,8 +98,8 @@ class ProximalConfig(Section):
     """Weight of the value head's loss."""
     discount: float = Field(1.0, gt=0, le=1)
     """Of later rewards, a token."""
-    trace: float = Field(0.95, ge=0, le=1)
-    """Lambda of generalised advantage estimation (Schulman et al. 2016)."""
+    gae_lambda: float = Field(0.95, ge=0, le=1)
+    """Of generalised advantage estimation (Schulman et al. 2016)."""
 
 
 class PpoConfig(FeedbackConfig):

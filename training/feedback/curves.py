@@ -21,26 +21,27 @@ class Row:
 
     Attributes:
         update: counted from 1.
-        reward: what is maximised, without the divergence: the score minus penalties.
+        reward: what is maximised, without the KL penalty: the score minus penalties.
         score: by the served reward model.
         judge: by the second reward model, if there is one.
-        divergence: of a response, log-probability by the policy minus that by the policy as it came (nats).
+        kl: divergence from the policy as it came, nats a response: log p - log q by `ppo`; by `grpo` TRL's estimator,
+            which is never negative, or None without a penalty, when it is not computed.
         length: tokens of a response, the end-of-sequence token included.
         ended: share of the responses that end by themselves.
         entropy: of the distribution a token is sampled from, in nats.
-        clipped: share of the tokens whose gradient was stopped.
-        seconds: since the run began.
+        clip_fraction: share of the tokens whose gradient was stopped.
+        seconds: since learning began, the measurement before it not counted.
     """
 
     update: int
     reward: float
     score: float
     judge: float | None
-    divergence: float
+    kl: float | None
     length: float
     ended: float
     entropy: float
-    clipped: float
+    clip_fraction: float
     seconds: float
 
 
@@ -72,7 +73,7 @@ class CurveWriter:
         self._board.flush()
         self._bar.update()
         self._bar.set_postfix_str(
-            f"score {row.score:+.2f}, divergence {row.divergence:.1f} nats, length {row.length:.0f}"
+            f"score {row.score:+.2f}, length {row.length:.0f}" + ("" if row.kl is None else f", KL {row.kl:.1f} nats")
         )
 
     def __enter__(self) -> Self:
@@ -93,12 +94,12 @@ def read_curves(run: Path) -> list[Row]:
 _PANELS = (
     ("update", "score", "score by the reward model"),
     ("update", "judge", "score by the judge, which is not optimised"),
-    ("update", "divergence", "divergence from the start (nats a response)"),
+    ("update", "kl", "KL from the start (nats a response)"),
     ("update", "length", "tokens a response"),
     ("update", "entropy", "entropy (nats a token)"),
     ("update", "ended", "share that ends by itself"),
-    ("divergence", "score", "score against divergence"),
-    ("divergence", "judge", "judge against divergence"),
+    ("kl", "score", "score against KL"),
+    ("kl", "judge", "judge against KL"),
 )
 
 
@@ -110,7 +111,8 @@ def draw(runs: Mapping[str, Sequence[Row]], path: Path) -> None:
     for place, (across, up, title) in enumerate(panels, 1):
         axes = figure.add_subplot((len(panels) + 1) // 2, 2, place)
         for label, rows in runs.items():
-            points = [(getattr(row, across), getattr(row, up)) for row in rows if getattr(row, up) is not None]
+            pairs = [(getattr(row, across), getattr(row, up)) for row in rows]
+            points = [(x, y) for x, y in pairs if x is not None and y is not None]
             style = {"marker": ".", "linestyle": "none"} if across != "update" else {"linewidth": 1.3}
             axes.plot([x for x, _ in points], [y for _, y in points], label=label, **style)
         axes.set_title(title, fontsize=9)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.grpo_config import GRPOConfig
@@ -18,7 +17,7 @@ from training.feedback.held_out import measure
 from training.feedback.policy import Policy, adapter, end_tokens, load_language_model, load_tokenizer
 from training.feedback.prompts import messages
 from training.feedback.rewards import Scorer
-from training.feedback.run_folder import finish, save_adapter, set_up, summary
+from training.feedback.run_folder import SUMMARY, finish, save_adapter, set_up
 
 
 def run_grpo(config: GrpoConfig) -> str:
@@ -41,7 +40,9 @@ def run_grpo(config: GrpoConfig) -> str:
         ]
         weights = [1.0, 1.0]
         if judge is not None:  # recorded, without weight
-            functions.append(TrlReward(judge.client, name="judge", scale=task.served.scale))
+            functions.append(
+                TrlReward(judge.client, name="judge", scale=task.served.scale, truncate=task.served.truncate)
+            )
             weights.append(0.0)
         trainer = GRPOTrainer(
             model=model,
@@ -62,7 +63,8 @@ def run_grpo(config: GrpoConfig) -> str:
             save_adapter(model, tokenizer, config.run)
         policy.eval()
         after = measure(policy, task.held_out, reward, judge, config.seed)
-    return summary(config.run, finish(config.run, before, after, config.seed))
+    finish(config.run, before, after, config.seed)
+    return (config.run / SUMMARY).read_text(encoding="utf-8")
 
 
 class MissingEnd:
@@ -96,7 +98,7 @@ def _arguments(config: GrpoConfig, weights: list[float]) -> GRPOConfig:
         warmup_steps=max(1, config.updates // 10),
         max_grad_norm=config.max_gradient_norm,
         bf16=config.policy.bf16,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=True,
         seed=config.seed,
         logging_steps=1,
         report_to="none",
@@ -132,11 +134,11 @@ class _Curves(TrainerCallback):
                 reward=logs["reward"],
                 score=logs["rewards/score/mean"],
                 judge=logs["rewards/judge/mean"] if self._judged else None,
-                divergence=logs.get("kl", 0.0) * length,  # logged as a mean over tokens
+                kl=logs["kl"] * length if "kl" in logs else None,  # logged as a mean over tokens, if it is penalised
                 length=length,
                 ended=1 - logs["completions/clipped_ratio"],
                 entropy=logs["entropy"],
-                clipped=logs["clip_ratio/region_mean"],
+                clip_fraction=logs["clip_ratio/region_mean"],
                 seconds=time.monotonic() - self._began,
             )
         )

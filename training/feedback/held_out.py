@@ -12,6 +12,7 @@ from training.evaluation.metrics import clustered_interval
 from training.feedback.policy import Policy
 from training.feedback.prompts import Prompt, messages
 from training.feedback.rewards import Scorer
+from training.feedback.seeds import derived_seed
 
 BATCH = 32
 
@@ -26,7 +27,7 @@ class Sample:
         judge: by the second reward model, if there is one.
         tokens: of the response, the end-of-sequence token included.
         ended: whether it ended by itself.
-        divergence: log-probability by the policy minus that by the policy as it came, summed over the tokens (nats).
+        kl: log-probability by the policy minus that by the policy as it came, summed over the tokens (nats).
     """
 
     prompt: list[dict[str, str]]
@@ -35,7 +36,7 @@ class Sample:
     judge: float | None
     tokens: int
     ended: bool
-    divergence: float
+    kl: float
 
 
 def measure(
@@ -45,7 +46,7 @@ def measure(
     judge: Scorer | None,
     seed: int,
 ) -> list[Sample]:
-    """One sampled response to each prompt, scored.
+    """One sampled response to each prompt, scored. Workers that share the prompts need seeds of their own.
 
     Raises:
         AssayError: see `Scorer.scores`.
@@ -53,14 +54,14 @@ def measure(
     samples = []
     for start in range(0, len(prompts), BATCH):
         asked = prompts[start : start + BATCH]
-        rollout = policy.sample(asked, seed + start)
+        rollout = policy.sample(asked, derived_seed(seed, start))
         with torch.no_grad():
-            divergence = (policy(rollout).log_probs - policy.reference(rollout)).sum(dim=1)
+            kl = (policy(rollout).log_probs - policy.reference(rollout)).sum(dim=1)
         scores = reward.scores(asked, rollout.texts).tolist()
         second = [None] * len(asked) if judge is None else judge.scores(asked, rollout.texts).tolist()
         samples += [
             Sample(messages(asked[row]), rollout.texts[row], scores[row], second[row], int(rollout.mask[row].sum()),
-                   bool(rollout.ended[row]), float(divergence[row]))
+                   bool(rollout.ended[row]), float(kl[row]))
             for row in range(len(asked))
         ]  # fmt: skip
     return samples
@@ -73,7 +74,7 @@ def compare(before: Sequence[Sample], after: Sequence[Sample], seed: int) -> dic
     sampling, not that over training seeds.
     """
     found: dict[str, Any] = {"prompts": len(before)}
-    for name in ("score", "judge", "tokens", "ended", "divergence"):
+    for name in ("score", "judge", "tokens", "ended", "kl"):
         old, new = ([getattr(sample, name) for sample in samples] for samples in (before, after))
         if None in old:
             continue

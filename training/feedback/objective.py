@@ -9,17 +9,15 @@ from training.feedback.returns import masked_mean
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """The loss, and how far the policy has moved since the responses were sampled.
+    """The loss, and how much of it is held back.
 
     Attributes:
         loss: scalar with gradient.
-        clipped: share of the tokens whose gradient is stopped.
-        moved: estimate of the divergence of the sampling policy from this one, ratio - 1 - log ratio (Schulman 2020).
+        clip_fraction: share of the tokens whose gradient is stopped.
     """
 
     loss: torch.Tensor
-    clipped: torch.Tensor
-    moved: torch.Tensor
+    clip_fraction: torch.Tensor
 
 
 def policy_loss(
@@ -38,9 +36,8 @@ def policy_loss(
     ratio = log_ratio.exp()
     plain, bounded = ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages
     with torch.no_grad():
-        clipped = masked_mean((bounded < plain).float(), mask)
-        moved = masked_mean(ratio - 1 - log_ratio, mask)
-    return PolicyLoss(-masked_mean(torch.minimum(plain, bounded), mask), clipped, moved)
+        clip_fraction = masked_mean((bounded < plain).float(), mask)
+    return PolicyLoss(-masked_mean(torch.minimum(plain, bounded), mask), clip_fraction)
 
 
 def value_loss(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from training.backbone import Source, forget_quantisation, quiet_loading, resolve
 from training.checkpoint_error import first_line
 from training.feedback.config import PolicyConfig
-from training.feedback.prompts import Prompt, messages
+from training.feedback.prompts import Prompt, PromptError, messages
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,15 @@ class Policy(nn.Module):
             eos_token_id=self._ends.tolist(),
             pad_token_id=self._ends.tolist()[0],
         )
+        self._refuse_other_logits(base)
+
+    @torch.no_grad()
+    def _refuse_other_logits(self, base: Any) -> None:
+        """Some models scale or cap what the vocabulary's layer gives, and `forward` does not."""
+        ids = torch.arange(8)[None] % base.config.get_text_config().vocab_size
+        ours = self._vocabulary(self._trunk(input_ids=ids, use_cache=False).last_hidden_state)
+        if not torch.allclose(ours, self.model(input_ids=ids, use_cache=False).logits, atol=1e-3, rtol=1e-3):
+            raise ValueError(f"policy.backbone: {type(base).__name__} rescales its logits, which is not supported")
 
     @torch.no_grad()
     def sample(self, prompts: Sequence[Prompt], seed: int) -> Rollout:
@@ -130,8 +140,10 @@ class Policy(nn.Module):
                 position_ids=(attended.cumsum(dim=1) - 1).clamp(min=0),
                 use_cache=False,
             ).last_hidden_state[:, rollout.prompt_columns - 1 : -1]  # a token is foretold by the state before it
-            logits = self._vocabulary(hidden[mask])  # of responses' real tokens alone: they are most of the memory
-        log_distribution = (logits.float() / self.temperature).log_softmax(dim=-1)
+        # In float32 and of the responses' real tokens alone: their rounding is noise of the ratio, and they are most of
+        # the memory.
+        logits = self._vocabulary(hidden[mask].float())
+        log_distribution = (logits / self.temperature).log_softmax(dim=-1)
         sampled = rollout.tokens[:, rollout.prompt_columns :][mask]
         log_probs = log_distribution.gather(1, sampled[:, None])[:, 0]
         entropy = -(log_distribution.exp() * log_distribution).sum(dim=-1).detach()
@@ -162,7 +174,7 @@ def load_policy(config: PolicyConfig, seed: int) -> Policy:
 
     Raises:
         OSError: no such model, or one that transformers cannot load.
-        ValueError: it has no chat template, or no end-of-sequence token.
+        ValueError: it has no chat template, no end-of-sequence token, or rescaled logits.
     """
     tokenizer, model = load_tokenizer(config.backbone), load_language_model(config.backbone)
     torch.manual_seed(seed)
@@ -206,6 +218,10 @@ def load_language_model(name: str) -> PreTrainedModel:
         raise OSError(f"policy.backbone: {name!r} cannot be loaded: {first_line(error)}") from error
     if source.gguf_file is not None:
         forget_quantisation(model)
+    # Its makers' ways to sample (a repetition penalty, min-p) draw from another distribution than the losses know.
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=getattr(model.generation_config, "eos_token_id", None)
+    )
     return model
 
 
@@ -229,8 +245,16 @@ def end_tokens(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> list[int]:
-    """Token ids of the prompt in the chat template, up to where the response begins."""
-    text = tokenizer.apply_chat_template(messages(prompt), tokenize=False, add_generation_prompt=True)
+    """Token ids of the prompt in the chat template, up to where the response begins.
+
+    Raises:
+        PromptError: the template refuses the prompt.
+    """
+    try:
+        text = tokenizer.apply_chat_template(messages(prompt), tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        shown = str(messages(prompt))[:200]
+        raise PromptError(f"the policy's chat template refuses the prompt {shown}: {error}") from error
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids
 

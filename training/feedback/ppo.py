@@ -21,7 +21,8 @@ from training.feedback.policy import Policy, Reading, Rollout, load_policy, load
 from training.feedback.prompts import Prompt, PromptOrder
 from training.feedback.returns import generalised_advantages, masked_mean, token_rewards
 from training.feedback.rewards import Scorer
-from training.feedback.run_folder import Task, finish, save_adapter, set_up, summary
+from training.feedback.run_folder import SUMMARY, Task, finish, save_adapter, set_up
+from training.feedback.seeds import derived_seed
 from training.feedback.workers import average_gradients, gathered, own_part, run_workers, summed
 
 
@@ -53,7 +54,7 @@ def run_ppo(config: PpoConfig) -> str:
     """
     task = set_up(config, load_tokenizer(config.policy.backbone))
     run_workers(config.workers, learn, (config, task))
-    return (config.run / "summary.txt").read_text(encoding="utf-8")
+    return (config.run / SUMMARY).read_text(encoding="utf-8")
 
 
 def learn(rank: int, argument: tuple[PpoConfig, Task]) -> None:
@@ -73,25 +74,24 @@ def learn(rank: int, argument: tuple[PpoConfig, Task]) -> None:
         reward = stack.enter_context(Scorer(task.served))
         judge = None if task.judge is None else stack.enter_context(Scorer(task.judge))
         scoring = stack.enter_context(ThreadPoolExecutor(1))
-        before = _held_out(policy, task, reward, judge, config.seed)
+        before = _held_out(policy, task, reward, judge, derived_seed(config.seed, 0, rank))
         began = time.monotonic()
         curves = stack.enter_context(
             CurveWriter(config.run, config.updates, progress=config.progress, writes=rank == 0)
         )
         for update in range(1, config.updates + 1):
             asked = own_part(prompts.take(config.responses))
-            seed = _seed(config.seed, update, rank)
+            seed = derived_seed(config.seed, update, rank)
             experience = collect(policy, asked, reward, judge, scoring, config, seed)
-            clipped = improve(policy, optimiser, experience, config, seed)
+            clip_fraction = improve(policy, optimiser, experience, config, seed)
             schedule.step()
-            means = averaged({**experience.means, "clipped": clipped})
-            curves.write(Row(update=update, seconds=time.monotonic() - began, **means))
             if rank == 0:
                 save_adapter(policy.model, policy.tokenizer, config.run)
-        after = _held_out(policy, task, reward, judge, config.seed)
+            means = averaged({**experience.means, "clip_fraction": clip_fraction})
+            curves.write(Row(update=update, seconds=time.monotonic() - began, **means))
+        after = _held_out(policy, task, reward, judge, derived_seed(config.seed, 0, rank))
     if rank == 0:
-        text = summary(config.run, finish(config.run, before, after, config.seed))
-        (config.run / "summary.txt").write_text(text + "\n", encoding="utf-8")
+        finish(config.run, before, after, config.seed)
 
 
 def collect(
@@ -120,12 +120,12 @@ def collect(
         reading.values,
         mask,
         config.ppo.discount,
-        config.ppo.trace,
+        config.ppo.gae_lambda,
     )
     means = {
         "reward": float(rewards.mean()),
         "score": float(scores.mean()),
-        "divergence": float((reading.log_probs - reference).sum(dim=1).mean()),
+        "kl": float((reading.log_probs - reference).sum(dim=1).mean()),
         "length": float(mask.sum(dim=1).float().mean()),
         "ended": float(rollout.ended.float().mean()),
         "entropy": float(masked_mean(reading.entropy, mask)),
@@ -138,14 +138,17 @@ def collect(
 def improve(
     policy: Policy, optimiser: torch.optim.Optimizer, experience: Experience, config: PpoConfig, seed: int
 ) -> float:
-    """Take the optimiser's steps of one round, the same on all workers. Returns the share of tokens clipped.
+    """Take the optimiser's steps of one round, the same on all workers.
+
+    Returns:
+        The share of tokens whose gradient was stopped.
 
     Raises:
-        FloatingPointError: a loss is not finite; nothing was learnt from it.
+        FloatingPointError: a loss or gradient is not finite; nothing was learnt from it.
     """
     settings, mask = config.ppo, experience.rollout.mask
     generator = torch.Generator().manual_seed(seed)
-    clipped = []
+    fractions = []
     for _ in range(settings.epochs):
         for rows in _batches(torch.randperm(len(mask), generator=generator), settings.minibatch):
             reading: Reading = policy(experience.rollout[rows])
@@ -161,10 +164,12 @@ def improve(
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             average_gradients(policy.learnt())
-            nn.utils.clip_grad_norm_(policy.learnt(), config.max_gradient_norm)
+            norm = nn.utils.clip_grad_norm_(policy.learnt(), config.max_gradient_norm)
+            if not torch.isfinite(norm):  # the same on all workers
+                raise FloatingPointError("the gradient is not finite; lower learning_rate")
             optimiser.step()
-            clipped.append(float(surrogate.clipped))
-    return sum(clipped) / len(clipped)
+            fractions.append(float(surrogate.clip_fraction))
+    return sum(fractions) / len(fractions)
 
 
 def averaged(means: dict[str, float]) -> dict[str, Any]:
@@ -208,8 +213,3 @@ def _held_out(policy: Policy, task: Task, reward: Scorer, judge: Scorer | None, 
     """Each worker measures its part."""
     part = own_part(task.held_out)
     return gathered(measure(policy, part, reward, judge, seed) if part else [])
-
-
-def _seed(seed: int, update: int, rank: int) -> int:
-    """A seed of its own for each worker in each update."""
-    return (seed * 1_000_003 + update) * 1_009 + rank

@@ -24,20 +24,19 @@ class Message(BaseModel):
     content: str
 
 
-Prompt = str | tuple[Message, ...]
-"""A text, which is one message of a user, or messages."""
+Prompt = tuple[Message, ...]
+"""A conversation up to where the policy answers."""
 
-_PROMPT: TypeAdapter[Prompt] = TypeAdapter(Prompt)
+_PROMPT: TypeAdapter[str | Prompt] = TypeAdapter(str | Prompt)
 
 
 def messages(prompt: Prompt) -> list[dict[str, str]]:
     """The prompt as chat messages."""
-    turns = (Message(role="user", content=prompt),) if isinstance(prompt, str) else prompt
-    return [turn.model_dump() for turn in turns]
+    return [turn.model_dump() for turn in prompt]
 
 
 def read_prompts(source: str) -> list[Prompt]:
-    """The distinct prompts of a file of JSON lines, or of the sample data, in their order.
+    """The distinct prompts of a file of JSON lines, or of the sample data, in their order; a text is a user's message.
 
     Raises:
         PromptError: a line that holds no prompt, or no prompt at all.
@@ -72,7 +71,7 @@ def _parse(line: str, where: str) -> Prompt:
         raise PromptError(f"{where}: prompt must be a text, or a list of objects with role and content") from error
     if not prompt or (not isinstance(prompt, str) and prompt[-1].role == "assistant"):
         raise PromptError(f"{where}: a prompt must not be empty, nor end in the assistant's message")
-    return prompt
+    return (Message(role="user", content=prompt),) if isinstance(prompt, str) else prompt
 
 
 def split_prompts(prompts: Sequence[Prompt], held_out: int, seed: int) -> tuple[list[Prompt], list[Prompt]]:

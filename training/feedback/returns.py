@@ -29,14 +29,14 @@ def token_rewards(
 
 
 def generalised_advantages(
-    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, discount: float, trace: float
+    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, discount: float, gae_lambda: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, equation 16) over responses that all end.
 
     Args:
         rewards, values: (B, T); a value is that of the state before its token.
         mask: (B, T) bool; behind the last token the value is 0.
-        discount, trace: gamma and lambda.
+        discount, gae_lambda: gamma and lambda.
 
     Returns:
         Advantages (B, T), 0 where there is no token, and returns (B, T), which are advantages + values.
@@ -45,8 +45,8 @@ def generalised_advantages(
     advantages = torch.zeros_like(rewards)
     following_advantage = following_value = torch.zeros_like(rewards[:, 0])
     for token in reversed(range(rewards.shape[1])):
-        surprise = rewards[:, token] + discount * following_value - values[:, token]
-        following_advantage = (surprise + discount * trace * following_advantage) * mask[:, token]
+        td_error = rewards[:, token] + discount * following_value - values[:, token]
+        following_advantage = (td_error + discount * gae_lambda * following_advantage) * mask[:, token]
         following_value = values[:, token]
         advantages[:, token] = following_advantage
     return advantages, advantages + values

@@ -44,8 +44,7 @@ class Scorer:
             AssayError: the texts cannot be scored, or the server is another, or away for longer than the timeout.
         """
         pairs: list[tuple[WirePrompt, str]] = [
-            (prompt if isinstance(prompt, str) else messages(prompt), text)
-            for prompt, text in zip(prompts, texts, strict=True)
+            (messages(prompt), text) for prompt, text in zip(prompts, texts, strict=True)
         ]
         found = self.client.score_pairs(
             pairs, scale=self._served.scale, truncate=self._served.truncate, allow_empty=True

@@ -19,9 +19,11 @@ from training.feedback.prompts import Prompt, PromptError, read_prompts, split_p
 from training.feedback.rewards import Served, reach
 from training.run_folder import write
 
-CONFIGURATION, CURVES, FIGURE, HELD_OUT, SAMPLES, ADAPTER, TENSORBOARD = (
-    "feedback.json", "curves.jsonl", "curves.png", "held_out.json", "samples.jsonl", "adapter", "tensorboard",
+CONFIGURATION, CURVES, FIGURE, HELD_OUT, SAMPLES, SUMMARY = (
+    "feedback.json", "curves.jsonl", "curves.png", "held_out.json", "samples.jsonl", "summary.txt",
 )  # fmt: skip
+ADAPTER, TENSORBOARD = "adapter", "tensorboard"
+_PARTIAL, _FORMER = "adapter.partial", "adapter.former"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def set_up(config: FeedbackConfig, tokenizer: PreTrainedTokenizerFast) -> Task:
         held_out = read_prompts(settings.held_out)
         apart = set(held_out)
         train = [prompt for prompt in train if prompt not in apart]
+        if not train:
+            raise PromptError(f"{settings.held_out} holds all of {settings.train}: nothing is left to learn from")
     fitting = short_enough(tokenizer, train, settings.max_tokens)
     asked = short_enough(tokenizer, held_out, settings.max_tokens)[: settings.held_out_count]
     if not fitting or not asked:
@@ -84,9 +88,9 @@ def begin(config: FeedbackConfig, task: Task) -> None:
     """Empty the folder of what an earlier run left, and note what this one is."""
     run = config.run
     run.mkdir(parents=True, exist_ok=True)
-    for name in (CURVES, FIGURE, HELD_OUT, SAMPLES):
+    for name in (CURVES, FIGURE, HELD_OUT, SAMPLES, SUMMARY):
         (run / name).unlink(missing_ok=True)
-    for name in (ADAPTER, TENSORBOARD):
+    for name in (ADAPTER, _PARTIAL, _FORMER, TENSORBOARD):
         shutil.rmtree(run / name, ignore_errors=True)
     write(
         run / CONFIGURATION,
@@ -102,25 +106,27 @@ def begin(config: FeedbackConfig, task: Task) -> None:
 
 
 def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerFast, run: Path) -> None:
-    """Write the adapter, as peft reads it, in place of the one before; whole or not at all."""
-    partial = run / f"{ADAPTER}.partial"
+    """Write the adapter, as peft reads it, in place of the one before, which stays until this one is whole."""
+    partial = run / _PARTIAL
     with warnings.catch_warnings():
         # peft asks for the base model's configuration, to see whether its vocabulary grew; ours never does.
         warnings.simplefilter("ignore", UserWarning)
         model.save_pretrained(str(partial))
     tokenizer.save_pretrained(partial)
-    shutil.rmtree(run / ADAPTER, ignore_errors=True)
+    if (run / ADAPTER).is_dir():
+        (run / ADAPTER).rename(run / _FORMER)
     partial.rename(run / ADAPTER)
+    shutil.rmtree(run / _FORMER, ignore_errors=True)
 
 
-def finish(run: Path, before: Sequence[Sample], after: Sequence[Sample], seed: int) -> dict[str, Any]:
-    """Write held_out.json, samples.jsonl and curves.png; returns the comparison."""
+def finish(run: Path, before: Sequence[Sample], after: Sequence[Sample], seed: int) -> None:
+    """Write held_out.json, samples.jsonl, curves.png and summary.txt."""
     comparison = compare(before, after, seed)
     write(run / HELD_OUT, comparison)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in side_by_side(before, after)]
     (run / SAMPLES).write_text("".join(lines), encoding="utf-8")
     draw({run.name: read_curves(run)}, run / FIGURE)
-    return comparison
+    (run / SUMMARY).write_text(summary(run, comparison) + "\n", encoding="utf-8")
 
 
 def summary(run: Path, comparison: dict[str, Any]) -> str:
@@ -128,7 +134,7 @@ def summary(run: Path, comparison: dict[str, Any]) -> str:
     lines = [f"on {comparison['prompts']} held-out prompts   before    after   difference (95 % interval over prompts)"]
     for name, title in (
         ("score", "score"), ("judge", "judge"), ("tokens", "tokens a response"), ("ended", "ended by itself"),
-        ("divergence", "divergence (nats)"),
+        ("kl", "KL (nats)"),
     ):  # fmt: skip
         if name in comparison:
             figures = comparison[name]

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -45,7 +46,7 @@ def run_workers(count: int, work: Callable[[int, Any], None], argument: Any) -> 
     failures: Any = get_context("spawn").SimpleQueue()
     # That the others are ended is what `WorkerError` means; it need not be logged too.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    threads = max(1, _cores() // count)
     context = start_processes(  # type: ignore[no-untyped-call]
         _run, (count, _free_port(), threads, failures, work, argument), nprocs=count, join=False, start_method="spawn"
     )
@@ -60,6 +61,12 @@ def run_workers(count: int, work: Callable[[int, Any], None], argument: Any) -> 
         if failures.empty():
             raise
         raise WorkerError(failures.get()) from error
+    except BaseException:  # an interrupt that came to this process alone
+        for process in context.processes:
+            process.terminate()
+        for process in context.processes:
+            process.join()
+        raise
 
 
 def _run(
@@ -68,6 +75,8 @@ def _run(
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt is told once, by the process that started the others
     warnings.filterwarnings("ignore", category=FutureWarning)  # as the process that started it does
     torch.set_num_threads(threads)
+    if sys.platform == "linux":  # a host whose name resolves to nothing must not matter
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count, timeout=_PATIENCE
     )
@@ -78,6 +87,11 @@ def _run(
         failures.put(f"worker {rank}: {type(error).__name__}: {error}")
         os._exit(1)
     dist.destroy_process_group()
+
+
+def _cores() -> int:
+    """Those this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_port() -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from assay_client import RewardClient
 from training.feedback.config import PolicyConfig, PpoConfig, PromptsConfig, RewardConfig
 from training.feedback.ppo import run_ppo
+from training.feedback.prompts import Message
 from training.feedback.rewards import Scorer, reach
 
 UPDATES, RESPONSES, NEW_TOKENS, HELD_OUT = 2, 8, 8, 2
@@ -51,8 +52,8 @@ def main() -> None:
         learn(asked, Path(folder))
         check(asked, Path(folder))
     with Scorer(reach(asked["url"], "raw", None, 600)) as scorer:
-        prompts, responses = zip(*asked["pairs"], strict=True)
-        print(json.dumps(scorer.scores(prompts, responses).tolist()))
+        prompts = [(Message(role="user", content=prompt),) for prompt, _ in asked["pairs"]]
+        print(json.dumps(scorer.scores(prompts, [response for _, response in asked["pairs"]]).tolist()))
 
 
 if __name__ == "__main__":

@@ -48,3 +48,9 @@ def die(rank: int, argument: object) -> None:
 def break_down(rank: int, argument: object) -> None:
     """A defect."""
     raise KeyError("a defect")
+
+
+def wait_for_ever(rank: int, folder: Path) -> None:
+    """Say that it runs, and wait."""
+    (folder / f"{rank}.pid").write_text(str(os.getpid()))
+    signal.pause()

@@ -48,6 +48,12 @@ def test_rewards_are_what_the_server_said(config, tmp_path):
     assert "held-out prompts" in text
 
 
+def test_a_divergence_that_is_not_computed_is_none(config, tmp_path):
+    with FakeRewardServer(worth) as server:
+        run_grpo(config(server.url).model_copy(update={"kl_coefficient": 0.0}))
+    assert [row.kl for row in read_curves(tmp_path / "run")] == [None, None]
+
+
 def test_another_model_ends_the_run_and_keeps_the_adapter(config, tmp_path):
     scored = 0
 

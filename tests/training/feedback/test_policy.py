@@ -1,15 +1,19 @@
 """The policy's probabilities are those it sampled with, whatever the padding, and the reference stays as it came."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import GraniteConfig, GraniteForCausalLM
 
 from tests.training.feedback.tiny_policy import save_policy
+from tests.training.tiny import SMALL, causal_tokenizer
 from training.feedback.config import PolicyConfig
 from training.feedback.policy import Policy, encode, load_policy, short_enough
+from training.feedback.prompts import Message, PromptError
 
-PROMPTS = ["a", "a much longer prompt than the first", "two"]
+PROMPTS = [(Message(role="user", content=text),) for text in ("a", "a much longer prompt than the first", "two")]
 
 
 @pytest.fixture
@@ -42,10 +46,10 @@ def test_probabilities_are_those_of_each_response_alone(policy):
 
 def test_sampling_draws_from_those_probabilities(policy):
     """The first token's frequencies against its probabilities: a temperature or top-k of its own would show."""
-    rollout = policy.sample(["a"] * 2000, 0)
+    rollout = policy.sample(PROMPTS[:1] * 2000, 0)
     first = rollout.tokens[:, rollout.prompt_columns]
     with torch.no_grad():
-        logits = policy.model(input_ids=torch.tensor([encode(policy.tokenizer, "a")])).logits[0, -1]
+        logits = policy.model(input_ids=torch.tensor([encode(policy.tokenizer, PROMPTS[0])])).logits[0, -1]
     expected = (logits / 0.7).softmax(-1)
     found = torch.bincount(first, minlength=len(expected)) / len(first)
     assert float((found - expected).abs().sum() / 2) < 0.2  # total variation; 320 outcomes, 2,000 draws
@@ -97,7 +101,33 @@ def test_only_adapter_and_value_head_learn(policy):
 def test_long_prompts_are_left_out(policy):
     longest = len(encode(policy.tokenizer, PROMPTS[1]))
     assert short_enough(policy.tokenizer, PROMPTS, longest) == PROMPTS
-    assert short_enough(policy.tokenizer, PROMPTS, longest - 1) == ["a", "two"]
+    assert short_enough(policy.tokenizer, PROMPTS, longest - 1) == [PROMPTS[0], PROMPTS[2]]
+
+
+def test_how_its_makers_sample_does_not_matter(tmp_path):
+    folder = save_policy(tmp_path / "policy")
+    settings = json.loads((folder / "generation_config.json").read_text())
+    config = PolicyConfig(backbone=str(folder), max_new_tokens=12)
+    plain = load_policy(config, 0).sample(PROMPTS, 0)
+    settings |= {"min_p": 0.3, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "top_k": 5}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    assert torch.equal(load_policy(config, 0).sample(PROMPTS, 0).tokens, plain.tokens)
+
+
+def test_a_model_that_rescales_its_logits_is_refused(tmp_path):
+    torch.manual_seed(0)
+    shape = {name: value for name, value in SMALL.items() if name != "pad_token_id"}
+    GraniteForCausalLM(GraniteConfig(**shape, logits_scaling=4.0)).save_pretrained(tmp_path / "granite")
+    causal_tokenizer().save_pretrained(tmp_path / "granite")
+    with pytest.raises(ValueError, match="rescales its logits"):
+        load_policy(PolicyConfig(backbone=str(tmp_path / "granite")), 0)
+
+
+def test_a_prompt_that_the_template_refuses_is_named(tmp_path):
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}x"
+    policy = load_policy(PolicyConfig(backbone=str(save_policy(tmp_path / "policy", template))), 0)
+    with pytest.raises(PromptError, match="'a system'.*no system here"):
+        encode(policy.tokenizer, (Message(role="system", content="a system"),))
 
 
 def test_what_cannot_be_a_policy_says_why(tmp_path):

@@ -13,6 +13,7 @@ from tests.training.feedback.tiny_policy import save_policy
 from training.feedback.config import PolicyConfig, PpoConfig, PromptsConfig, ProximalConfig, RewardConfig
 from training.feedback.curves import read_curves
 from training.feedback.ppo import run_ppo
+from training.feedback.prompts import PromptError
 from training.feedback.workers import WorkerError
 
 
@@ -28,14 +29,14 @@ def backbone(tmp_path: Path) -> str:
     return str(save_policy(tmp_path / "policy"))
 
 
-def config(url: str, prompts: str, backbone: str, run: Path, **more: Any) -> PpoConfig:
+def config(url: str, train: str, backbone: str, run: Path, **more: Any) -> PpoConfig:
     settings: dict[str, Any] = {
         "run": run,
         "progress": False,
         "updates": 3,
         "responses": 16,
         "workers": 1,
-        "prompts": PromptsConfig(train=prompts, held_out_count=8),
+        "prompts": PromptsConfig(train=train, held_out_count=8),
         "reward": RewardConfig(url=url, scale="raw", missing_end_penalty=0, timeout=60),
         "policy": PolicyConfig(backbone=backbone, max_new_tokens=8),
     }
@@ -59,8 +60,8 @@ def test_the_score_rises_whatever_is_wanted(prompts, backbone, tmp_path, sign):
     first, last = (sum(row.score for row in part) / 5 for part in (rows[:5], rows[-5:]))
     assert last > first + 0.05, (first, last)  # the mean of 320 responses is known to 0.01
     held_out = json.loads((tmp_path / "run" / "held_out.json").read_text())
-    assert held_out["divergence"]["before"] == pytest.approx(0, abs=1e-4)
-    assert held_out["divergence"]["after"] > 0
+    assert held_out["kl"]["before"] == pytest.approx(0, abs=1e-4)
+    assert held_out["kl"]["after"] > 0
     assert held_out["score"]["after"] > held_out["score"]["before"]
     assert "held-out prompts" in text
 
@@ -100,29 +101,43 @@ def test_equal_seeds_give_equal_runs(prompts, backbone, tmp_path):
 
 
 def test_a_server_that_goes_away_is_waited_for(prompts, backbone, tmp_path):
-    calls = 0
+    calls, gone = 0, threading.Event()
+
+    def restart() -> None:
+        server.go_away()
+        gone.set()
+        server.come_back()
 
     def once_away(prompt: object, response: str) -> float:
         nonlocal calls
         calls += 1
-        if calls == 30:  # in the second round
-            away.set()
+        if calls == 30:  # in the second round, whose reply is then lost
+            threading.Thread(target=restart).start()
+            gone.wait(60)
         return low_bytes(prompt, response)
 
-    away = threading.Event()
     with FakeRewardServer(once_away) as server:
-
-        def restart() -> None:
-            away.wait(60)
-            server.go_away()
-            server.come_back()
-
-        restarting = threading.Thread(target=restart)
-        restarting.start()
         run_ppo(config(server.url, prompts, backbone, tmp_path / "run"))
-        restarting.join()
-    assert away.is_set()
+    assert len(server.requests) > 1 + 3 + 1, "no call met the outage"
     assert [row.update for row in read_curves(tmp_path / "run")] == [1, 2, 3]
+
+
+def test_workers_sample_apart(prompts, backbone, tmp_path):
+    """A held-out question for each: with one seed for both, both would answer alike."""
+    twice = tmp_path / "held_out.jsonl"
+    twice.write_text("".join(json.dumps({"prompt": f"p{number}"}) + "\n" for number in range(2)))
+    asked = PromptsConfig(train=prompts, held_out=str(twice))
+    with FakeRewardServer(low_bytes) as server:
+        run_ppo(config(server.url, prompts, backbone, tmp_path / "run", workers=2, updates=1, prompts=asked))
+    first, second = (json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines())
+    assert first["before"]["response"][:4] != second["before"]["response"][:4]
+
+
+def test_nothing_left_to_learn_from_is_told(prompts, backbone, tmp_path):
+    asked = PromptsConfig(train=prompts, held_out=prompts)
+    with FakeRewardServer(low_bytes) as server:
+        with pytest.raises(PromptError, match="nothing is left to learn from"):
+            run_ppo(config(server.url, prompts, backbone, tmp_path / "run", prompts=asked))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.feedback.prompts import Message, PromptError, PromptOrder, messages, read_prompts, split_prompts
+from training.feedback.prompts import Message, Prompt, PromptError, PromptOrder, messages, read_prompts, split_prompts
 
 
 def write(path: Path, *lines: object) -> str:
@@ -16,12 +16,16 @@ def write(path: Path, *lines: object) -> str:
     return str(path)
 
 
+def numbered(count: int) -> list[Prompt]:
+    return [(Message(role="user", content=str(number)),) for number in range(count)]
+
+
 def test_texts_and_messages_are_read_once_each_and_other_columns_left_alone(tmp_path):
     turn = {"role": "user", "content": "a"}
-    source = write(tmp_path / "p.jsonl", {"prompt": "a", "chosen": "x"}, "", {"prompt": [turn]}, {"prompt": "a"})
-    read = read_prompts(source)
-    assert read == ["a", (Message(role="user", content="a"),)]
-    assert [messages(prompt) for prompt in read] == [[turn], [turn]]
+    system = {"role": "system", "content": "b"}
+    rows = ({"prompt": "a", "chosen": "x"}, "", {"prompt": [turn]}, {"prompt": [system, turn]}, {"prompt": "a"})
+    read = read_prompts(write(tmp_path / "p.jsonl", *rows))
+    assert [messages(prompt) for prompt in read] == [[turn], [system, turn]]
 
 
 def test_the_projects_own_preferences_have_prompts():
@@ -56,19 +60,19 @@ def test_no_prompts_and_no_file_are_told(tmp_path):
 
 @given(st.integers(2, 30), st.integers(1, 29), st.integers(0, 9))
 def test_a_split_loses_nothing_and_shares_nothing(count, held_out, seed):
-    prompts = [str(number) for number in range(count)]
+    prompts = numbered(count)
     if held_out >= count:
         with pytest.raises(PromptError, match="too few"):
             split_prompts(prompts, held_out, seed)
         return
     train, apart = split_prompts(prompts, held_out, seed)
     assert len(apart) == held_out
-    assert sorted([*train, *apart]) == sorted(prompts)
+    assert sorted([*train, *apart], key=str) == sorted(prompts, key=str)
 
 
 @given(st.integers(1, 7), st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(0, 9))
 def test_each_prompt_comes_once_before_any_comes_again(count, takes, seed):
-    prompts = [str(number) for number in range(count)]
+    prompts = numbered(count)
     order, again = PromptOrder(prompts, seed), PromptOrder(prompts, seed)
     taken = [prompt for take in takes for prompt in order.take(take)]
     assert taken == again.take(sum(takes))

@@ -33,15 +33,15 @@ def test_token_rewards_sum_to_the_score_minus_the_divergence(lengths, seed, coef
 
 
 @given(LENGTHS, st.integers(0, 99), st.floats(0.1, 1), st.floats(0, 1))
-def test_advantages_are_the_discounted_sums_of_surprises(lengths, seed, discount, trace):
+def test_advantages_are_the_discounted_sums_of_td_errors(lengths, seed, discount, trace):
     rewards, values, mask = batch(lengths, seed)
     rewards = rewards * mask
     advantages, returns = generalised_advantages(rewards, values, mask, discount, trace)
     for row, length in enumerate(lengths):
         known = [*values[row, :length].tolist(), 0.0]
-        surprises = [float(rewards[row, t]) + discount * known[t + 1] - known[t] for t in range(length)]
+        td_errors = [float(rewards[row, t]) + discount * known[t + 1] - known[t] for t in range(length)]
         for token in range(length):
-            expected = sum((discount * trace) ** (t - token) * surprises[t] for t in range(token, length))
+            expected = sum((discount * trace) ** (t - token) * td_errors[t] for t in range(token, length))
             assert float(advantages[row, token]) == pytest.approx(expected, abs=1e-9)
             assert float(returns[row, token]) == pytest.approx(expected + known[token], abs=1e-9)
         assert not advantages[row, length:].any()

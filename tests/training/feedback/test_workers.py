@@ -1,9 +1,14 @@
 """Workers exchange what they should, and none outlives another's failure."""
 
+import os
+import signal
+import threading
+import time
+
 import pytest
 import torch
 
-from tests.training.feedback.jobs import break_down, die, exchange, refuse
+from tests.training.feedback.jobs import break_down, die, exchange, refuse, wait_for_ever
 from training.feedback.workers import WorkerError, run_workers
 
 
@@ -39,3 +44,20 @@ def test_a_worker_that_is_killed_ends_the_others():
 def test_a_defect_keeps_its_traceback():
     with pytest.raises(Exception, match="KeyError: 'a defect'"):
         run_workers(2, break_down, None)
+
+
+def test_an_interrupt_of_the_first_process_alone_ends_the_workers(tmp_path):
+    def interrupt() -> None:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("*.pid"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watching = threading.Thread(target=interrupt)
+    watching.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_workers(2, wait_for_ever, tmp_path)
+    watching.join()
+    for path in tmp_path.glob("*.pid"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)

@@ -11,6 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,8 +57,9 @@ MORE_UPDATES = {"overoptimisation": "45"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left in its folder."""
+    """What a run left in its folder, and how long all of it took, loading and measuring included."""
 
+    seconds: float
     curves: list[CurveRow]
     held_out: dict[str, Any]
     samples: list[dict[str, Any]]
@@ -77,8 +79,10 @@ def learn(part: str, run: Run, urls: dict[str, str], quick: bool) -> Outcome:
         "reward.url": urls["reward"], "reward.judge-url": urls["judge"],
     }  # fmt: skip
     flags = [f"--{name}={value}" for name, value in settings.items()]
+    began = time.monotonic()
     subprocess.run([sys.executable, "-m", "training", run.method, *flags, "--policy.bf16", "--overwrite"], check=True)
     return Outcome(
+        time.monotonic() - began,
         read_curves(folder),
         _read(folder / "held_out.json"),
         [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()[:SHOWN]],
@@ -145,7 +149,7 @@ def measure(part: str, quick: bool) -> Result:
     labels = {f"seed {run.seed}": outcome.curves for run, outcome in zip(PARTS[part], outcomes, strict=True)}
     draw(labels, RESULTS / f"feedback_{part}{'.quick' if quick else ''}.png")
     both = list(zip(PARTS[part], outcomes, strict=True))
-    minutes = max(outcome.curves[-1].seconds for outcome in outcomes) / 60
+    minutes = max(outcome.seconds for outcome in outcomes) / 60
     targets = [rises(part, run, outcome) for run, outcome in both]
     targets.append(
         Target(f"{part}: the longest run", f"at most {LIMIT_MINUTES} minutes", f"{minutes:.0f} minutes",

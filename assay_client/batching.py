@@ -66,11 +66,6 @@ async def gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-def can_be_halved(error: TooLargeError, span: range) -> bool:
-    """Whether the server may take the halves of what it refused."""
-    return error.code == "too_many_items" and len(span) > 1
-
-
 async def halving(span: range, name: str, send: Callable[[range, str], Awaitable[T]]) -> list[T]:
     """Return the results of `send` for a span and its name, in order, in halves where the server finds it too long.
 
@@ -79,13 +74,8 @@ async def halving(span: range, name: str, send: Callable[[range, str], Awaitable
     try:
         return [await send(span, name)]
     except TooLargeError as error:
-        if not can_be_halved(error, span):
+        if error.code != "too_many_items" or len(span) < 2:
             raise
-    return await in_halves(span, name, send)
-
-
-async def in_halves(span: range, name: str, send: Callable[[range, str], Awaitable[T]]) -> list[T]:
-    """The halves of a span that the server found too long."""
     middle = len(span) // 2
     halves = await gather(halving(half, f"{name}-{i}", send) for i, half in enumerate((span[:middle], span[middle:])))
     return [result for half in halves for result in half]

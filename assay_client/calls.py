@@ -113,15 +113,11 @@ async def send(
         failure.attempts, failure.elapsed_s = attempt, call.elapsed_s()
         internal_errors += failure.status == 500
         faults += is_fault(failure)
-        if retries == 0 or faults > retries:
-            raise failure
-        # A certificate that is refused stays so, but it is one server's.
-        another = connection.another_can_be_asked()
-        if not is_transient(failure, internal_errors=internal_errors) and not (failure.code == TLS_REFUSED and another):
+        if retries == 0 or faults > retries or not _may_pass(failure, connection, internal_errors):
             raise failure
         call.last_failure = failure
         # What one server asked for does not bind the others.
-        retry_after = None if another else failure.retry_after_s
+        retry_after = None if connection.another_can_be_asked() else failure.retry_after_s
         remaining = call.remaining_s()
         if retry_after is not None and retry_after > remaining:
             raise _too_long_a_wait(failure, retry_after, remaining) from failure
@@ -148,15 +144,19 @@ async def poll_ready(connection: Connection, call: Call) -> None:
                 await connection.exchange("GET", "/ready", None, call.request_id, call.attempts, expires=expires)
             return
         except AssayError as error:
-            if not is_transient(error, internal_errors=1) and not (
-                error.code == TLS_REFUSED and connection.another_can_be_asked()
-            ):
+            if not _may_pass(error, connection, internal_errors=1):
                 raise
             call.last_failure = error
         except TimeoutError:
             call.last_failure = UnavailableError(f"/ready did not answer within {PROBE_TIMEOUT_S:g} s")
         ceiling = min(PROBE_PAUSE_S, 0.1 * 2.0 ** min(call.attempts, 10))
         await asyncio.sleep(_jitter.uniform(ceiling / 2, ceiling))
+
+
+def _may_pass(error: AssayError, connection: Connection, internal_errors: int) -> bool:
+    """Whether another attempt may succeed. A certificate that is refused stays so, but it is one server's."""
+    elsewhere = error.code == TLS_REFUSED and connection.another_can_be_asked()
+    return elsewhere or is_transient(error, internal_errors=internal_errors)
 
 
 def _too_long_a_wait(failure: AssayError, retry_after_s: float, remaining_s: float) -> OverloadedError:

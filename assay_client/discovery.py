@@ -33,6 +33,7 @@ class Servers:
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._urls = urls
+        self._names = [url for url in urls if url.startswith(PREFIX)]
         self._known: dict[str, list[Endpoint]] = {url: [Endpoint(url)] for url in urls if not url.startswith(PREFIX)}
         self._refresh: asyncio.Task[None] | None = None
         self._due = 0.0
@@ -46,7 +47,7 @@ class Servers:
             ConnectionFailedError: no name has an address.
         """
         now = asyncio.get_running_loop().time()
-        if any(url.startswith(PREFIX) for url in self._urls):
+        if self._names:
             if self._refresh is None or (self._refresh.done() and now >= self._due):
                 self._refresh = asyncio.create_task(self._resolve())
             if not self.endpoints:
@@ -62,8 +63,7 @@ class Servers:
 
     async def _resolve(self) -> None:
         """What is known of a name stays where no answer comes."""
-        names = [url for url in self._urls if url.startswith(PREFIX)]
-        for url, found in zip(names, await asyncio.gather(*map(resolve, names)), strict=True):
+        for url, found in zip(self._names, await asyncio.gather(*map(resolve, self._names)), strict=True):
             if found:
                 self._known[url] = found
         self.endpoints.replace(self._found())

@@ -11,7 +11,6 @@ An accuracy holds if its interval lies above the length rule, and that of the di
 pair, above 0. Intervals are bootstrapped over prompts (debate sides).
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.length_rule import Differences, above_length_rule, breakdown, differences_to_length_rule
-from benchmarks.result import Result, refuse_uncommitted
+from benchmarks.result import Result, publish_parts
 from service.bundle.calibration import Calibration
 from training.checkpoint import Checkpoint
 from training.config import DataConfig, ModelConfig, OptimiserConfig, TrainingConfig
@@ -228,17 +227,5 @@ def run(part: str, quick: bool) -> Result:
     return PARTS[part](folder, quick)
 
 
-def main() -> None:
-    """Run and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer epochs, an eighth of the responses")
-    parser.add_argument("--only", choices=PARTS, help="one part alone")
-    arguments = parser.parse_args()
-    refuse_uncommitted(arguments.quick)
-    for part in [arguments.only] if arguments.only else PARTS:
-        result = run(part, arguments.quick)
-        result.publish()
-
-
 if __name__ == "__main__":
-    main()
+    publish_parts(__doc__, PARTS, run, quick="fewer epochs, an eighth of the responses")

@@ -1,5 +1,6 @@
 """What every result says beside its figures: command, machine, versions, commit, seed, and targets held or not."""
 
+import argparse
 import contextlib
 import datetime
 import importlib.metadata
@@ -8,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,30 @@ def refuse_uncommitted(quick: bool) -> None:
         sys.exit(str(UncommittedError(changed)))
     if _STARTED_AT.startswith(_UNKNOWN):
         sys.exit("a full result names the commit it was measured at, and this is no git repository: use --quick")
+
+
+def publish_parts(
+    description: str | None, parts: Iterable[str], run: Callable[[str, bool], Result], quick: str
+) -> None:
+    """The command line of a benchmark in parts, each with a result of its own: --quick (what it does) and --only PART.
+
+    Args:
+        description: the module's text, for --help.
+        parts: their names, in order.
+        run: gives the result of a part; the second argument is whether it is the quick form.
+        quick: what the quick form leaves out.
+
+    Raises:
+        UncommittedError, CommitMovedError: see `Result.write`.
+    """
+    names = list(parts)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--only", choices=names, help="one part alone")
+    arguments = parser.parse_args()
+    refuse_uncommitted(arguments.quick)
+    for part in [arguments.only] if arguments.only else names:
+        run(part, arguments.quick).publish()
 
 
 def uncommitted() -> list[str]:

@@ -87,6 +87,19 @@ def remove(run: Path, names: Iterable[str]) -> None:
             path.unlink(missing_ok=True)
 
 
+def holds_run(run: Path, mark: str) -> bool:
+    """Whether the folder holds a run, which the file `mark` tells; not if it is missing or empty.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if not run.is_dir() or not any(run.iterdir()):
+        return False
+    if not (run / mark).is_file():
+        raise ValueError(f"--run {run}: the folder is not empty and holds no run; name another")
+    return True
+
+
 def refuse_to_delete(config: TrainingConfig) -> None:
     """Refuse a folder whose content is not ours to replace, or is hours of an unfinished run.
 
@@ -94,11 +107,7 @@ def refuse_to_delete(config: TrainingConfig) -> None:
         ValueError: naming the folder and the way out.
     """
     run = config.run
-    if not run.is_dir() or not any(run.iterdir()):
-        return
-    if not (run / BEGUN).is_file():
-        raise ValueError(f"--run {run}: the folder is not empty and holds no run; name another")
-    if not (run / TRAINED).is_file() and not config.overwrite:
+    if holds_run(run, BEGUN) and not (run / TRAINED).is_file() and not config.overwrite:
         raise ValueError(f"--run {run}: holds an unfinished run; --resume goes on with it, --overwrite begins anew")
 
 

@@ -16,7 +16,7 @@ _SEEDS = {"reward": 0, "judge": 1}
 
 
 def train_models() -> dict[str, Path]:
-    """The bundles by name, trained (some six minutes each on two cores) where they are not there.
+    """The bundles by name, trained where they are not there.
 
     Raises:
         OSError: the public data are not there.

@@ -7,7 +7,6 @@ continuation is the more pleasant; a second one, trained on other entries, judge
 writes its own result, and its curves as PNG beside it.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.feedback.models import TASK, WORK, served, train_models
-from benchmarks.result import RESULTS, Result, Row, Target, refuse_uncommitted
+from benchmarks.result import RESULTS, Result, Row, Target, publish_parts
 from training.feedback.curves import Row as CurveRow
 from training.feedback.curves import draw, read_curves
 
@@ -35,24 +34,22 @@ class Run:
     settings: dict[str, str]
 
 
-def common(quick: bool) -> dict[str, str]:
-    """What every run sets: the task, and its short answers."""
-    return {
-        "updates": "2" if quick else "30",
-        "prompts.train": str(TASK / "train_prompts.jsonl"),
-        "prompts.held-out": str(TASK / "held_out_prompts.jsonl"),
-        "prompts.held-out-count": "16" if quick else "128",
-        "policy.max-new-tokens": "24",
-    }
-
+COMMON = {
+    "updates": "30",
+    "prompts.train": str(TASK / "train_prompts.jsonl"),
+    "prompts.held-out": str(TASK / "held_out_prompts.jsonl"),
+    "prompts.held-out-count": "128",
+    "policy.max-new-tokens": "24",
+}
+"""What every run sets: the task, and its short answers."""
+QUICK = {"updates": "2", "prompts.held-out-count": "16"}
 
 PARTS: dict[str, list[Run]] = {
     "ppo": [Run("ppo", seed, {}) for seed in range(3)],
-    "overoptimisation": [Run("ppo", 0, {"kl-coefficient": "0", "learning-rate": "4e-4"})],
+    # Long enough to see what is gained after the judge has stopped agreeing.
+    "overoptimisation": [Run("ppo", 0, {"kl-coefficient": "0", "learning-rate": "4e-4", "updates": "45"})],
     "grpo": [Run("grpo", 0, {})],
 }
-MORE_UPDATES = {"overoptimisation": "45"}
-"""Long enough to see what is gained after the judge has stopped agreeing."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +71,7 @@ def learn(part: str, run: Run, urls: dict[str, str], quick: bool) -> Outcome:
     """
     folder = WORK / "runs" / f"{part}-{run.seed}"
     settings = {
-        **common(quick), **({} if quick or part not in MORE_UPDATES else {"updates": MORE_UPDATES[part]}),
-        **run.settings, "run": str(folder), "seed": str(run.seed),
+        **COMMON, **run.settings, **(QUICK if quick else {}), "run": str(folder), "seed": str(run.seed),
         "reward.url": urls["reward"], "reward.judge-url": urls["judge"],
     }  # fmt: skip
     flags = [f"--{name}={value}" for name, value in settings.items()]
@@ -90,7 +86,7 @@ def learn(part: str, run: Run, urls: dict[str, str], quick: bool) -> Outcome:
     )
 
 
-def rises(part: str, run: Run, outcome: Outcome) -> Target:
+def rises(run: Run, outcome: Outcome) -> Target:
     """The held-out score rises by more than its interval."""
     score = outcome.held_out["score"]
     low, high = score["interval"]
@@ -150,7 +146,7 @@ def measure(part: str, quick: bool) -> Result:
     draw(labels, RESULTS / f"feedback_{part}{'.quick' if quick else ''}.png")
     both = list(zip(PARTS[part], outcomes, strict=True))
     minutes = max(outcome.seconds for outcome in outcomes) / 60
-    targets = [rises(part, run, outcome) for run, outcome in both]
+    targets = [rises(run, outcome) for run, outcome in both]
     targets.append(
         Target(f"{part}: the longest run", f"at most {LIMIT_MINUTES} minutes", f"{minutes:.0f} minutes",
                minutes <= LIMIT_MINUTES, detail=True)
@@ -173,16 +169,5 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def main() -> None:
-    """Run and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two updates a run: that it runs, not that it learns")
-    parser.add_argument("--only", choices=PARTS, help="one part alone")
-    arguments = parser.parse_args()
-    refuse_uncommitted(arguments.quick)
-    for part in [arguments.only] if arguments.only else PARTS:
-        measure(part, arguments.quick).publish()
-
-
 if __name__ == "__main__":
-    main()
+    publish_parts(__doc__, PARTS, measure, quick="two updates a run: that it runs, not that it learns")

@@ -53,8 +53,8 @@ class PolicyConfig(Section):
     temperature: float = Field(1.0, gt=0)
     """Of sampling, and of every probability in the loss."""
     bf16: bool = False
-    """Compute the trunk in bfloat16: twice as fast where the processor has it. Logits, adapter, value head and losses
-    stay in float32, but log-probabilities then carry noise of a few hundredths, which counts against ppo.clip."""
+    """Compute the trunk in bfloat16: faster where the processor has it. Logits, adapter, value head and losses stay in
+    float32, but log-probabilities then carry noise, which counts against ppo.clip."""
 
 
 class FeedbackConfig(Section):

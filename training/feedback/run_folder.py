@@ -17,7 +17,7 @@ from training.feedback.held_out import Sample, compare, side_by_side
 from training.feedback.policy import short_enough
 from training.feedback.prompts import Prompt, PromptError, read_prompts, split_prompts
 from training.feedback.rewards import Served, reach
-from training.run_folder import write
+from training.run_folder import holds_run, remove, write
 
 CONFIGURATION, CURVES, FIGURE, HELD_OUT, SAMPLES, SUMMARY = (
     "feedback.json", "curves.jsonl", "curves.png", "held_out.json", "samples.jsonl", "summary.txt",
@@ -75,23 +75,15 @@ def refuse_to_delete(config: FeedbackConfig) -> None:
     Raises:
         ValueError: naming the folder and the way out.
     """
-    run = config.run
-    if not run.is_dir() or not any(run.iterdir()):
-        return
-    if not (run / CONFIGURATION).is_file():
-        raise ValueError(f"--run {run}: the folder is not empty and holds no such run; name another")
-    if not config.overwrite:
-        raise ValueError(f"--run {run}: holds a run already; name another, or give --overwrite")
+    if holds_run(config.run, CONFIGURATION) and not config.overwrite:
+        raise ValueError(f"--run {config.run}: holds a run already; name another, or give --overwrite")
 
 
 def begin(config: FeedbackConfig, task: Task) -> None:
     """Empty the folder of what an earlier run left, and note what this one is."""
     run = config.run
     run.mkdir(parents=True, exist_ok=True)
-    for name in (CURVES, FIGURE, HELD_OUT, SAMPLES, SUMMARY):
-        (run / name).unlink(missing_ok=True)
-    for name in (ADAPTER, _PARTIAL, _FORMER, TENSORBOARD):
-        shutil.rmtree(run / name, ignore_errors=True)
+    remove(run, (CURVES, FIGURE, HELD_OUT, SAMPLES, SUMMARY, ADAPTER, _PARTIAL, _FORMER, TENSORBOARD))
     write(
         run / CONFIGURATION,
         {

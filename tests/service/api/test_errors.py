@@ -48,7 +48,7 @@ def test_the_queue_is_full(served, session):
     assert (reply.status, reply.error["code"]) == (429, "queue_full")
     assert reply.headers["retry-after"] == "1"
     assert 0.1 <= reply.error["retry_after_s"] <= 60
-    assert served.metric("assay_saturation_ratio") == 0.9
+    served.until("assay_saturation_ratio", 0.9)  # read from this thread, it may be caught between two steps of joining
     session.let_go()
     assert [wait().status for wait in waits] == [200, 200, 200]
     assert served.rejected() == {"queue_full": 1}

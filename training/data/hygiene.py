@@ -107,11 +107,11 @@ def deduplicate(records: Iterable[PreferenceRecord]) -> Deduplicated:
 
 
 def _verdict(pair: Pair) -> Hashable:
-    """Votes and margin in the order of the pair's key; of two equal texts, neither is the first."""
+    """Votes and terms in the order of the pair's key; of two equal texts, neither is the first."""
     judgement = pair.judgement if pair.in_order else pair.judgement.flipped()
     if pair.text_i == pair.text_j and judgement.i_wins < judgement.j_wins:
         judgement = judgement.flipped()
-    return judgement.i_wins, judgement.j_wins, judgement.ties, judgement.margin
+    return judgement.i_wins, judgement.j_wins, judgement.ties, judgement.terms
 
 
 def _near_duplicates(named: Sequence[tuple[str, str]]) -> Finding:

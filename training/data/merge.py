@@ -17,7 +17,7 @@ def merge_by_prompt(records: Iterable[PreferenceRecord]) -> list[PreferenceRecor
     Records are merged if they agree in prompt, source, group, category and in whether qualities are named;
     others stay apart (they still fall into one part of a split). Records without a prompt are returned as
     they are. The merged record takes the id of its first record and stands in its place. Judgements of a pair
-    are summed where their margins agree and otherwise kept side by side.
+    are summed where margin, aspect and weight agree and otherwise kept side by side.
     """
     merged: dict[Hashable, list[PreferenceRecord]] = {}
     for number, record in enumerate(records):
@@ -29,8 +29,8 @@ def add_up_votes(records: Iterable[PreferenceRecord]) -> list[PreferenceRecord]:
     """All votes on a pair of texts under one prompt in one judgement, the first, whatever source they came from.
 
     Records that differ in source, group or category stay apart, and those that then hold no judgement go: all
-    their votes are in another record. Judgements whose margins differ are kept side by side, and so are those of
-    a text against itself, whose sides nothing tells apart.
+    their votes are in another record. Judgements that differ in margin, aspect or weight are kept side by side, and so
+    are those of a text against itself, whose sides nothing tells apart.
     """
     listed = list(records)
     first: dict[Hashable, tuple[int, int]] = {}
@@ -39,7 +39,7 @@ def add_up_votes(records: Iterable[PreferenceRecord]) -> list[PreferenceRecord]:
         kept.append([])
         for pair in pairs_of([record]):
             ordered = pair.judgement if pair.in_order else pair.judgement.flipped()
-            key = (pair.key, ordered.margin)
+            key = (pair.key, ordered.terms)
             place = (number, len(kept[number]))
             if pair.text_i == pair.text_j or first.setdefault(key, place) == place:
                 kept[number].append(pair.judgement)
@@ -47,7 +47,7 @@ def add_up_votes(records: Iterable[PreferenceRecord]) -> list[PreferenceRecord]:
             owner, position = first[key]
             target = kept[owner][position]
             in_order = listed[owner].responses[target.i] <= listed[owner].responses[target.j]
-            kept[owner][position] = _add(target, ordered if in_order else ordered.flipped())
+            kept[owner][position] = target.with_votes_of(ordered if in_order else ordered.flipped())
     return [
         record if judgements == record.judgements else record.model_copy(update={"judgements": judgements})
         for record, judgements in zip(listed, kept, strict=True)
@@ -61,13 +61,13 @@ def _merge_key(record: PreferenceRecord) -> Hashable:
 
 def _merge(members: Sequence[PreferenceRecord]) -> PreferenceRecord:
     places: dict[_Response, int] = {}
-    sums: dict[tuple[int, int, float | None], Judgement] = {}
+    sums: dict[Hashable, Judgement] = {}
     for record in members:
         local = [places.setdefault(response, len(places)) for response in _identities(record)]
         for judgement in record.judgements:
             moved = _move(judgement, local)
-            key = (moved.i, moved.j, moved.margin)
-            sums[key] = _add(sums[key], moved) if key in sums else moved
+            key = (moved.i, moved.j, moved.terms)
+            sums[key] = sums[key].with_votes_of(moved) if key in sums else moved
     first = members[0]
     return PreferenceRecord(
         id=first.id,
@@ -94,13 +94,3 @@ def _identities(record: PreferenceRecord) -> list[_Response]:
 def _move(judgement: Judgement, places: Sequence[int]) -> Judgement:
     moved = judgement.model_copy(update={"i": places[judgement.i], "j": places[judgement.j]})
     return moved if moved.i < moved.j else moved.flipped()
-
-
-def _add(one: Judgement, other: Judgement) -> Judgement:
-    return one.model_copy(
-        update={
-            "i_wins": one.i_wins + other.i_wins,
-            "j_wins": one.j_wins + other.j_wins,
-            "ties": one.ties + other.ties,
-        }
-    )

@@ -34,10 +34,10 @@ def convarg(path: Path) -> list[PreferenceRecord]:
     """UKPConvArg1 (Habernal & Gurevych 2016): one record per debate side, with every vote.
 
     Responses are the arguments of the side (1,052 by their ids, of which 14 repeat another's text),
-    judgements are all judged pairs with their counts of votes; "skip" is no vote. `group` is the side, as in
+    judgements are all judged pairs with their votes and who cast them; "skip" is no vote. `group` is the side, as in
     the published cross-topic protocol; `category` is the debate, which two sides share.
     """
-    return _debate_sides(path, _vote_counts)
+    return _debate_sides(path, _votes)
 
 
 def convarg_strict(path: Path) -> list[PreferenceRecord]:
@@ -121,7 +121,7 @@ def _each(path: Path, read: Callable[[Row, int], _T]) -> list[_T]:
     return made
 
 
-def _debate_sides(path: Path, count: Callable[[Row], Mapping[str, float] | None]) -> list[PreferenceRecord]:
+def _debate_sides(path: Path, count: Callable[[Row], Mapping[str, Any] | None]) -> list[PreferenceRecord]:
     """One record per `topic`; `count` gives the votes of a row, or None for a row that is not wanted."""
     sides: dict[str, list[Row]] = {}
     for row in _each(path, lambda row, line: row):
@@ -130,7 +130,7 @@ def _debate_sides(path: Path, count: Callable[[Row], Mapping[str, float] | None]
     for topic, rows in sides.items():
         places: dict[str, int] = {}
         responses: list[str] = []
-        judgements: list[dict[str, float]] = []
+        judgements: list[dict[str, Any]] = []
         for row in rows:
             ends = fields.text(row, "id").rpartition("/")[2].split("_")
             if len(ends) != 2:
@@ -160,17 +160,12 @@ def _debate_question(row: Row) -> str:
     return f"{title}\nWhat is a convincing argument for this side: {stance}?"
 
 
-def _vote_counts(row: Row) -> Mapping[str, float] | None:
-    cast = Counter(vote for _, vote in fields.required(row, "votes"))
-    unknown = set(cast) - {"a", "b", "tie", "skip"}
-    if unknown:
-        raise DataError(f"row {row['id']!r} has the unknown votes {sorted(map(str, unknown))}")
-    if cast["a"] + cast["b"] + cast["tie"] == 0:
-        return None
-    return {"i_wins": cast["a"], "j_wins": cast["b"], "ties": cast["tie"]}
+def _votes(row: Row) -> Mapping[str, Any] | None:
+    cast = [vote for vote in fields.required(row, "votes") if vote[1] != "skip"]
+    return fields.annotations({"votes": cast}, "votes") if cast else None
 
 
-def _strict_label(row: Row) -> Mapping[str, float] | None:
+def _strict_label(row: Row) -> Mapping[str, Any] | None:
     label = row.get("strict")
     if label is None:
         return None

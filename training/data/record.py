@@ -3,8 +3,9 @@
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,11 +14,26 @@ from service.bundle.text_format import Message
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+Choice = Literal["i", "j", "tie"]
+
+_OTHER: dict[Choice, Choice] = {"i": "j", "j": "i", "tie": "tie"}
+
+
+class Annotation(BaseModel):
+    """What one annotator said of a pair."""
+
+    model_config = _STRICT
+
+    annotator: str = Field(min_length=1)
+    choice: Choice
+
+
 class Judgement(BaseModel):
     """Votes on responses `i` and `j` of a record. Votes are counts; they may be weighted.
 
     `margin`, where it is known, is by how much `i` is better than `j` (negative: worse), on the scale of the
-    source.
+    source. `aspect` names what was judged (helpful, harmless, ...), where it was not all in all. `weight` is how much
+    the judgement counts in training, 1 if absent. `annotations` say who cast the votes.
     """
 
     model_config = _STRICT
@@ -28,6 +44,9 @@ class Judgement(BaseModel):
     j_wins: float = Field(ge=0)
     ties: float = Field(default=0.0, ge=0)
     margin: float | None = None
+    aspect: str | None = Field(default=None, min_length=1)
+    weight: float | None = Field(default=None, gt=0)
+    annotations: list[Annotation] | None = None
 
     @model_validator(mode="after")
     def _is_a_judgement(self) -> Self:
@@ -37,6 +56,13 @@ class Judgement(BaseModel):
             raise ValueError("no votes: one of i_wins, j_wins and ties must be above 0")
         if not math.isfinite(self.votes):
             raise ValueError("the votes add up to more than a number can hold")
+        if self.annotations is not None:
+            cast = Counter(annotation.choice for annotation in self.annotations)
+            if (cast["i"], cast["j"], cast["tie"]) != (self.i_wins, self.j_wins, self.ties):
+                raise ValueError(
+                    f"the annotations hold {cast['i']} votes for i, {cast['j']} for j and {cast['tie']} ties, but "
+                    f"i_wins, j_wins and ties are {self.i_wins:g}, {self.j_wins:g} and {self.ties:g}"
+                )
         return self
 
     @property
@@ -51,8 +77,36 @@ class Judgement(BaseModel):
 
     def flipped(self) -> "Judgement":
         """The same judgement with `i` and `j` exchanged."""
-        margin = None if self.margin is None else -self.margin
-        return Judgement(i=self.j, j=self.i, i_wins=self.j_wins, j_wins=self.i_wins, ties=self.ties, margin=margin)
+        annotations = self.annotations and [
+            annotation.model_copy(update={"choice": _OTHER[annotation.choice]}) for annotation in self.annotations
+        ]
+        return self.model_copy(
+            update={
+                "i": self.j,
+                "j": self.i,
+                "i_wins": self.j_wins,
+                "j_wins": self.i_wins,
+                "margin": None if self.margin is None else -self.margin,
+                "annotations": annotations,
+            }
+        )
+
+    def with_votes_of(self, other: "Judgement") -> "Judgement":
+        """The votes of both judgements of a pair; who cast them is known only where both know it."""
+        known = self.annotations is not None and other.annotations is not None
+        return self.model_copy(
+            update={
+                "i_wins": self.i_wins + other.i_wins,
+                "j_wins": self.j_wins + other.j_wins,
+                "ties": self.ties + other.ties,
+                "annotations": [*(self.annotations or ()), *(other.annotations or ())] if known else None,
+            }
+        )
+
+    @property
+    def terms(self) -> tuple[float | None, str | None, float | None]:
+        """What must agree for the votes of two judgements of a pair to be added: margin, aspect and weight."""
+        return self.margin, self.aspect, self.weight
 
 
 class PreferenceRecord(BaseModel):
@@ -103,6 +157,10 @@ class PreferenceRecord(BaseModel):
             yield f"responses.{place}", text
         for place, text in enumerate(self.qualities or []):
             yield f"qualities.{place}", text
+        for place, judgement in enumerate(self.judgements):
+            yield f"judgements.{place}.aspect", judgement.aspect or ""
+            for number, annotation in enumerate(judgement.annotations or ()):
+                yield f"judgements.{place}.annotations.{number}.annotator", annotation.annotator
 
     @property
     def prompt_key(self) -> str:

@@ -6,9 +6,14 @@ import pytest
 from hypothesis import strategies as st
 
 from training.data.public_sets import data_folder
-from training.data.record import Judgement, PreferenceRecord
+from training.data.record import Annotation, Choice, Judgement, PreferenceRecord
 
 _VOTES = st.integers(0, 3)
+
+
+def _annotations(won: int, lost: int, tied: int) -> list[Annotation]:
+    choices: list[Choice] = [*["i"] * won, *["j"] * lost, *["tie"] * tied]
+    return [Annotation(annotator=f"w{number}", choice=choice) for number, choice in enumerate(choices)]
 
 
 @st.composite
@@ -18,11 +23,17 @@ def _records(draw: st.DrawFn) -> PreferenceRecord:
     pairs = st.tuples(st.integers(0, len(responses) - 1), st.integers(0, len(responses) - 1))
     votes = st.tuples(_VOTES, _VOTES, _VOTES).filter(any)
     judgements = [
-        Judgement(i=i, j=j, i_wins=won, j_wins=lost, ties=tied, margin=draw(st.sampled_from([None, None, 1.0])))
+        Judgement(
+            i=i, j=j, i_wins=won, j_wins=lost, ties=tied,
+            margin=draw(st.sampled_from([None, None, 1.0])),
+            aspect=draw(st.sampled_from([None, None, "helpful"])),
+            weight=draw(st.sampled_from([None, None, 2.0])),
+            annotations=draw(st.sampled_from([None, _annotations(won, lost, tied)])),
+        )
         for (i, j), (won, lost, tied) in draw(
             st.lists(st.tuples(pairs.filter(lambda pair: pair[0] != pair[1]), votes), min_size=1, max_size=4)
         )
-    ]
+    ]  # fmt: skip
     named = draw(st.booleans())
     return PreferenceRecord(
         id=draw(st.uuids()).hex,

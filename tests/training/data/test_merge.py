@@ -30,14 +30,14 @@ def test_no_vote_and_no_response_is_lost(given_records: list[PreferenceRecord]) 
 
 
 @given(st.lists(st.from_type(PreferenceRecord), max_size=8))
-def test_one_record_per_prompt_and_one_judgement_per_pair_and_margin(
+def test_one_record_per_prompt_and_one_judgement_per_pair_and_terms(
     given_records: list[PreferenceRecord],
 ) -> None:
     merged = [record for record in merge_by_prompt(given_records) if record.has_prompt]
     keys = [(r.prompt_key, r.source, r.group, r.category, r.qualities is None) for r in merged]
     assert len(keys) == len(set(keys))
     for record in merged:
-        judged = [(judgement.i, judgement.j, judgement.margin) for judgement in record.judgements]
+        judged = [(judgement.i, judgement.j, judgement.terms) for judgement in record.judgements]
         assert len(judged) == len(set(judged))
         assert all(i < j for i, j, _ in judged)
 
@@ -94,7 +94,7 @@ def test_votes_on_a_pair_end_up_in_one_judgement(records: list[PreferenceRecord]
     added = add_up_votes(records)
     assert total(added) == total(records)
     judged = Counter(
-        (pair.key, pair.judgement.margin if pair.in_order else pair.judgement.flipped().margin)
+        (pair.key, (pair.judgement if pair.in_order else pair.judgement.flipped()).terms)
         for pair in pairs_of(added)
         if pair.text_i != pair.text_j
     )

@@ -150,7 +150,7 @@ def test_skip_is_no_vote(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("read", "row", "reason"),
     [
-        (convarg, {**DEBATE, "votes": [[0, "c"]]}, r"unknown votes \['c'\]"),
+        (convarg, {**DEBATE, "votes": [[0, "c"]]}, r"votes\[0\] must be \[annotator"),
         (convarg, {**DEBATE, "votes": [], "id": "a1"}, "does not end in two argument ids"),
         (convarg_strict, {**DEBATE, "strict": "tie"}, "column 'strict' is 'tie', not one of 'a', 'b'"),
         (autoj, {"label": True}, "gz:1: column 'label' is True, not one of 0, 1, 2"),

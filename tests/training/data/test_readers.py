@@ -171,6 +171,7 @@ def test_written_records_read_back(tmp_path: Path) -> None:
         ({"id": 1, "prompt": 1, "responses": [], "judgements": []}, "records"),
         ({"prompt": 1, "responses": [], "scores": []}, "ranking"),
         ({"prompt": 1, "response_a": "", "response_b": "", "votes_a": 1, "votes_b": 1}, "votes"),
+        ({"prompt": 1, "response_a": "", "response_b": "", "votes": []}, "votes"),
         ({"chosen": "\n\nHuman: a", "rejected": ""}, "hh"),
         ({"prompt": "p", "chosen": "\n\nHuman: a", "rejected": ""}, "trl"),
         ({"prompt": None, "chosen": "\n\nHuman: a", "rejected": ""}, "hh"),

@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.bundle.text_format import Message
@@ -35,6 +37,16 @@ def test_flipping_twice_changes_nothing() -> None:
     assert judgement.flipped().flipped() == judgement
 
 
+@given(st.from_type(PreferenceRecord))
+def test_flipping_turns_everything_that_has_a_side(given_record: PreferenceRecord) -> None:
+    for judgement in given_record.judgements:
+        flipped = judgement.flipped()
+        Judgement.model_validate(flipped.model_dump())  # the annotations still agree with the counts
+        assert flipped.flipped() == judgement
+        assert flipped.soft_label == pytest.approx(1 - judgement.soft_label)
+        assert (flipped.aspect, flipped.weight) == (judgement.aspect, judgement.weight)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -49,7 +61,14 @@ def test_flipping_twice_changes_nothing() -> None:
         ({"judgements": [{**PAIR, "i_wins": -1}]}, "greater than or equal to 0"),
         ({"judgements": [{**PAIR, "i_wins": math.nan}]}, "finite"),
         ({"judgements": [{**PAIR, "i_wins": True}]}, "valid number"),
-        ({"judgements": [{**PAIR, "weight": 1}]}, "Extra inputs"),
+        ({"judgements": [{**PAIR, "strength": 1}]}, "Extra inputs"),
+        ({"judgements": [{**PAIR, "weight": 0.0}]}, "greater than 0"),
+        ({"judgements": [{**PAIR, "aspect": ""}]}, "aspect"),
+        ({"judgements": [{**PAIR, "annotations": [{"annotator": "w", "choice": "k"}]}]}, "'i', 'j' or 'tie'"),
+        (
+            {"judgements": [{**PAIR, "annotations": [{"annotator": "w", "choice": "j"}]}]},
+            "the annotations hold 0 votes for i, 1 for j and 0 ties, but",
+        ),
         ({"prompt": []}, "empty list of messages"),
         ({"prompt": [{"role": "user"}]}, "content"),
         ({"prompt": None}, "prompt"),

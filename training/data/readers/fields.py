@@ -1,6 +1,7 @@
 """Typed access to the columns of a row; a column that is missing or of the wrong type is a `DataError`."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 
 from service.bundle.text_format import Message
 from training.data.errors import DataError
-from training.data.record import PreferenceRecord
+from training.data.record import Choice, PreferenceRecord
 
 Row = Mapping[str, Any]
 
@@ -52,6 +53,22 @@ def numbers(row: Row, column: str, count: int) -> list[float]:
     if len(values) != count:
         raise DataError(f"column {column!r} has {len(values)} values for {count} responses")
     return [_number(value, f"{column}[{place}]") for place, value in enumerate(values)]
+
+
+_CHOICES: Mapping[Any, Choice] = {"a": "i", "b": "j", "tie": "tie"}
+
+
+def annotations(row: Row, column: str) -> dict[str, Any]:
+    """A judgement's votes and who cast them, from a required list of [annotator, "a", "b" or "tie"]."""
+    cast: list[dict[str, Any]] = []
+    for place, vote in enumerate(_list(row, column)):
+        match vote:
+            case [str() | int() as annotator, "a" | "b" | "tie" as choice] if annotator != "":
+                cast.append({"annotator": str(annotator), "choice": _CHOICES[choice]})
+            case _:
+                raise DataError(f'{column}[{place}] must be [annotator, "a", "b" or "tie"], not {_kind(vote)}')
+    counts = Counter(annotation["choice"] for annotation in cast)
+    return {"i_wins": counts["i"], "j_wins": counts["j"], "ties": counts["tie"], "annotations": cast}
 
 
 def texts(row: Row, column: str) -> list[str]:

@@ -1,7 +1,7 @@
 """One pure function per format: a row of a file to a preference record. Each may raise `DataError`.
 
 Every format may also have the columns `id`, `source`, `group` and `category`, with the meaning they have in a
-record. Other columns than those named are not read, except in `records`, where they are refused.
+record; those of one pair a row (`trl`, `hh`, `votes`) also `aspect` and `weight`, with that in a judgement. Other columns than those named are not read, except in `records`, where they are refused.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,18 +26,23 @@ def records_row(row: Row, row_id: str, source: str) -> PreferenceRecord:
 
 
 def votes_row(row: Row, row_id: str, source: str) -> PreferenceRecord:
-    """`prompt`, `response_a`, `response_b`, `votes_a`, `votes_b`, and `ties` (0 if absent)."""
-    judgement = {
-        "i": 0,
-        "j": 1,
-        "i_wins": fields.votes(row, "votes_a"),
-        "j_wins": fields.votes(row, "votes_b"),
-        "ties": fields.votes(row, "ties", default=0.0),
-    }
+    """`prompt`, `response_a`, `response_b`, and how people voted.
+
+    As counts in `votes_a`, `votes_b` and `ties` (0 if absent), or with their names in `votes`, a list of
+    [annotator, "a", "b" or "tie"].
+    """
+    if row.get("votes") is not None:
+        votes: dict[str, Any] = fields.annotations(row, "votes")
+    else:
+        votes = {
+            "i_wins": fields.votes(row, "votes_a"),
+            "j_wins": fields.votes(row, "votes_b"),
+            "ties": fields.votes(row, "ties", default=0.0),
+        }
     return fields.record(
         prompt=fields.prompt(row),
         responses=[fields.text(row, "response_a"), fields.text(row, "response_b")],
-        judgements=[judgement],
+        judgements=[{"i": 0, "j": 1, **votes, **_terms(row)}],
         **_common(row, row_id, source),
     )
 
@@ -108,7 +113,7 @@ ROW_READERS: Mapping[Format, RowReader] = {
 _COLUMNS = (
     "records: id, prompt, responses, judgements, source; trl: chosen, rejected, prompt (optional); "
     "hh: chosen, rejected (transcripts); ranking: prompt, responses, ranks or scores; "
-    "votes: prompt, response_a, response_b, votes_a, votes_b"
+    "votes: prompt, response_a, response_b, and votes_a, votes_b, or votes"
 )
 
 
@@ -119,7 +124,7 @@ def detect(row: Row) -> Format:
         return "records"
     if "responses" in columns and columns & {"ranks", "scores"}:
         return "ranking"
-    if {"response_a", "response_b", "votes_a", "votes_b"} <= columns:
+    if {"response_a", "response_b"} <= columns and ("votes" in columns or {"votes_a", "votes_b"} <= columns):
         return "votes"
     if {"chosen", "rejected"} <= columns:
         opening = row["chosen"]
@@ -132,12 +137,18 @@ def detect(row: Row) -> Format:
 def _choice(
     row: Row, row_id: str, source: str, prompt: str | list[Message], chosen: str, rejected: str
 ) -> PreferenceRecord:
-    judgement: dict[str, float] = {"i": 0, "j": 1, "i_wins": 1, "j_wins": 0}
+    judgement: dict[str, Any] = {"i": 0, "j": 1, "i_wins": 1, "j_wins": 0, **_terms(row)}
     if row.get("margin") is not None:
         judgement["margin"] = fields.number(row, "margin")
     return fields.record(
         prompt=prompt, responses=[chosen, rejected], judgements=[judgement], **_common(row, row_id, source)
     )
+
+
+def _terms(row: Row) -> dict[str, Any]:
+    """What a row may say of its one judgement."""
+    weight = None if row.get("weight") is None else fields.number(row, "weight")
+    return {"aspect": fields.optional_text(row, "aspect"), "weight": weight}
 
 
 def _reply(messages: list[Message], history: list[Message], column: str) -> str:

@@ -20,8 +20,8 @@ HUGGING_FACE = "hf:"
 _INSTALL = "pip install 'assay[train]'"
 
 # What the cells of these CSV columns hold; every other cell is text.
-_NUMBER_CELLS = frozenset({"votes_a", "votes_b", "ties", "margin"})
-_JSON_CELLS = frozenset({"responses", "judgements", "ranks", "scores", "qualities"})
+_NUMBER_CELLS = frozenset({"votes_a", "votes_b", "ties", "margin", "weight"})
+_JSON_CELLS = frozenset({"responses", "judgements", "ranks", "scores", "qualities", "votes"})
 _MESSAGE_CELLS = frozenset({"prompt", "chosen", "rejected"})
 
 

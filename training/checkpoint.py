@@ -15,6 +15,7 @@ from service.bundle.text_format import Formatter, TextFormat
 from service.bundle.tokenizer import TextTokenizer
 from training.backbone import from_configuration
 from training.checkpoint_error import CheckpointError, first_complaint, first_line
+from training.heads import Heads
 from training.model import RewardModel
 
 _DESCRIPTION = "reward_model.json"
@@ -31,7 +32,7 @@ class Description(BaseModel):
     licence: str
     family: Family
     pooling: Pooling
-    heads: tuple[str, ...]
+    heads: Heads
     max_tokens: int
     block_queries: int
     text_format: TextFormat

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from service.bundle.layout import DEFAULT_BLOCK_QUERIES
+from training.heads import Heads
 
 SAMPLE = "sample"
 """Name of the preference data that come with the project."""
@@ -53,6 +54,11 @@ class DataConfig(Section):
     """Drop true repeats: the rows of a file named twice; without merge_prompts, a pair with the same votes again."""
     on_leakage: Literal["error", "drop", "report"] = "drop"
     """When a training prompt is also in the named test data: stop, drop it from training, or only say so."""
+    annotators: Literal["equal", "dawid-skene"] = "equal"
+    """Believe all annotators alike, or weigh training votes by how reliable the votes show each one to be."""
+    aspects: dict[str, str] = {}
+    """What the judgements of a source are on, where its rows do not say: the name of a file without its ending, or of
+    a row's `source`, and an aspect of model.aspects."""
 
 
 class ModelConfig(Section):
@@ -68,10 +74,33 @@ class ModelConfig(Section):
     """Keep the backbone's dropout. Off by default: rewards of one text should not differ within a step."""
     block_queries: int = Field(DEFAULT_BLOCK_QUERIES, ge=1, le=1024)
     """Queries in one attention block of the layout."""
+    ensemble: int = Field(1, ge=1, le=64)
+    """Heads on one backbone, each learning from prompts drawn anew: their mean is the reward, and their standard
+    deviation is served as its uncertainty."""
+    aspects: dict[str, float] = {}
+    """Heads by name (helpful, harmless, ...) and what each counts in the reward, their sum; all are served."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_heads(self) -> Self:
+        if self.ensemble > 1 and self.aspects:
+            raise ValueError("ensemble and aspects: a model has members or aspects, not both")
+        _ = self.heads
+        return self
+
+    @property
+    def heads(self) -> Heads:
+        """The heads that these settings ask for."""
+        if self.aspects:
+            return Heads(kind="aspects", weights=self.aspects)
+        return Heads.ensemble(self.ensemble) if self.ensemble > 1 else Heads()
 
 
 class LossConfig(Section):
-    """What is minimised: soft-label Bradley-Terry from vote counts."""
+    """What is minimised."""
+
+    kind: Literal["bradley-terry", "rao-kupper", "davidson", "plackett-luce"] = "bradley-terry"
+    """bradley-terry: shares of votes, a tie being half; rao-kupper and davidson: ties as an outcome of their own;
+    plackett-luce: the ranking of each prompt's responses, which must be whole and without ties."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Assumed probability that a judgement is noise."""
@@ -79,6 +108,18 @@ class LossConfig(Section):
     """Weight of the penalty that keeps scores near zero (Eisenstein et al. 2023)."""
     margin_weight: float = Field(0.0, ge=0)
     """Factor on the data's margins, which then are required differences (Touvron et al. 2023); 0 ignores them."""
+    weigh_by: Literal["equal", "votes"] = "equal"
+    """What a judgement counts within its prompt, beside a weight that the data may give it: all alike, or by votes."""
+    length_residual: bool = False
+    """Teach the score only what the lengths of two responses do not explain: a slope on the difference of their
+    logarithms is fitted first, added in training and left out in serving."""
+
+    @model_validator(mode="after")
+    def _rankings_are_plain(self) -> Self:
+        for name in ("label_smoothing", "margin_weight", "length_residual"):
+            if self.kind == "plackett-luce" and getattr(self, name):
+                raise ValueError(f"{name} is of losses on pairs, and plackett-luce is one on rankings; leave it out")
+        return self
 
 
 class OptimiserConfig(Section):

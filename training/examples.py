@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from service.bundle.layout import Family, IntArray, Layout, plan_layout
 from service.bundle.text_format import EncodedItem, Formatter, Truncation
 from training.data.record import Judgement, PreferenceRecord
 from training.groups import compared_groups, covered
+from training.length import log_length
 
 TRAINING_TRUNCATION = (Truncation.PROMPT_LEFT, Truncation.RESPONSE_RIGHT)
 """In training the prompt goes first, as in evaluation; what was cut is counted and reported."""
@@ -33,10 +35,19 @@ class Example:
 
 @dataclass(frozen=True)
 class Element:
-    """What one step sees of an example: some of its responses and all judgements among them."""
+    """What one step sees of an example: some of its responses and all judgements among them.
+
+    Attributes:
+        sequences: (L,) int64 of each of the R responses.
+        log_lengths: (R,) of the responses' texts, see `training.length.log_length`.
+        judgements: P of them, by place among the R.
+        weights: (P, heads) float32, what each judgement weighs for each head that learns.
+    """
 
     sequences: list[IntArray]
+    log_lengths: list[float]
     judgements: list[Judgement]
+    weights: npt.NDArray[np.float32]
 
 
 def encode_records(records: Sequence[PreferenceRecord], formatter: Formatter, progress: bool = True) -> list[Example]:
@@ -69,12 +80,16 @@ class ElementDataset(Dataset[Element]):
 
     Args:
         examples: what to learn from.
+        weights: for each example (judgements, heads), see `training.teaching.teaching_weights`.
         max_responses: the most responses of one element, >= 2.
         seed: of the grouping.
     """
 
-    def __init__(self, examples: Sequence[Example], max_responses: int, seed: int) -> None:
+    def __init__(
+        self, examples: Sequence[Example], weights: Sequence[npt.NDArray[np.float32]], max_responses: int, seed: int
+    ) -> None:
         self._examples = examples
+        self._weights = weights
         self._max_responses = max_responses
         self._seed = seed
         self._epoch = 0
@@ -105,7 +120,7 @@ class ElementDataset(Dataset[Element]):
 
     def __getitem__(self, slot: int) -> Element:
         number, part = self._slots[slot]
-        return _element(self._examples[number], self._groups_of(number)[part])
+        return _element(self._examples[number], self._weights[number], self._groups_of(number)[part])
 
     def _groups_of(self, number: int) -> list[list[int]]:
         if number not in self._groups:
@@ -120,39 +135,96 @@ class ElementDataset(Dataset[Element]):
         return compared_groups(record.judgements, self._max_responses, generator, count)
 
 
-def _element(example: Example, responses: Sequence[int]) -> Element:
+def _element(example: Example, weights: npt.NDArray[np.float32], responses: Sequence[int]) -> Element:
     place = {response: number for number, response in enumerate(responses)}
-    judgements = [
-        judgement.model_copy(update={"i": place[judgement.i], "j": place[judgement.j]})
-        for judgement in example.record.judgements
-        if judgement.i in place and judgement.j in place
-    ]
-    return Element([example.items[response].ids for response in responses], judgements)
+    judgements = example.record.judgements
+    seen = [number for number, judgement in enumerate(judgements) if judgement.i in place and judgement.j in place]
+    return Element(
+        sequences=[example.items[response].ids for response in responses],
+        log_lengths=[log_length(example.record.responses[response]) for response in responses],
+        judgements=[
+            judgements[number].model_copy(update={"i": place[judgements[number].i], "j": place[judgements[number].j]})
+            for number in seen
+        ],
+        weights=weights[seen],
+    )
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Elements to the tensors of one step: the layout, and P judgements as indices into its N scores."""
+    """Elements to the tensors of one step: the layout, and P judgements as indices into its N scores.
+
+    Attributes:
+        rankings: also give the responses of each element in their order of preference.
+        length_slope: of the term that explains preferences by length; 0 for none.
+    """
 
     family: Family
     block_queries: int
+    rankings: bool = False
+    length_slope: float = 0.0
 
     def __call__(self, elements: Sequence[Element]) -> dict[str, torch.Tensor]:
-        """Layout tensors by name, and `first`, `second`, `element` (P,) int64, `preference`, `margin` (P,) float32."""
+        """The batch.
+
+        Returns:
+            Layout tensors by name; `first`, `second`, `element` (P,) int64; `preference`, `tie`, `margin`,
+            `length_term` (P,) float32; `weights` (P, heads) float32; with `rankings` also `ranking` (E, R) int64,
+            indices into the scores, best first, -1 behind the end of a shorter one.
+        """
         sequences = [sequence for element in elements for sequence in element.sequences]
         starts = np.cumsum([0, *(len(element.sequences) for element in elements)])
         rows = [
-            (starts[number] + j.i, starts[number] + j.j, number, j.soft_label, j.margin or 0.0)
+            (
+                starts[number] + j.i, starts[number] + j.j, number,
+                j.soft_label, j.ties / j.votes, j.margin or 0.0,
+                self.length_slope * (element.log_lengths[j.i] - element.log_lengths[j.j]),
+            )
             for number, element in enumerate(elements)
             for j in element.judgements
-        ]
-        columns = np.array(rows, dtype=np.float64).reshape(-1, 5).T
+        ]  # fmt: skip
+        columns = np.array(rows, dtype=np.float64).reshape(-1, len(_COLUMNS)).T
         batch = layout_tensors(plan_layout(sequences, self.family, block_queries=self.block_queries))
-        for name, column in zip(("first", "second", "element"), columns[:3], strict=True):
-            batch[name] = torch.from_numpy(column.astype(np.int64))
-        for name, column in zip(("preference", "margin"), columns[3:], strict=True):
-            batch[name] = torch.from_numpy(column.astype(np.float32))
+        for (name, kind), column in zip(_COLUMNS.items(), columns, strict=True):
+            batch[name] = torch.from_numpy(column.astype(kind))
+        batch["weights"] = torch.from_numpy(np.concatenate([element.weights for element in elements]))
+        if self.rankings:
+            batch["ranking"] = _rankings(elements, starts.tolist())
         return batch
+
+
+_COLUMNS = {
+    "first": np.int64, "second": np.int64, "element": np.int64,
+    "preference": np.float32, "tie": np.float32, "margin": np.float32, "length_term": np.float32,
+}  # fmt: skip
+
+
+def _rankings(elements: Sequence[Element], starts: Sequence[int]) -> torch.Tensor:
+    orders = [ranking(element.judgements) for element in elements]
+    padded = np.full((len(elements), max(map(len, orders))), -1, dtype=np.int64)
+    for number, (order, start) in enumerate(zip(orders, starts, strict=False)):
+        padded[number, : len(order)] = np.array(order) + start
+    return torch.from_numpy(padded)
+
+
+def ranking(judgements: Sequence[Judgement]) -> list[int]:
+    """The judged responses, best first.
+
+    Raises:
+        ValueError: the judgements are not those of one order: a pair is missing, tied, or judged against the others.
+    """
+    beats: dict[int, set[int]] = {}
+    for judgement in judgements:
+        beats.setdefault(judgement.i, set())
+        beats.setdefault(judgement.j, set())
+        if judgement.i_wins != judgement.j_wins:
+            won = judgement.i_wins > judgement.j_wins
+            winner, loser = (judgement.i, judgement.j) if won else (judgement.j, judgement.i)
+            beats[winner].add(loser)
+    order = sorted(beats, key=lambda response: -len(beats[response]))
+    if any(beats[response] != set(order[place + 1 :]) for place, response in enumerate(order)):
+        raise ValueError("its judgements are no ranking: one of a pair of responses is missing, tied or contradicted")
+    return order
 
 
 def layout_tensors(layout: Layout) -> dict[str, torch.Tensor]:

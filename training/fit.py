@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,17 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from service.bundle.layout import GRAPH_INPUTS
 from training.config import LossConfig, TrainingConfig
+from training.data.record import PreferenceRecord
 from training.evaluation import metrics
 from training.evaluation.evaluate import judged_pairs
-from training.examples import Collator, ElementDataset, Example
-from training.losses import bradley_terry, centring, mean_by_element
+from training.examples import Collator, ElementDataset, Example, ranking
+from training.length import fit_length_slope, length_difference
 from training.model import RewardModel
+from training.objective import KNOW_TIES, objective
 from training.resume import check_whole, load_best, newest_checkpoint, read_state
 from training.run_folder import CHECKPOINTS, TENSORBOARD
-from training.scoring import score_examples
+from training.scoring import score_heads
+from training.teaching import column_of, teaching_weights
 
 logger = logging.getLogger("assay.training")
 
@@ -43,6 +47,8 @@ class FitResult:
         best_validation_loss: of the weights kept.
         judgements, judgements_in_first_epoch: of the training prompts, and how many of them one epoch sees: a prompt
             of more than `optimiser.max_responses` responses shows other ones in each.
+        length_slope: of the length term, with `loss.length_residual`; else 0.
+        tie_threshold: as `training.losses` takes it; 0 where the loss knows no ties.
         history: the logged rows, as the Trainer writes them.
     """
 
@@ -50,6 +56,8 @@ class FitResult:
     best_validation_loss: float
     judgements: int
     judgements_in_first_epoch: int
+    length_slope: float
+    tie_threshold: float
     history: list[dict[str, float]]
 
 
@@ -65,7 +73,7 @@ def fit(
     Checkpoints go to `config.run`/checkpoints, TensorBoard events to `config.run`/tensorboard.
 
     Raises:
-        ValueError: nothing to train or to validate on.
+        ValueError: nothing to train or to validate on, or judgements that the loss or the heads cannot learn from.
         CheckpointError: a part of the checkpoint to resume from is missing or cannot be read.
         FileNotFoundError: `config.resume` without a checkpoint.
         FloatingPointError: the loss is not finite.
@@ -73,7 +81,12 @@ def fit(
     if not train or not validation:
         raise ValueError(f"{len(train)} prompts to train on and {len(validation)} to validate on: both need some")
     set_seed(config.optimiser.seed)
-    dataset = ElementDataset(train, config.optimiser.max_responses, config.optimiser.seed)
+    records = [example.record for example in train]
+    if config.loss.kind == "plackett-luce":
+        _refuse_unranked(records)
+    weights = teaching_weights(records, model.heads, config.loss.weigh_by, config.optimiser.seed)
+    length_slope = fit_length_slope(records) if config.loss.length_residual else 0.0
+    dataset = ElementDataset(train, weights, config.optimiser.max_responses, config.optimiser.seed)
     seen, judgements = dataset.judgements_seen, dataset.judgements
     if seen < judgements:
         logger.warning(
@@ -90,12 +103,15 @@ def fit(
         args=training_arguments(config, len(dataset)),
         train_dataset=dataset,
         eval_dataset=dataset,  # not read: `evaluate` scores the validation examples itself
-        data_collator=Collator(model.family, config.model.block_queries),
+        data_collator=Collator(
+            model.family, config.model.block_queries, config.loss.kind == "plackett-luce", length_slope
+        ),
         callbacks=[EpochGroups(dataset), *_reporting(config), *callbacks],
         optimizers=(optimiser, None),
         loss_config=config.loss,
         validation=validation,
         block_queries=config.model.block_queries,
+        length_slope=length_slope,
     )
     if config.optimiser.patience:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=config.optimiser.patience))
@@ -108,8 +124,18 @@ def fit(
         best_validation_loss=_load_best(model, config.run, state),
         judgements=judgements,
         judgements_in_first_epoch=seen,
+        length_slope=length_slope,
+        tie_threshold=float(model.tie_threshold.detach()),
         history=[{name: value for name, value in row.items() if math.isfinite(value)} for row in state.log_history],
     )
+
+
+def _refuse_unranked(records: Sequence[PreferenceRecord]) -> None:
+    for record in records:
+        try:
+            ranking(record.judgements)
+        except ValueError as error:
+            raise ValueError(f"loss.kind is plackett-luce, and record {record.id!r} does not do: {error}") from error
 
 
 class EpochGroups(TrainerCallback):
@@ -217,12 +243,14 @@ class RewardTrainer(Trainer):
         loss_config: LossConfig,
         validation: Sequence[Example],
         block_queries: int,
+        length_slope: float,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._loss_config = loss_config
         self._validation = validation
         self._block_queries = block_queries
+        self._length_slope = length_slope
         self.model_accepts_loss_kwargs = False  # the loss is a mean: accumulation averages it
 
     def compute_loss(  # type: ignore[override]  # outputs are never asked for
@@ -233,14 +261,9 @@ class RewardTrainer(Trainer):
         Raises:
             FloatingPointError: the loss is not finite; going on would only spread it.
         """
-        scores = model(**{name: inputs[name] for name in GRAPH_INPUTS})[:, 0]
-        score_i, score_j = scores[inputs["first"]], scores[inputs["second"]]
-        settings = self._loss_config
-        margin = inputs["margin"] * settings.margin_weight if settings.margin_weight else None
-        values = bradley_terry(score_i, score_j, inputs["preference"], margin, settings.label_smoothing)
-        if settings.centring:
-            values = values + settings.centring * centring(score_i, score_j)
-        loss = mean_by_element(values, inputs["element"])
+        reward_model = self.accelerator.unwrap_model(model)
+        scores = model(**{name: inputs[name] for name in GRAPH_INPUTS})[:, list(reward_model.heads.learnt)]
+        loss = objective(scores, inputs, reward_model.tie_threshold, self._loss_config)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at update {self.state.global_step}; "
@@ -249,12 +272,17 @@ class RewardTrainer(Trainer):
         return loss
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Score the validation prompts; logs loss, accuracy, mean margin and spread of the scores."""
+        """Score the validation prompts; logs loss, accuracy, mean margin and mean score.
+
+        Each judgement is put to the head of its aspect, and the loss is that of Bradley and Terry with the length term,
+        whatever is trained with, so that it can be compared.
+        """
         assert isinstance(self.model, RewardModel)
-        scores = score_examples(self.model, self._validation, self._block_queries)
-        pairs = judged_pairs(self._validation, scores)
+        scores = score_heads(self.model, self._validation, self._block_queries)
+        pairs = judged_pairs(self._validation, scores, partial(column_of, heads=self.model.heads))
+        explained = self._length_slope * length_difference(pairs.length_i, pairs.length_j)
         figures = {
-            f"{metric_key_prefix}_loss": metrics.log_loss(pairs.margin, pairs.preference),
+            f"{metric_key_prefix}_loss": metrics.log_loss(pairs.margin + explained, pairs.preference),
             f"{metric_key_prefix}_accuracy": metrics.accuracy(pairs.margin, pairs.preference),
             f"{metric_key_prefix}_margin": float((pairs.margin * (2 * pairs.preference - 1)).mean()),
             f"{metric_key_prefix}_score_mean": float(pairs.score_i.mean()),
@@ -269,10 +297,11 @@ def make_optimiser(model: RewardModel, config: TrainingConfig) -> torch.optim.Op
     settings = config.optimiser
     decayed = [p for p in model.backbone.parameters() if p.requires_grad and p.ndim >= 2]
     plain = [p for p in model.backbone.parameters() if p.requires_grad and p.ndim < 2]
+    head = [*model.head.parameters(), *([model.tie_threshold] if config.loss.kind in KNOW_TIES else [])]
     return torch.optim.AdamW(
         [
             {"params": decayed, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
             {"params": plain, "lr": settings.learning_rate, "weight_decay": 0.0},
-            {"params": list(model.head.parameters()), "lr": settings.head_learning_rate, "weight_decay": 0.0},
+            {"params": head, "lr": settings.head_learning_rate, "weight_decay": 0.0},
         ]
     )

@@ -49,7 +49,8 @@ def rao_kupper(
     eta = softplus(threshold.float())
     log_i, log_j = logsigmoid(difference.float() - eta), logsigmoid(-difference.float() - eta)
     log_tie = log_i + log_j + 2 * eta + torch.log(-torch.expm1(-2 * eta))
-    return -(wins * log_i + losses * log_j + tie.float() * log_tie)
+    loss: torch.Tensor = -(wins * log_i + losses * log_j + tie.float() * log_tie)
+    return loss
 
 
 def davidson(
@@ -101,7 +102,8 @@ def plackett_luce(scores: torch.Tensor, ranked: torch.Tensor) -> torch.Tensor:
     # The log of the sum over a response and all ranked below it.
     rest = scores.flip(1).logcumsumexp(1).flip(1)
     losses = (rest - scores).masked_fill(beyond, 0.0)
-    return losses.sum(1) / (ranked.sum(1) - 1).view(-1, *[1] * (scores.ndim - 2))
+    mean: torch.Tensor = losses.sum(1) / (ranked.sum(1) - 1).view(-1, *[1] * (scores.ndim - 2))
+    return mean
 
 
 def centring(score_i: torch.Tensor, score_j: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from service.bundle.layout import BLOCK_GROUPS, BLOCK_INPUTS, Family, Pooling
 from training.attention import ATTENTION_NAME, BlockPlan, BlockTensors, UnsupportedBackboneError
+from training.heads import Heads
 
 
 class RewardModel(nn.Module):
@@ -17,11 +18,13 @@ class RewardModel(nn.Module):
     The head is linear without bias (Bradley-Terry does not see an offset), float32, and starts at a normal
     of standard deviation 1 / (hidden + 1), so that the first loss is ln 2 within rounding.
 
+    `tie_threshold` is what losses with ties learn beside the scores; it is no part of the graph.
+
     Args:
         backbone: a transformers model without head, prepared by `training.backbone.prepare`.
         family: causal or bidirectional.
         pooling: where a score is read; causal models take `LAST` only.
-        heads: names of the scalar outputs.
+        heads: the linear heads and what is made of them.
         dropout: let the backbone's dropout act in training mode.
 
     Raises:
@@ -29,12 +32,14 @@ class RewardModel(nn.Module):
         UnsupportedBackboneError: layers that keep a state, or an attention that cannot be replaced.
     """
 
+    _weights: torch.Tensor
+
     def __init__(
         self,
         backbone: PreTrainedModel,
         family: Family,
         pooling: Pooling,
-        heads: tuple[str, ...] = ("reward",),
+        heads: Heads = Heads(),
         *,
         dropout: bool = False,
     ) -> None:
@@ -53,8 +58,11 @@ class RewardModel(nn.Module):
         self.heads = heads
         self.dropout = dropout
         hidden = backbone.config.get_text_config().hidden_size
-        self.head = nn.Linear(hidden, len(heads), bias=False, dtype=torch.float32)
+        self.head = nn.Linear(hidden, len(heads.weights), bias=False, dtype=torch.float32)
         nn.init.normal_(self.head.weight, std=1 / (hidden + 1))
+        self.tie_threshold = nn.Parameter(torch.zeros((), dtype=torch.float32))
+        weights = torch.tensor(list(heads.weights.values()), dtype=torch.float32)
+        self.register_buffer("_weights", weights, persistent=False)
         self._position_offset = position_offset(backbone)
         self._extra_inputs = _extra_inputs(backbone)
 
@@ -78,13 +86,24 @@ class RewardModel(nn.Module):
         read_index: torch.Tensor,
         **blocks: torch.Tensor,
     ) -> torch.Tensor:
-        """Rewards (N, heads) float32; arguments are `service.bundle.layout.Layout.arrays()` as tensors."""
+        """Scores (N, `heads.outputs`) float32; arguments are `service.bundle.layout.Layout.arrays()` as tensors."""
         plan = BlockPlan(position_ids, seen_from, seen_to, unblock_index, block_tensors(blocks))
         hidden = self.hidden_states(input_ids, plan)
         # Under autocast the head would run in bf16, whose steps make false ties between close scores.
         with torch.autocast(hidden.device.type, enabled=False):
-            rewards: torch.Tensor = self.head(self._pool(hidden.float(), plan, read_index))
-        return rewards
+            return self._combine(self.head(self._pool(hidden.float(), plan, read_index)))
+
+    def _combine(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores of the linear heads (N, K) -> `heads.outputs` (N, H)."""
+        if self.heads.kind == "single":
+            return scores
+        reward = (scores * self._weights).sum(1, keepdim=True)
+        if self.heads.kind == "aspects":
+            return torch.cat([reward, scores], 1)
+        # Nothing learns from the spread, and the gradient of its root is infinite where all agree.
+        squares = (scores.detach() - scores.detach().mean(1, keepdim=True)).square()
+        spread = (squares.sum(1, keepdim=True) / (scores.shape[1] - 1)).sqrt()
+        return torch.cat([reward, spread, scores], 1)
 
     def hidden_states(self, input_ids: torch.Tensor, plan: BlockPlan) -> torch.Tensor:
         """The backbone's last hidden states (T, hidden) over the flat tokens `input_ids` (T,)."""

@@ -51,6 +51,7 @@ from training.run_folder import (
     write,
 )
 from training.scoring import score_examples
+from training.teaching import check_aspects
 
 logger = logging.getLogger("assay.training")
 
@@ -80,6 +81,7 @@ def run_fit(config: TrainingConfig) -> FitResult:
         refuse_to_delete(config)
     data = prepare_data(config.data, config.optimiser.seed)
     _report_data(data)
+    check_aspects(data.splits.train, [*data.splits.validation, *data.splits.test], config.model.heads)
     checkpoint = new_checkpoint(config, data)
     formatter = checkpoint.formatter
     train = encode_records(data.splits.train, formatter, config.progress)
@@ -144,7 +146,7 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
         licence=config.licence or backbone.source.licence,
         family=family,
         pooling=pooling,
-        heads=("reward",),
+        heads=config.model.heads,
         max_tokens=max_tokens,
         block_queries=config.model.block_queries,
         text_format=backbone.text_format,
@@ -159,7 +161,7 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
         ),
     )
     formatter = Formatter(backbone.text_format, backbone.template, backbone.tokenizer, max_tokens)
-    model = RewardModel(backbone.model, family, pooling, dropout=config.model.dropout)
+    model = RewardModel(backbone.model, family, pooling, config.model.heads, dropout=config.model.dropout)
     return Checkpoint(model, formatter, description)
 
 

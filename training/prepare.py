@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from training.data import (
     shuffle_sides,
     split,
 )
+from training.data.annotators import believe
 from training.data.leakage import leaking
 from training.data.pairs import decided
 
@@ -83,6 +84,10 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
         else:
             shared = set()
         splits = Splits(_without(splits.train, shared), _without(splits.validation, shared), test)
+    annotators: dict[str, Any] | None = None
+    if config.annotators == "dawid-skene":  # of the training votes alone: what is held out stays as people voted
+        believed, annotators = believe(splits.train)
+        splits = Splits(believed, splits.validation, splits.test)
     parts = {name: [shuffle_sides(record, seed) for record in part] for name, part in vars(splits).items()}
     for name, part in parts.items():
         if not part:
@@ -107,6 +112,7 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
             "leaking_prompts_dropped": dropped,
             "hygiene": asdict(hygiene),
             "leakage": leakage,
+            "annotators": annotators,
         },
     )
 
@@ -145,10 +151,27 @@ def _read(
             file: first.setdefault(os.path.realpath(file), (number, file)) != (number, file)
             for file in dict.fromkeys(result.files)
         }
-        records += result.records
+        records += _with_aspects(result.records, config.aspects)
         again += [before[file] for file in result.files]
         skipped += result.skipped
     return records, again
+
+
+def _with_aspects(records: Sequence[PreferenceRecord], aspects: Mapping[str, str]) -> list[PreferenceRecord]:
+    """The records with the aspect of their source in the judgements that name none."""
+    return [
+        record.model_copy(
+            update={
+                "judgements": [
+                    judgement.model_copy(update={"aspect": judgement.aspect or aspects[record.source]})
+                    for judgement in record.judgements
+                ]
+            }
+        )
+        if record.source in aspects
+        else record
+        for record in records
+    ]
 
 
 def _leaking(test: Sequence[PreferenceRecord], known: Sequence[PreferenceRecord]) -> set[str]:

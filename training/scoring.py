@@ -20,7 +20,20 @@ def score_examples(
     batch_tokens: int = 8192,
     progress: bool = False,
 ) -> list[npt.NDArray[np.float64]]:
-    """Scores of the first head, for each example (responses,).
+    """Rewards, for each example (responses,) float64; arguments and errors as of `score_heads`."""
+    scores = score_heads(model, examples, block_queries, batch_tokens=batch_tokens, progress=progress)
+    return [part[:, 0] for part in scores]
+
+
+def score_heads(
+    model: RewardModel,
+    examples: Sequence[Example],
+    block_queries: int,
+    *,
+    batch_tokens: int = 8192,
+    progress: bool = False,
+) -> list[npt.NDArray[np.float64]]:
+    """All that the model gives, for each example (responses, `model.heads.outputs`) float64.
 
     Raises:
         FloatingPointError: a score is not finite; the message names the record.
@@ -35,7 +48,7 @@ def score_examples(
         for batch in _batches(examples, batch_tokens):
             sequences = [sequence for example in batch for sequence in example.sequences]
             tensors = layout_tensors(plan_layout(sequences, model.family, block_queries=block_queries))
-            rewards = model(**{name: tensor.to(device) for name, tensor in tensors.items()})[:, 0]
+            rewards = model(**{name: tensor.to(device) for name, tensor in tensors.items()})
             values = rewards.double().cpu().numpy()
             start = 0
             for example in batch:

@@ -56,6 +56,11 @@ class Provenance(_Closed):
     configuration: dict[str, Any] = Field(description="The training configuration, whole.")
 
 
+REWARD = "reward"
+UNCERTAINTY = "uncertainty"
+"""Names of scores that a server knows: what is rewarded, and how far the members of an ensemble disagree on it."""
+
+
 class Manifest(_Closed):
     """The contract between training and serving."""
 
@@ -76,6 +81,14 @@ class Manifest(_Closed):
     evaluation: dict[str, FiniteFloat | int] = Field(description="The figures of the report in brief.")
     provenance: Provenance
     files: dict[Annotated[str, AfterValidator(_inside)], FileEntry]
+
+    @model_validator(mode="after")
+    def _heads_are_told_apart(self) -> Self:
+        if len(set(self.heads)) != len(self.heads):
+            raise ValueError(f"heads: two have one name ({', '.join(self.heads)})")
+        if self.heads[0] == UNCERTAINTY:
+            raise ValueError(f"heads: the first is the reward, and is called {UNCERTAINTY!r}")
+        return self
 
     @model_validator(mode="after")
     def _pooling_of_the_family(self) -> Self:

@@ -15,6 +15,7 @@ from training.backbone import prepare
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.checkpoint_error import CheckpointError
 from training.examples import layout_tensors
+from training.heads import Heads
 from training.model import RewardModel
 
 ITEMS = [np.arange(5, 5 + length, dtype=np.int64) for length in (1, 9, 40, 40)]
@@ -53,11 +54,14 @@ def test_the_format_survives_to_the_byte(tmp_path: Path) -> None:
 
 def test_heads_have_names(tmp_path: Path) -> None:
     base = tiny_checkpoint(Family.CAUSAL)
-    heads = ("reward", "helpful")
+    heads = Heads(kind="aspects", weights={"helpful": 1.0, "harmless": 0.5})
     model = RewardModel(base.model.backbone, Family.CAUSAL, Pooling.LAST, heads).eval()
     description = base.description.model_copy(update={"heads": heads})
     save_checkpoint(Checkpoint(model, base.formatter, description), tmp_path)
-    assert scores(load_checkpoint(tmp_path).model).shape == (len(ITEMS), 2)
+    loaded = load_checkpoint(tmp_path)
+    assert loaded.model.heads == heads
+    assert torch.equal(scores(loaded.model), scores(model))
+    assert scores(model).shape == (len(ITEMS), 3)
 
 
 @pytest.mark.parametrize(

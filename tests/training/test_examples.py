@@ -1,5 +1,8 @@
 """From records to batches: groups that lose no response, and judgements that point at the right scores."""
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -7,17 +10,24 @@ import torch
 from service.bundle.layout import GRAPH_INPUTS, Family, plan_layout
 from tests.pocket import pocket_formatter, pocket_reward
 from tests.training.tiny import toy_records
-from training.data import PreferenceRecord
-from training.examples import Collator, ElementDataset, encode_records, truncated
+from training.data import Judgement, PreferenceRecord
+from training.examples import Collator, ElementDataset, Example, encode_records, ranking, truncated
+from training.heads import Heads
+from training.teaching import teaching_weights
 
 
 def records(responses: int, count: int = 3) -> list[PreferenceRecord]:
     return toy_records(count, seed=4, responses=responses)
 
 
+def elements_of(examples: Sequence[Example], max_responses: int = 8, seed: int = 0) -> ElementDataset:
+    weights = teaching_weights([example.record for example in examples], Heads())
+    return ElementDataset(examples, weights, max_responses, seed)
+
+
 def test_small_prompts_are_one_element() -> None:
     examples = encode_records(records(4), pocket_formatter(), progress=False)
-    dataset = ElementDataset(examples, max_responses=8, seed=0)
+    dataset = elements_of(examples, max_responses=8, seed=0)
     assert len(dataset) == 3
     assert [len(element.sequences) for element in map(dataset.__getitem__, range(3))] == [4] * 3
     assert [len(element.judgements) for element in map(dataset.__getitem__, range(3))] == [6] * 3
@@ -26,7 +36,7 @@ def test_small_prompts_are_one_element() -> None:
 def test_large_prompts_are_grouped_anew_each_epoch_until_all_pairs_were_seen() -> None:
     examples = encode_records(records(5, count=1), pocket_formatter(), progress=False)
     text = {item.ids.tobytes(): number for number, item in enumerate(examples[0].items)}
-    dataset = ElementDataset(examples, max_responses=2, seed=0)
+    dataset = elements_of(examples, max_responses=2, seed=0)
     seen: set[tuple[int, int]] = set()
     for epoch in range(40):
         dataset.set_epoch(epoch)
@@ -50,7 +60,7 @@ def test_groups_depend_on_seed_epoch_and_record_alone() -> None:
     examples = encode_records(records(7), pocket_formatter(), progress=False)
 
     def drawn(seed: int, epoch: int, order: list[int]) -> list[bytes]:
-        dataset = ElementDataset(examples, max_responses=3, seed=seed)
+        dataset = elements_of(examples, max_responses=3, seed=seed)
         dataset.set_epoch(epoch)
         elements = {slot: dataset[slot] for slot in order}
         return [ids.tobytes() for slot in sorted(order) for ids in elements[slot].sequences]
@@ -65,9 +75,19 @@ def test_groups_depend_on_seed_epoch_and_record_alone() -> None:
 def test_collated_judgements_point_at_their_responses(family: Family) -> None:
     """Scores by hand for each sequence: the collated indices must pick the two that were judged."""
     examples = encode_records(records(3), pocket_formatter(family), progress=False)
-    elements = [ElementDataset(examples, 8, 0)[slot] for slot in range(3)]
+    elements = [elements_of(examples)[slot] for slot in range(3)]
     batch = Collator(family, block_queries=8)(elements)
-    assert set(batch) == {*GRAPH_INPUTS, "first", "second", "element", "preference", "margin"}
+    assert set(batch) == {
+        *GRAPH_INPUTS,
+        "first",
+        "second",
+        "element",
+        "preference",
+        "tie",
+        "margin",
+        "length_term",
+        "weights",
+    }
     sequences = [ids for element in elements for ids in element.sequences]
     layout = plan_layout(sequences, family, block_queries=8)
     for name, expected in layout.arrays().items():
@@ -90,8 +110,81 @@ def test_margins_and_their_absence() -> None:
     judgement = record.judgements[0]
     with_margin = record.model_copy(update={"judgements": [judgement.model_copy(update={"margin": -1.5}), judgement]})
     examples = encode_records([with_margin], pocket_formatter(), progress=False)
-    batch = Collator(Family.CAUSAL, 8)([ElementDataset(examples, 8, 0)[0]])
+    batch = Collator(Family.CAUSAL, 8)([elements_of(examples)[0]])
     assert batch["margin"].tolist() == [-1.5, 0.0]
+
+
+def test_ties_lengths_and_weights_of_each_judgement() -> None:
+    record = PreferenceRecord.model_validate({
+        "id": "r", "prompt": "p", "responses": ["", "four", "sixteen letters."], "source": "s",
+        "judgements": [
+            {"i": 0, "j": 2, "i_wins": 1, "j_wins": 1, "ties": 2, "weight": 3.0},
+            {"i": 2, "j": 1, "i_wins": 1, "j_wins": 0},
+        ],
+    })  # fmt: skip
+    examples = encode_records([record], pocket_formatter(), progress=False)
+    dataset = ElementDataset(examples, teaching_weights([record], Heads.ensemble(4)), 8, 0)
+    batch = Collator(Family.CAUSAL, 8, length_slope=0.5)([dataset[0]])
+    assert batch["tie"].tolist() == [0.5, 0.0]
+    assert batch["length_term"].tolist() == pytest.approx([-0.5 * math.log(16), 0.5 * math.log(4)])
+    assert batch["weights"].shape == (2, 4)
+    assert batch["weights"][0].tolist() == pytest.approx([3 * weight for weight in batch["weights"][1].tolist()])
+    assert batch["weights"].dtype == batch["tie"].dtype == batch["length_term"].dtype == torch.float32
+
+
+def test_weights_follow_their_judgements_into_groups() -> None:
+    record = records(6, count=1)[0]
+    judgements = [j.model_copy(update={"weight": 1.0 + 6 * j.i + j.j}) for j in record.judgements]
+    examples = encode_records(
+        [record.model_copy(update={"judgements": judgements})], pocket_formatter(), progress=False
+    )
+    text = {item.ids.tobytes(): number for number, item in enumerate(examples[0].items)}
+    dataset = elements_of(examples, max_responses=3)
+    mean = sum(1.0 + 6 * j.i + j.j for j in judgements) / len(judgements)
+    for element in map(dataset.__getitem__, range(len(dataset))):
+        places = [text[ids.tobytes()] for ids in element.sequences]
+        expected = [(1.0 + 6 * places[j.i] + places[j.j]) / mean for j in element.judgements]
+        assert element.weights[:, 0].tolist() == pytest.approx(expected)
+
+
+def test_rankings_point_at_scores_best_first() -> None:
+    examples = encode_records([*records(4, count=2), *records(2, count=1)], pocket_formatter(), progress=False)
+    dataset = elements_of(examples, max_responses=3)
+    elements = [dataset[slot] for slot in range(len(dataset))]
+    batch = Collator(Family.CAUSAL, 8, rankings=True)(elements)
+    sequences = [ids for element in elements for ids in element.sequences]
+    worth = [ids.tolist().count(ord("+")) for ids in sequences]
+    owner = [number for number, element in enumerate(elements) for _ in element.sequences]
+    assert batch["ranking"].shape == (len(elements), 3)
+    for number, row in enumerate(batch["ranking"].tolist()):
+        order = [place for place in row if place >= 0]
+        assert len(order) == len({place for j in elements[number].judgements for place in (j.i, j.j)})
+        assert {owner[place] for place in order} == {number}
+        assert [worth[place] for place in order] == sorted((worth[place] for place in order), reverse=True)
+
+
+def judgement(i: int, j: int, i_wins: float, j_wins: float) -> Judgement:
+    return Judgement(i=i, j=j, i_wins=i_wins, j_wins=j_wins, ties=float(i_wins == j_wins == 0))
+
+
+def test_a_ranking_is_found_in_its_pairs() -> None:
+    assert ranking([judgement(0, 1, 0, 1), judgement(2, 1, 2, 1), judgement(0, 2, 0, 1)]) == [2, 1, 0]
+    assert ranking([judgement(5, 3, 1, 0)]) == [5, 3]
+
+
+@pytest.mark.parametrize(
+    "judgements",
+    [
+        [judgement(0, 1, 0, 0)],
+        [judgement(0, 1, 1, 0), judgement(1, 2, 1, 0)],
+        [judgement(0, 1, 1, 0), judgement(1, 2, 1, 0), judgement(2, 0, 1, 0)],
+        [judgement(0, 1, 1, 0), judgement(0, 1, 0, 1)],
+    ],
+    ids=["tie", "missing pair", "circle", "contradiction"],
+)
+def test_what_is_no_ranking_is_refused(judgements: list[Judgement]) -> None:
+    with pytest.raises(ValueError, match="no ranking: one of a pair of responses is missing, tied or contradicted"):
+        ranking(judgements)
 
 
 def test_no_element_is_without_a_judgement() -> None:
@@ -101,7 +194,7 @@ def test_no_element_is_without_a_judgement() -> None:
     examples = encode_records(
         [record.model_copy(update={"judgements": [compared]})], pocket_formatter(), progress=False
     )
-    dataset = ElementDataset(examples, 8, 0)
+    dataset = elements_of(examples)
     for epoch in range(5):
         dataset.set_epoch(epoch)
         (element,) = (dataset[slot] for slot in range(len(dataset)))
@@ -111,7 +204,7 @@ def test_no_element_is_without_a_judgement() -> None:
 
 def test_epochs_are_of_one_length_and_know_what_they_see() -> None:
     examples = encode_records([*records(12, count=2), *records(4, count=1)], pocket_formatter(), progress=False)
-    dataset = ElementDataset(examples, 8, 0)
+    dataset = elements_of(examples)
     assert dataset.judgements == 2 * 66 + 6
     for epoch in range(5):
         dataset.set_epoch(epoch)

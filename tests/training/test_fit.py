@@ -1,10 +1,12 @@
 """The loop learns, repeats itself exactly, resumes exactly, keeps the best weights, and stops where it should."""
 
 import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -12,12 +14,14 @@ from transformers import TrainerCallback
 from service.bundle.layout import Family
 from tests.training.tiny import tiny_checkpoint, toy_records
 from training.config import LossConfig, ModelConfig, OptimiserConfig, TrainingConfig
+from training.data import Judgement, PreferenceRecord
 from training.evaluation import metrics
 from training.evaluation.evaluate import judged_pairs
 from training.examples import ElementDataset, Example, encode_records
 from training.fit import CHECKPOINTS, TENSORBOARD, FitResult, fit, training_arguments
+from training.heads import Heads
 from training.model import RewardModel
-from training.scoring import score_examples
+from training.scoring import score_examples, score_heads
 
 Weights = dict[str, torch.Tensor]
 
@@ -53,6 +57,11 @@ def train(
         callbacks,
     )
     return result, {name: tensor.clone() for name, tensor in model.state_dict().items()}, model
+
+
+def with_heads(heads: Heads) -> RewardModel:
+    base = tiny_checkpoint(Family.CAUSAL).model
+    return RewardModel(base.backbone, base.family, base.pooling, heads)
 
 
 def same(one: Weights, other: Weights) -> bool:
@@ -106,6 +115,86 @@ def test_learns_what_can_be_learnt(tmp_path: Path, family: Family) -> None:
     losses = [row["loss"] for row in result.history if "loss" in row]
     assert losses[-1] < 0.6 * losses[0]
     assert accuracy(model, examples(60, 3, family, responses=3)) > 0.85
+
+
+@pytest.mark.parametrize("kind", ["rao-kupper", "davidson", "plackett-luce"])
+def test_every_loss_learns_what_can_be_learnt(tmp_path: Path, kind: str) -> None:
+    config = configuration(tmp_path, epochs=4).model_copy(update={"loss": LossConfig(kind=kind)})
+    result, _, model = train(config, data=examples(48, 1, responses=3))
+    assert accuracy(model, examples(60, 3, responses=3)) > 0.85
+    # Nothing ties in these data, so the share of ties falls. The loss of rankings knows no ties.
+    assert (result.tie_threshold < -0.1) == (kind != "plackett-luce")
+
+
+def test_a_loss_of_rankings_needs_rankings(tmp_path: Path) -> None:
+    config = configuration(tmp_path).model_copy(update={"loss": LossConfig(kind="plackett-luce")})
+    whole = examples(2, 1, responses=3)
+    tied = Judgement(i=0, j=1, i_wins=1, j_wins=1)
+    record = whole[0].record.model_copy(update={"judgements": [tied, *whole[0].record.judgements[1:]]})
+    with pytest.raises(ValueError, match=f"plackett-luce, and record '{record.id}' does not do: .* is missing, tied"):
+        train(config, data=[Example(record, whole[0].items), whole[1]])
+
+
+def test_an_ensemble_learns_and_its_members_differ(tmp_path: Path) -> None:
+    model = with_heads(Heads.ensemble(4))
+    fit(model, examples(48, 1), examples(8, 2), configuration(tmp_path, epochs=4))
+    held_out = examples(60, 3)
+    assert accuracy(model, held_out) > 0.85
+    outputs = np.concatenate(score_heads(model, held_out, 16))
+    members = np.corrcoef(outputs[:, 2:].T)
+    assert members.min() > 0.5
+    assert members[np.triu_indices(4, 1)].max() < 1 - 1e-6
+    assert (outputs[:, 1] > 0).all()
+
+
+def test_aspects_learn_what_they_were_judged_on(tmp_path: Path) -> None:
+    """On one aspect more `+` are better, on the other fewer; each head follows its own."""
+
+    def on(aspect: str, example: Example) -> Example:
+        judgements = [judgement.model_copy(update={"aspect": aspect}) for judgement in example.record.judgements]
+        return Example(example.record.model_copy(update={"judgements": judgements}), example.items)
+
+    def both(count: int, seed: int) -> list[Example]:
+        plain = examples(count, seed)
+        return [*(on("more", example) for example in plain), *(on("fewer", turned_round(example)) for example in plain)]
+
+    heads = Heads(kind="aspects", weights={"more": 1.0, "fewer": 0.25})
+    model = with_heads(heads)
+    result = fit(model, both(48, 1), both(8, 2), configuration(tmp_path, epochs=4))
+    assert result.best_validation_loss < 0.5  # each judgement is put to its own head
+    held_out = examples(60, 3)
+    outputs = score_heads(model, held_out, 16)
+    for column, expected in ((0, 1.0), (1, 1.0), (2, 0.0)):
+        pairs = judged_pairs(held_out, [part[:, column] for part in outputs])
+        assert metrics.accuracy(pairs.margin, pairs.preference) == pytest.approx(expected, abs=0.15)
+
+
+def test_what_length_explains_is_left_out_of_the_score(tmp_path: Path) -> None:
+    """The longer answer always wins: the score learns it, or with `length_residual` nothing."""
+
+    def longer_wins(count: int, seed: int) -> list[Example]:
+        generator = random.Random(seed)
+        records = []
+        for number in range(count):
+            lengths = generator.sample(range(2, 40), 2)
+            won = lengths[0] > lengths[1]
+            records.append(
+                PreferenceRecord(
+                    id=f"{seed}-{number}", prompt="p", responses=["a" * length for length in lengths], source="s",
+                    judgements=[Judgement(i=0, j=1, i_wins=int(won), j_wins=int(not won))],
+                )
+            )  # fmt: skip
+        return encode_records(records, tiny_checkpoint(Family.CAUSAL).formatter, progress=False)
+
+    spread: dict[bool, float] = {}
+    for residual in (False, True):
+        config = configuration(tmp_path / str(residual), epochs=4)
+        config = config.model_copy(update={"loss": LossConfig(length_residual=residual)})
+        result, _, model = train(config, data=longer_wins(48, 1), validation=longer_wins(8, 2))
+        assert (result.length_slope > 3) == residual
+        spread[residual] = float(np.std(np.concatenate(score_examples(model, longer_wins(60, 3), 16))))
+        assert result.best_validation_loss < 0.5
+    assert spread[True] < 0.1 * spread[False]
 
 
 def test_first_loss_is_ln_2(tmp_path: Path) -> None:

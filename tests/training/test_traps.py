@@ -1,6 +1,7 @@
 """The traps that reward models are known to fall into, one test each."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from tests.pocket import SPECIAL_IDS
 from tests.training.tiny import CHAT, causal_tokenizer, save_backbone, tiny_checkpoint, toy_records, with_bos
 from training.backbone import load_backbone
 from training.checkpoint import Checkpoint
-from training.examples import Collator, ElementDataset, encode_records, layout_tensors
+from training.examples import Collator, ElementDataset, Example, encode_records, layout_tensors
+from training.heads import Heads
 from training.losses import bradley_terry, mean_by_element
 from training.model import RewardModel
+from training.teaching import teaching_weights
 
 END = SPECIAL_IDS["<|end|>"]
 CLS = SPECIAL_IDS["[CLS]"]
@@ -115,11 +118,15 @@ def test_left_padding(checkpoint: Checkpoint, data: st.DataObject) -> None:
         assert float(shuffled[order.index(place)]) == pytest.approx(alone, abs=1e-5)
 
 
+def _dataset(examples: Sequence[Example]) -> ElementDataset:
+    return ElementDataset(examples, teaching_weights([example.record for example in examples], Heads()), 8, 0)
+
+
 def test_batch_of_one(checkpoint: Checkpoint) -> None:
     """A batch of one item, of one token, and one training step on one pair."""
     assert score(checkpoint.model, [np.array([7])]).shape == (1,)
     examples = encode_records(toy_records(1), checkpoint.formatter, progress=False)
-    batch = Collator(checkpoint.model.family, 16)([ElementDataset(examples, 8, 0)[0]])
+    batch = Collator(checkpoint.model.family, 16)([_dataset(examples)[0]])
     assert batch["first"].shape == (1,)
     assert score(checkpoint.model, [examples[0].items[0].ids]).isfinite().all()
 
@@ -178,11 +185,11 @@ def test_a_spelt_out_end_of_turn_is_text(checkpoint: Checkpoint) -> None:
 def test_first_loss_is_ln_2(checkpoint: Checkpoint) -> None:
     """An untrained head must not already prefer something."""
     examples = encode_records(toy_records(20, responses=4), checkpoint.formatter, progress=False)
-    dataset = ElementDataset(examples, 8, 0)
+    dataset = _dataset(examples)
     batch = Collator(checkpoint.model.family, 16)([dataset[slot] for slot in range(len(dataset))])
     items = [ids for example in examples for ids in example.sequences]
     scores = score(checkpoint.model, items)
-    values = bradley_terry(scores[batch["first"]], scores[batch["second"]], batch["preference"])
+    values = bradley_terry(scores[batch["first"]] - scores[batch["second"]], batch["preference"])
     assert float(mean_by_element(values, batch["element"])) == pytest.approx(math.log(2), abs=0.03)
 
 

@@ -17,6 +17,7 @@ from training.backbone import prepare
 from training.checkpoint import Checkpoint, Description
 from training.config import TrainingConfig
 from training.data import Judgement, PreferenceRecord
+from training.heads import Heads
 from training.model import RewardModel
 
 CHAT = (
@@ -104,7 +105,7 @@ def tiny_checkpoint(family: Family, seed: int = 0, max_tokens: int = 128, dropou
         licence="Apache-2.0",
         family=family,
         pooling=pooling,
-        heads=("reward",),
+        heads=Heads(),
         max_tokens=max_tokens,
         block_queries=16,
         text_format=text_format,

@@ -1,8 +1,8 @@
 """Whom to believe: annotators' reliability from how each agrees with the others, and votes weighed by it.
 
-The model of Dawid & Skene (1979) with what a comparison has in symmetry: neither response is first, so an annotator has
-two habits. Where one response is better, how often they say so, or say the opposite, or call it a tie; and where neither
-is, how often they call it a tie. Each habit is drawn towards that of all annotators, since most have cast few votes.
+The model of Dawid & Skene (1979) with the symmetry that a comparison has: neither response is first. So an annotator
+has two habits: where one response is better, how often they say so, or say the opposite, or call it a tie; and where
+neither is, how often they call it a tie. Each habit is drawn towards that of all annotators, since most cast few votes.
 """
 
 from collections.abc import Sequence
@@ -67,11 +67,12 @@ def estimate(
     votes = np.zeros((int(pair.max()) + 1, 3))
     np.add.at(votes, (pair, choice), 1.0)
     truths: FloatArray = votes / votes.sum(1, keepdims=True)
-    for rounds in range(1, most_rounds + 1):
+    moved, rounds = 1.0, 0
+    while moved > 1e-4 and rounds < most_rounds:
+        rounds += 1
         habits = _habits(truths[pair], annotator, choice, prior_votes)
         before, truths = truths, _truths(habits, truths.mean(0), pair, annotator, choice, len(votes))
-        if np.abs(truths - before).max() < 1e-4:
-            break
+        moved = float(np.abs(truths - before).max())
     return Truths(truths, habits, rounds)
 
 

@@ -1,6 +1,6 @@
 """From scored examples to the figures of a report."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.bundle.calibration import Calibration
+from training.data.record import Judgement
 from training.evaluation import metrics
 from training.evaluation.metrics import FloatArray, Interval
 from training.examples import Example
@@ -107,12 +108,24 @@ def prompt_numbers(examples: Sequence[Example]) -> list[int]:
     return [numbers.setdefault(example.record.split_key, len(numbers)) for example in examples]
 
 
-def judged_pairs(examples: Sequence[Example], scores: Sequence[FloatArray]) -> JudgedPairs:
-    """Line up judgements with scores; `scores` as `training.scoring.score_examples` gives them."""
+def judged_pairs(
+    examples: Sequence[Example], scores: Sequence[FloatArray], column: Callable[[Judgement], int] | None = None
+) -> JudgedPairs:
+    """Line up judgements with scores.
+
+    Args:
+        examples: with their judgements.
+        scores: for each (responses,) as `training.scoring.score_examples` gives them; with `column` (responses, heads)
+            as `score_heads` does.
+        column: which head answers for a judgement.
+    """
     rows = [
         (
-            values[judgement.i],
-            values[judgement.j],
+            *(
+                values[[judgement.i, judgement.j]]
+                if column is None
+                else values[[judgement.i, judgement.j], column(judgement)]
+            ),
             judgement.soft_label,
             len(example.record.responses[judgement.i]),
             len(example.record.responses[judgement.j]),

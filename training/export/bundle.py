@@ -86,7 +86,7 @@ def export_bundle(
             text_format_sha256=checkpoint.formatter.sha256,
             block_queries=description.block_queries,
             precision="fp32",
-            heads=description.heads,
+            heads=description.heads.outputs,
             calibration=calibration,
             evaluation=evaluation.brief(),
             provenance=description.provenance,

@@ -1,4 +1,4 @@
-"""Reliability is found from votes alone: known annotators are told apart, and truth is found better than by counting."""
+"""Reliability is found from votes alone: annotators are told apart, and truth is found better than by counting."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,8 @@
 """One pure function per format: a row of a file to a preference record. Each may raise `DataError`.
 
 Every format may also have the columns `id`, `source`, `group` and `category`, with the meaning they have in a
-record; those of one pair a row (`trl`, `hh`, `votes`) also `aspect` and `weight`, with that in a judgement. Other columns than those named are not read, except in `records`, where they are refused.
+record; those of one pair a row (`trl`, `hh`, `votes`) also `aspect` and `weight`, with that in a judgement. Other
+columns than those named are not read, except in `records`, where they are refused.
 """
 
 from collections.abc import Callable, Mapping

@@ -36,7 +36,18 @@ def decode_scores(body: bytes, count: int, options: Options) -> Scores:
     if scale == "probability":
         for i, score in enumerate(scores):
             _check_probability(score, f"scores.{i}")
-    return Scores(scores, _details(reply, count, options), _model(reply), scale, _usage(reply), _timing(reply))
+    return Scores(
+        scores=scores,
+        details=_details(reply, count, options),
+        model=_model(reply),
+        scale=scale,
+        usage=_usage(reply),
+        timing=_timing(reply),
+        uncertainty=_uncertainty(reply, count),
+        heads={name: _numbers(_list(reply["heads"], name, count), f"heads.{name}") for name in _get(reply, "heads", {})}
+        if "heads" in reply
+        else {},
+    )
 
 
 def decode_comparisons(body: bytes, count: int, options: Options) -> Comparisons:
@@ -101,6 +112,10 @@ def join_scores(parts: Sequence[Scores]) -> Scores:
         scale=parts[0].scale,
         usage=_joined_usage(parts),
         timing=_joined_timing(parts),
+        uncertainty=None
+        if parts[0].uncertainty is None
+        else tuple(value for part in parts for value in part.uncertainty or ()),
+        heads={name: tuple(score for part in parts for score in part.heads[name]) for name in parts[0].heads},
     )
 
 
@@ -125,6 +140,21 @@ def _joined_usage(parts: Sequence[Scores | Comparisons]) -> Usage:
 
 def _joined_timing(parts: Sequence[Scores | Comparisons]) -> Timing:
     return Timing(*(max(getattr(part.timing, name) for part in parts) for name in Timing.__dataclass_fields__))
+
+
+def _uncertainty(reply: dict[str, Any], count: int) -> tuple[float, ...] | None:
+    if "uncertainty" not in reply:
+        return None
+    values = _numbers(_list(reply, "uncertainty", count), "uncertainty")
+    for i, value in enumerate(values):
+        if value < 0:
+            raise BadReplyError(f"uncertainty.{i} is {value}, and no deviation is below 0", field=f"uncertainty.{i}")
+    return values
+
+
+def _heads(reply: dict[str, Any], count: int) -> dict[str, tuple[float, ...]]:
+    heads = _get(reply, "heads", {}) if "heads" in reply else {}
+    return {name: _numbers(_list(heads, name, count), f"heads.{name}") for name in heads}
 
 
 def _comparison(item: Any, field: str) -> Comparison:

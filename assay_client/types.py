@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, overload
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
@@ -52,7 +52,13 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Scores(Sequence[float]):
-    """Scores in the order of the input; as a sequence it is the scores themselves."""
+    """Scores in the order of the input; as a sequence it is the scores themselves.
+
+    Attributes:
+        uncertainty: of a model with an ensemble, the standard deviation of its members' scores, on the same scale; None
+            of other models.
+        heads: of a model with several heads, raw scores by the name of the head, such as an aspect or a member.
+    """
 
     scores: tuple[float, ...]
     details: tuple[Detail, ...]
@@ -60,6 +66,8 @@ class Scores(Sequence[float]):
     scale: Scale
     usage: Usage
     timing: Timing
+    uncertainty: tuple[float, ...] | None = None
+    heads: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -101,8 +101,8 @@ def pocket_reward(ids: Sequence[int] | npt.NDArray[np.int64], family: Family) ->
     return float(terms.mean())
 
 
-def pocket_graph(family: Family) -> onnx.ModelProto:
-    """The scoring graph; all dimensions of its inputs are free."""
+def pocket_graph(family: Family, heads: int = 1) -> onnx.ModelProto:
+    """The scoring graph; all dimensions of its inputs are free. Each head gives half of what the one before does."""
     node = helper.make_node
     groups = range(BLOCK_GROUPS)
     nodes = [
@@ -110,10 +110,12 @@ def pocket_graph(family: Family) -> onnx.ModelProto:
         node("Concat", [f"means_{group}" for group in groups], ["rows"], axis=0),
         node("Gather", ["rows", "unblock_index"], ["by_token"]),
         node("Gather", ["by_token", "read_index"], ["by_score"]),
-        node("Unsqueeze", ["by_score", "axis_1"], [GRAPH_OUTPUT]),
+        node("Unsqueeze", ["by_score", "axis_1"], ["reward"]),
+        node("Mul", ["reward", "halves"], [GRAPH_OUTPUT]),
     ]
     constants: dict[str, npt.ArrayLike] = {
         "weights": pocket_weights(family),
+        "halves": np.array([[0.5**head for head in range(heads)]], dtype=np.float32),
         "zero": np.float32(0),
         "one": np.float32(1),
         "seven": np.float32(7),
@@ -125,7 +127,7 @@ def pocket_graph(family: Family) -> onnx.ModelProto:
         nodes,
         "pocket",
         [helper.make_tensor_value_info(name, *_INPUTS[name]) for name in GRAPH_INPUTS],
-        [helper.make_tensor_value_info(GRAPH_OUTPUT, TensorProto.FLOAT, ["scores", 1])],
+        [helper.make_tensor_value_info(GRAPH_OUTPUT, TensorProto.FLOAT, ["scores", heads])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
@@ -139,6 +141,7 @@ def write_pocket_bundle(
     *,
     block_queries: int = 8,
     external_data: bool = False,
+    heads: tuple[str, ...] = ("reward",),
 ) -> Bundle:
     """Write the bundle to `folder`, which must not be there or be a bundle, and open it.
 
@@ -149,6 +152,7 @@ def write_pocket_bundle(
         name: of the model.
         block_queries: Q; so small that items of a few words have several blocks.
         external_data: keep the weights in a file beside the graph.
+        heads: names of the scores.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
@@ -156,7 +160,7 @@ def write_pocket_bundle(
         (staging / REPORT_FOLDER).mkdir(parents=True)
         formatter = pocket_formatter(family, max_tokens)
         onnx.save_model(
-            pocket_graph(family),
+            pocket_graph(family, len(heads)),
             staging / MODEL_NAME,
             save_as_external_data=external_data,
             location=WEIGHTS_NAME,
@@ -176,7 +180,7 @@ def write_pocket_bundle(
             text_format=formatter.text_format,
             text_format_sha256=formatter.sha256,
             block_queries=block_queries,
-            heads=("reward",),
+            heads=heads,
             calibration=Calibration(
                 centre=0.25, scale=0.5, temperature=0.8, quantiles={"0.05": -0.6, "0.5": 0.2, "0.95": 1.1}
             ),

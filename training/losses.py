@@ -72,7 +72,8 @@ def davidson(
     half = difference.float() / 2
     logits = torch.stack([half, -half, threshold.float().expand_as(half)])
     log_i, log_j, log_tie = torch.log_softmax(logits, dim=0)
-    return -(wins * log_i + losses * log_j + tie.float() * log_tie)
+    loss: torch.Tensor = -(wins * log_i + losses * log_j + tie.float() * log_tie)
+    return loss
 
 
 def _decided_shares(

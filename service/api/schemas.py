@@ -194,6 +194,16 @@ class ScoreReply(_Reply):
 
     scale: ScaleName
     scores: list[FiniteFloat | ItemFailure]
+    uncertainty: list[FiniteFloat | None] | None = Field(
+        None,
+        description="Of a model with an ensemble: standard deviation of its members' scores, on the scale of the "
+        "scores (of probabilities to first order); null for an item without a score.",
+    )
+    heads: dict[str, list[FiniteFloat | None]] | None = Field(
+        None,
+        description="Of a model with several heads: raw scores by the name of the head, such as an aspect or a member "
+        "of an ensemble; null for an item without a score.",
+    )
 
 
 class ComparisonResult(_Closed):

@@ -35,6 +35,7 @@ from service.api.schemas import (
 )
 from service.api.scoring import deadline_of, score_items
 from service.bundle.calibration import Scale
+from service.bundle.manifest import UNCERTAINTY
 from service.bundle.text_format import Truncation
 from service.scoring.errors import DeadlineExceededError
 from service.scoring.items import Item
@@ -76,7 +77,9 @@ async def score(request: Request, body: ScoreRequest) -> Response:
 
     def reply() -> ScoreReply:
         shown = [call.shown(result, scale) for result in call.scores.items]
-        return ScoreReply(**call.common(), scale=body.scale, scores=shown)
+        return ScoreReply(
+            **call.common(), scale=body.scale, scores=shown, uncertainty=call.uncertainty(scale), heads=call.heads()
+        )
 
     return await call.reply(reply)
 
@@ -214,6 +217,30 @@ class _Call:
             return self.context.scorer.bundle.manifest.calibration.rescale(result.score, scale)
         return ItemFailure(error=FailureBody(code="nonfinite_score", message=str(result.score)))
 
+    def uncertainty(self, scale: Scale) -> list[float | None] | None:
+        """How far the members of an ensemble disagree on each item, on the caller's scale; None of other models."""
+        manifest = self.context.scorer.bundle.manifest
+        if UNCERTAINTY not in manifest.heads:
+            return None
+        place = manifest.heads.index(UNCERTAINTY)
+        return [
+            manifest.calibration.rescale_deviation(item.score, item.heads[place], scale)
+            if isinstance(item.score, float)
+            else None
+            for item in self.scores.items
+        ]
+
+    def heads(self) -> dict[str, list[float | None]] | None:
+        """Raw scores of the heads behind the reward, by name; None of a model with one head."""
+        names = self.context.scorer.bundle.manifest.heads
+        if len(names) == 1:
+            return None
+        return {
+            name: [item.heads[place] if isinstance(item.score, float) else None for item in self.scores.items]
+            for place, name in enumerate(names)
+            if place and name != UNCERTAINTY
+        }
+
     async def reply(
         self, build: Callable[[], BaseModel], long_field: str | None = None,
         rows: Callable[[], Iterable[list[float]]] = lambda: (),
@@ -233,7 +260,9 @@ class _Call:
             if time.monotonic() >= self._deadline:
                 raise DeadlineExceededError("the time for this request was up before its reply could be written")
             began = time.perf_counter()
-            content = build().model_dump_json(exclude=None if long_field is None else {long_field}).encode()
+            # What is none is a field that this model does not have.
+            exclude = None if long_field is None else {long_field}
+            content = build().model_dump_json(exclude=exclude, exclude_none=True).encode()
             if long_field is not None:
                 # One call for all of them would hold the interpreter's lock, and with it every probe, until it is done.
                 table = b",".join(map(to_json, rows()))

@@ -44,6 +44,17 @@ class Calibration(BaseModel):
             case Scale.PROBABILITY:
                 return sigmoid((raw - self.centre) / self.temperature)
 
+    def rescale_deviation(self, raw: float, deviation: float, scale: Scale) -> float:
+        """A standard deviation around a raw score, on another scale; of a probability to first order."""
+        match scale:
+            case Scale.RAW | Scale.CENTRED:
+                return deviation
+            case Scale.STANDARDISED:
+                return deviation / self.scale
+            case Scale.PROBABILITY:
+                probability = self.rescale(raw, scale)
+                return probability * (1 - probability) / self.temperature * deviation
+
     def preference(self, raw_a: float, raw_b: float) -> float:
         """Calibrated probability that a is preferred to b (Bradley & Terry 1952)."""
         return sigmoid((raw_a - raw_b) / self.temperature)

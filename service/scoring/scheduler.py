@@ -15,7 +15,7 @@ from service.engine.session import EngineError, OutOfMemoryError
 from service.observability.metrics import Metrics
 from service.scoring.admission import Admission, Limits, Reservation
 from service.scoring.batch import Batch, Bounds
-from service.scoring.cache import ScoreCache
+from service.scoring.cache import HeadScores, ScoreCache
 from service.scoring.cost import Attention, CostModel
 from service.scoring.deterministic import RequestPicker
 from service.scoring.errors import DeadlineExceededError, EngineFailedError
@@ -33,14 +33,15 @@ class Scored:
     """What became of one request.
 
     Attributes:
-        rewards: raw score of each item, in the caller's order; NaN and infinities are passed on as they are.
+        rows: of each item, in the caller's order, the raw scores of all heads, the reward first; NaN and infinities
+            are passed on as they are.
         queue_seconds: from admission to the start of the first batch.
         infer_seconds: sum of the run times of the batches that held its items.
         computed_tokens: tokens computed for it: a prefix shared within the request counts once, and an item that
             another request had already brought not at all.
     """
 
-    rewards: list[float]
+    rows: list[HeadScores]
     queue_seconds: float
     infer_seconds: float
     computed_tokens: int
@@ -48,11 +49,11 @@ class Scored:
 
 @dataclass(eq=False)
 class _Pending:
-    """A request between admission and result; rewards by the key of the item."""
+    """A request between admission and result; scores by the key of the item."""
 
     work: Work
     future: "asyncio.Future[None]"
-    rewards: dict[bytes, float] = field(default_factory=dict)
+    rows: dict[bytes, HeadScores] = field(default_factory=dict)
     started: float | None = None
     infer_seconds: float = 0.0
 
@@ -152,7 +153,7 @@ class Scheduler:
         queue_seconds = infer_seconds = 0.0
         if wanted or not known:
             pending = await self._wait_for(wanted, now, deadline)
-            known |= pending.rewards
+            known |= pending.rows
             queue_seconds = max(0.0, (pending.started or now) - now)  # what runs already began before it came
             infer_seconds = pending.infer_seconds
         self._metrics.tokens.labels("shared").inc(sequences.input_tokens - sum(map(len, fresh)))
@@ -173,7 +174,7 @@ class Scheduler:
             del self._pending[work]
         return pending
 
-    def _known(self, sequences: Sequences) -> dict[bytes, float]:
+    def _known(self, sequences: Sequences) -> dict[bytes, HeadScores]:
         """Scores that the cache has."""
         if self._cache is None:
             return {}
@@ -215,7 +216,7 @@ class Scheduler:
             if not flight.given_up:
                 flight.submitted = self._runner.submit(layout)
                 result = await asyncio.wrap_future(flight.submitted)
-                if result.rewards.ndim != 2 or len(result.rewards) != len(flight.items):
+                if result.rewards.ndim != 2 or len(result.rewards) != len(flight.items) or not result.rewards.shape[1]:
                     raise EngineError(f"rewards of shape {result.rewards.shape} for {len(flight.items)} items")
                 self._land(flight, layout, result)
         except asyncio.CancelledError:
@@ -239,22 +240,22 @@ class Scheduler:
         return plan_layout(list(batch.sequences.values()), self.family, block_queries=self._block_queries)
 
     def _land(self, flight: _Flight, layout: Layout, result: BatchResult) -> None:
-        rewards = result.rewards[:, 0].astype(np.float64).tolist()
+        rows = map(tuple, result.rewards.astype(np.float64).tolist())
         self._line.finish(flight.items)
         seconds = result.ended - result.started
         self._measure(flight.batch, layout, seconds)
         waited: dict[_Pending, None] = {}
-        for item, reward in zip(flight.items, rewards, strict=True):
+        for item, row in zip(flight.items, rows, strict=True):
             if self._cache is not None:
-                self._cache.put(item.key, reward)
+                self._cache.put(item.key, row)
             for work in item.waiters:
                 pending = self._pending[work]
-                pending.rewards[item.key] = reward
+                pending.rows[item.key] = row
                 waited[pending] = None
         for pending in waited:
             pending.started = result.started if pending.started is None else pending.started
             pending.infer_seconds += seconds
-            if len(pending.rewards) == len(pending.work.items) and not pending.future.done():
+            if len(pending.rows) == len(pending.work.items) and not pending.future.done():
                 pending.future.set_result(None)
 
     def _crash(self, flight: _Flight, error: Exception) -> None:

@@ -20,6 +20,7 @@ from service.bundle.text_format import (
     Truncation,
 )
 from service.observability.metrics import Metrics
+from service.scoring.cache import HeadScores
 from service.scoring.errors import (
     DeadlineExceededError,
     EmptyTextError,
@@ -56,11 +57,12 @@ class Wishes:
 
 @dataclass(frozen=True)
 class ItemResult:
-    """One item's raw score, or why it has none."""
+    """One item's raw score, or why it has none; `heads` are the raw scores of all heads, the reward first."""
 
     score: float | ScoringError
     tokens: int
     removed: int
+    heads: HeadScores
 
 
 @dataclass(frozen=True)
@@ -142,13 +144,13 @@ class Scorer:
         finally:
             reservation.release()
         self._observe(encoded, tokenized - began, scored)
-        failures = self._failures(scored.rewards)
+        failures = self._failures(scored.rows)
         if failures and not wishes.per_item_failures:
             raise next(iter(failures.values()))
         return Scores(
             items=[
-                ItemResult(failures.get(place, reward), len(item.ids), item.removed)
-                for place, (item, reward) in enumerate(zip(encoded, scored.rewards, strict=True))
+                ItemResult(failures.get(place, row[0]), len(item.ids), item.removed, row)
+                for place, (item, row) in enumerate(zip(encoded, scored.rows, strict=True))
             ],
             computed_tokens=scored.computed_tokens,
             tokenize_seconds=tokenized - began,
@@ -175,15 +177,15 @@ class Scorer:
             pass
         return [item for item in encoded if item is not None], sequences
 
-    def _failures(self, rewards: Sequence[float]) -> dict[int, ScoringError]:
-        """The errors of the rewards that are none, by place."""
-        failures: dict[int, ScoringError] = {
-            place: NonFiniteScoreError(
-                f"the model's score for this item is {reward}: there is no reward to give", place
-            )
-            for place, reward in enumerate(rewards)
-            if not math.isfinite(reward)
-        }
+    def _failures(self, rows: Sequence[HeadScores]) -> dict[int, ScoringError]:
+        """The errors of the items of which a score is none, by place."""
+        failures: dict[int, ScoringError] = {}
+        for place, row in enumerate(rows):
+            for head, score in zip(self.bundle.manifest.heads, row, strict=True):
+                if not math.isfinite(score):
+                    what = "score" if head == self.bundle.manifest.heads[0] else f"score on the head {head!r}"
+                    message = f"the model's {what} for this item is {score}: there is no reward to give"
+                    failures.setdefault(place, NonFiniteScoreError(message, place))
         self._metrics.nonfinite.inc(len(failures))
         self._metrics.engine_errors.labels("nonfinite").inc(len(failures))
         return failures
@@ -193,7 +195,7 @@ class Scorer:
         metrics.request_samples.observe(len(encoded))
         metrics.input_tokens.observe([len(item.ids) for item in encoded])
         if metrics.score is not None:
-            metrics.score.observe([reward for reward in scored.rewards if math.isfinite(reward)])
+            metrics.score.observe([row[0] for row in scored.rows if math.isfinite(row[0])])
         metrics.stage_duration.labels("tokenize").observe(tokenize_seconds)
         metrics.stage_duration.labels("queue").observe(scored.queue_seconds)
         metrics.stage_duration.labels("infer").observe(scored.infer_seconds)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from assay_client.decoding import decode_comparisons, decode_model, decode_ranking, decode_scores
+from assay_client.decoding import decode_comparisons, decode_model, decode_ranking, decode_scores, join_scores
 from assay_client.encoding import Options
 from assay_client.errors import AssayError, BadReplyError, NonFiniteScoreError
 
@@ -54,6 +54,46 @@ def edited(document: dict[str, Any], path: str, value: Any) -> bytes:
 def test_scores_are_believed_only_if_all_is_right(server: Any, path: str, value: Any, error: type[AssayError]) -> None:
     good = server.answer("/v1/score", SCORE)
     assert decode_scores(json.dumps(good).encode(), 2, Options()).scores == (1.0, 2.0)
+    with pytest.raises(error) as caught:
+        decode_scores(edited(good, path, value), 2, Options())
+    assert type(caught.value) is error
+
+
+ENSEMBLE = {"uncertainty": [0.5, 0.0], "heads": {"member_1": [0.5, 2.0], "member_2": [1.5, 2.0]}}
+
+
+def test_uncertainty_and_heads_of_an_ensemble(server: Any) -> None:
+    plain = server.answer("/v1/score", SCORE)
+    scores = decode_scores(json.dumps(plain).encode(), 2, Options())
+    assert (scores.uncertainty, scores.heads) == (None, {})
+    body = json.dumps(plain | ENSEMBLE).encode()
+    scores = decode_scores(body, 2, Options())
+    assert scores.uncertainty == (0.5, 0.0)
+    assert scores.heads == {"member_1": (0.5, 2.0), "member_2": (1.5, 2.0)}
+    joined = join_scores([scores, scores])
+    assert joined.uncertainty == (0.5, 0.0, 0.5, 0.0)
+    assert joined.heads["member_2"] == (1.5, 2.0, 1.5, 2.0)
+    assert join_scores([decode_scores(json.dumps(plain).encode(), 2, Options())] * 2).uncertainty is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "error"),
+    [
+        ("uncertainty", [0.5], BadReplyError),
+        ("uncertainty", None, BadReplyError),
+        ("uncertainty.0", -0.1, BadReplyError),
+        ("uncertainty.0", None, BadReplyError),
+        ("uncertainty.0", float("nan"), NonFiniteScoreError),
+        ("heads", [], BadReplyError),
+        ("heads.member_1", [0.5], BadReplyError),
+        ("heads.member_1.0", None, BadReplyError),
+        ("heads.member_1.0", float("inf"), NonFiniteScoreError),
+    ],
+)
+def test_uncertainty_and_heads_are_believed_only_if_all_is_right(
+    server: Any, path: str, value: Any, error: type[AssayError]
+) -> None:
+    good = server.answer("/v1/score", SCORE) | ENSEMBLE
     with pytest.raises(error) as caught:
         decode_scores(edited(good, path, value), 2, Options())
     assert type(caught.value) is error

@@ -5,14 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from service.bundle.layout import plan_layout
 from service.bundle.reference import Reference
+from service.engine.providers import PROVIDERS
 from tests.training.tiny import causal_tokenizer, save_backbone, toy_records
 from training.checkpoint import load_checkpoint
 from training.checkpoint_error import CheckpointError
-from training.config import DataConfig, ExportConfig, ModelConfig, OptimiserConfig, TrainingConfig
+from training.config import DataConfig, ExportConfig, LossConfig, ModelConfig, OptimiserConfig, TrainingConfig
 from training.data import write_records
 from training.fit import RewardTrainer
 from training.pipeline import run_evaluate, run_export, run_fit
@@ -69,6 +72,38 @@ def test_fit_and_evaluate_leave_what_they_promise(configure: Configure) -> None:
     assert run_export(config.model_copy(update={"export": ExportConfig(reference=False)})).reference is None
     for path in config.run.glob("*.json"):
         json.loads(path.read_text(), parse_constant=pytest.fail)  # NaN and infinities are no JSON
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "heads"),
+    [
+        ({"ensemble": 3}, {}, ("reward", "uncertainty", "member_1", "member_2", "member_3")),
+        ({"aspects": {"plus": 2.0}}, {"aspects": {"toy": "plus"}}, ("reward", "plus")),
+    ],
+    ids=["ensemble", "aspects"],
+)
+def test_all_heads_come_into_the_bundle(
+    configure: Configure, settings: dict[str, Any], data: dict[str, Any], heads: tuple[str, ...]
+) -> None:
+    plain = configure()
+    config = configure(
+        model=plain.model.model_copy(update=settings), data=plain.data.model_copy(update=data),
+        loss=LossConfig(kind="davidson", weigh_by="votes"),
+    )  # fmt: skip
+    run_fit(config)
+    assert run_evaluate(config).accuracy.value > 0.6
+    bundle = run_export(config)
+    assert bundle.manifest.heads == heads
+    session = PROVIDERS["cpu"].open(bundle, "fp32", 1, 4096)
+    layout = plan_layout([np.arange(9), np.arange(30)], bundle.manifest.family, block_queries=16)
+    assert session.run(layout).shape == (2, len(heads))
+
+
+def test_an_aspect_that_nothing_teaches_ends_the_run_before_it_begins(configure: Configure) -> None:
+    config = configure(model=configure().model.model_copy(update={"aspects": {"plus": 1.0}}))
+    with pytest.raises(ValueError, match="no training judgement is on the aspect 'plus'"):
+        run_fit(config)
+    assert not config.run.exists()
 
 
 def test_two_runs_are_equal_to_the_bit(configure: Configure, tmp_path: Path) -> None:

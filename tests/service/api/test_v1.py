@@ -4,12 +4,13 @@ import itertools
 import json
 import math
 
+import numpy as np
 import pytest
 
 from service.api.v1 import _preferences
 from service.bundle.calibration import Calibration, Scale
 from service.engine.gate import Gate
-from tests.pocket import NAN_TEXT, pocket_reward
+from tests.pocket import NAN_TEXT, pocket_reward, write_pocket_bundle
 from tests.service.doubles import ScriptedSession
 from tests.service.serving import serving
 
@@ -66,6 +67,66 @@ def test_scales(served, pocket_bundle, right, scale):
         Scale.PROBABILITY: lambda raw: 1 / (1 + math.exp(-(raw - 0.25) / 0.8)),
     }[scale]
     assert reply["scores"] == pytest.approx([by_hand(right("p", text)) for text in RESPONSES], abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles") / "ensemble"
+    return write_pocket_bundle(folder, heads=("reward", "uncertainty", "member_1", "member_2"))
+
+
+@pytest.mark.parametrize("scale", list(Scale))
+def test_an_ensemble_says_how_far_it_disagrees(ensemble, right, scale):
+    """Every head of the pocket bundle gives half of what the one before does."""
+    with serving(ensemble) as served:
+        reply = served.score(*RESPONSES, scale=scale).json
+        raw = [right("p", text) for text in RESPONSES]
+        slope = {
+            Scale.RAW: lambda raw: 1,
+            Scale.CENTRED: lambda raw: 1,
+            Scale.STANDARDISED: lambda raw: 1 / 0.5,
+            Scale.PROBABILITY: lambda raw: 1 / (2 + 2 * math.cosh((raw - 0.25) / 0.8)) / 0.8,
+        }[scale]
+        assert reply["uncertainty"] == pytest.approx([slope(value) * value / 2 for value in raw], abs=1e-5)
+        assert reply["heads"] == {
+            "member_1": pytest.approx([value / 4 for value in raw], abs=1e-5),
+            "member_2": pytest.approx([value / 8 for value in raw], abs=1e-5),
+        }
+        assert served.get("/v1/model").json["heads"] == ["reward", "uncertainty", "member_1", "member_2"]
+        ranked = served.post("/v1/rank", {"prompt": "p", "responses": RESPONSES}).json
+        assert ranked["scores"] == pytest.approx(raw, abs=1e-5)
+
+
+def test_aspects_are_served_by_name(tmp_path, right):
+    with serving(write_pocket_bundle(tmp_path / "aspects", heads=("reward", "helpful"))) as served:
+        reply = served.score(*RESPONSES).json
+        assert "uncertainty" not in reply
+        assert reply["heads"] == {"helpful": pytest.approx([right("p", text) / 2 for text in RESPONSES], abs=1e-5)}
+
+
+def test_a_model_with_one_head_has_neither(served):
+    assert {"uncertainty", "heads"}.isdisjoint(served.score(*RESPONSES).json)
+
+
+def test_an_item_without_a_score_has_no_uncertainty(ensemble):
+    class OneHeadFails(ScriptedSession):
+        """The reward itself is a number."""
+
+        def run(self, layout):
+            rewards = np.repeat(super().run(layout), 4, axis=1)
+            if len(rewards) == 2:
+                rewards[1, 3] = np.nan
+            return rewards
+
+    session = OneHeadFails()
+    with serving(ensemble, session) as served:
+        session.pass_warm_up()
+        reply = served.score("a", "b", on_error="item").json
+        assert reply["scores"][1]["error"]["code"] == "nonfinite_score"
+        assert "score on the head 'member_2' for this item is nan" in reply["scores"][1]["error"]["message"]
+        assert [value is None for value in reply["uncertainty"]] == [False, True]
+        assert [value is None for value in reply["heads"]["member_1"]] == [False, True]
+        assert served.score("a", "b").status == 500
 
 
 def test_compare(served, right):

@@ -44,6 +44,15 @@ def test_the_scales_by_example() -> None:
     assert calibration.preference(2, 1) == pytest.approx(1 / (1 + math.exp(-2)))
 
 
+@given(CALIBRATIONS, st.floats(-10, 10), st.sampled_from(Scale))
+def test_a_small_deviation_is_the_distance_of_two_scores(calibration: Calibration, step: float, scale: Scale) -> None:
+    raw, deviation = calibration.centre + step * calibration.temperature, 1e-3 * calibration.temperature
+    apart = calibration.rescale(raw + deviation, scale) - calibration.rescale(raw, scale)
+    largest = max(abs(calibration.rescale(raw, scale)), abs(raw) / calibration.scale, abs(raw), 1)
+    found = calibration.rescale_deviation(raw, deviation, scale)
+    assert found == pytest.approx(apart, rel=2e-3, abs=1e-14 * largest)
+
+
 @given(CALIBRATIONS, SCORES, SCORES)
 def test_preference_is_symmetric_and_follows_the_scores(calibration: Calibration, a: float, b: float) -> None:
     forth, back = calibration.preference(a, b), calibration.preference(b, a)

@@ -12,16 +12,16 @@ from tests.service.doubles import spoils
 from tests.service.scoring.line import line_over
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.floats())), st.integers(0, 4))
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.tuples(st.floats(), st.floats()))), st.integers(0, 4))
 def test_it_is_a_dictionary_of_the_last_used(history, items):
     cache, last_used = ScoreCache(items, "digest"), {}
-    for putting, number, score in history:
+    for putting, number, scores in history:
         key = bytes([number])
         if putting:
-            cache.put(key, score)
-            if items and math.isfinite(score):
+            cache.put(key, scores)
+            if items and all(map(math.isfinite, scores)):
                 last_used.pop(key, None)
-                last_used[key] = score
+                last_used[key] = scores
                 if len(last_used) > items:
                     del last_used[next(iter(last_used))]
         else:

@@ -1,4 +1,4 @@
-"""assay-train: fit, evaluate, export, run (all three), inspect; ppo, grpo."""
+"""assay-train: fit, evaluate, export, run (all three), compare, inspect; ppo, grpo."""
 
 import argparse
 import importlib.util
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-_COMMANDS = ("fit", "evaluate", "export", "run", "inspect", "ppo", "grpo")
+_COMMANDS = ("fit", "evaluate", "export", "run", "compare", "inspect", "ppo", "grpo")
 
 _USAGE = """usage: assay-train COMMAND [--config FILE.toml] [flags]
 
@@ -16,9 +16,10 @@ Turn human preferences into a reward model that assay-serve can serve.
 
 commands:
   fit        train on preference data; leaves weights and checkpoints in the run's folder
-  evaluate   score the held-out prompts: accuracy with interval, calibration, length bias
+  evaluate   score the held-out prompts; report.html has accuracy, calibration, biases, probes and mistakes
   export     write the bundle: ONNX graph, proof that it matches the weights, report, manifest
   run        fit, evaluate and export
+  compare    two evaluated runs on the same pairs, with a paired test:  assay-train compare runs/a runs/b
   inspect    check a bundle and say what it is:  assay-train inspect bundles/default
   ppo, grpo  let a language model learn from the scores of a running server (needs the extra `feedback`)
 
@@ -45,6 +46,8 @@ def main() -> int:
     try:
         if command == "inspect":
             return _inspect(rest)
+        if command == "compare":
+            return _compare(rest)
         return _learn(command, rest) if command in ("ppo", "grpo") else _train(command, rest)
     except KeyboardInterrupt:
         return _fail(130, "interrupted")
@@ -63,6 +66,30 @@ def _inspect(arguments: Sequence[str]) -> int:
     from training.inspection import describe
 
     print(describe(read_bundle(folder)))
+    return 0
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="assay-train compare",
+        description="Compare two evaluated runs on the pairs that both have scored: accuracy side by side, the paired "
+        "difference with an interval over prompts, a permutation test, all of it by source too.",
+    )
+    parser.add_argument("a", type=Path, help="folder of a run that was evaluated")
+    parser.add_argument("b", type=Path, help="folder of another, tested on the same data")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    flags = parser.parse_args(arguments)
+
+    from training.evaluation.compare import compare
+    from training.evaluation.compared import compared
+    from training.evaluation.pair_table import read_test
+    from training.run_folder import write
+
+    (rows_a, temperature_a), (rows_b, temperature_b) = read_test(flags.a), read_test(flags.b)
+    comparison = compare(rows_a, rows_b, temperature_a, temperature_b)
+    print(compared(str(flags.a), str(flags.b), comparison))
+    if flags.json is not None:
+        write(flags.json, comparison.as_json())
     return 0
 
 
@@ -93,6 +120,7 @@ def _train(command: str, arguments: Sequence[str]) -> int:
     if command in ("evaluate", "run"):
         run_evaluate(config)
         print((config.run / "summary.md").read_text(encoding="utf-8"))
+        print(f"The whole report: {config.run / 'report.html'}")
     if command in ("export", "run"):
         bundle = run_export(config)
         print(f"{bundle.folder} {bundle.digest}")

@@ -153,6 +153,13 @@ class OptimiserConfig(Section):
     """Of splits, head, order and grouping."""
 
 
+class ReportConfig(Section):
+    """What the report of an evaluation holds beside its figures."""
+
+    probe_prompts: int = Field(200, ge=0)
+    """Held-out prompts whose preferred response is changed in eight ways and scored again; 0 for no probes."""
+
+
 class ExportConfig(Section):
     """What goes into the bundle beside the model."""
 
@@ -181,6 +188,7 @@ class TrainingConfig(Section):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
+    report: ReportConfig = ReportConfig()
     export: ExportConfig = ExportConfig()
 
     @model_validator(mode="after")

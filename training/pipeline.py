@@ -28,14 +28,13 @@ from training.checkpoint import (
 from training.checkpoint_error import CheckpointError, first_complaint
 from training.config import TrainingConfig
 from training.destination import destination_of
-from training.evaluation.evaluate import Evaluation, calibrate, evaluate
-from training.evaluation.summary import summary
+from training.evaluation.evaluate import Evaluation
+from training.evaluation.measure import measure
 from training.examples import encode_records, truncated
 from training.export.bundle import export_bundle
 from training.fit import FitResult, checkpoint_to_resume, fit, make_optimiser
 from training.model import RewardModel
 from training.prepare import PreparedData, prepare_data
-from training.reference import select_reference
 from training.run_folder import (
     BEGUN,
     CHECKPOINTS,
@@ -50,7 +49,6 @@ from training.run_folder import (
     remove,
     write,
 )
-from training.scoring import score_examples
 from training.teaching import check_aspects
 
 logger = logging.getLogger("assay.training")
@@ -166,7 +164,7 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
 
 
 def run_evaluate(config: TrainingConfig) -> Evaluation:
-    """Score validation and test prompts; leaves `calibration.json`, `evaluation.json` and `summary.md`.
+    """Score validation and test prompts; leaves calibration, figures, every pair's scores and the report.
 
     Data and splits are those that the model was trained with.
 
@@ -185,27 +183,8 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
             f"{config.run}: the data have changed since the model was trained, so its test prompts are not the "
             "ones held out then; train anew"
         )
-    parts = []
-    for records in (data.splits.validation, data.splits.test):
-        examples = encode_records(records, checkpoint.formatter, config.progress)
-        scores = score_examples(
-            checkpoint.model, examples, checkpoint.description.block_queries, progress=config.progress
-        )
-        parts.append((examples, scores))
-    calibration = calibrate(*parts[0])
-    if not 0.011 < calibration.temperature < 99:
-        logger.warning(
-            "the temperature is at its bound (%.3g): the validation prompts do not tell how sure the scores are, so "
-            "probabilities will be too sure or too unsure; hold out more of them",
-            calibration.temperature,
-        )
-    evaluation = evaluate(*parts[1], temperature=calibration.temperature)
-    write(config.run / "calibration.json", calibration.model_dump(mode="json"))
-    write(config.run / "evaluation.json", evaluation.as_json())
-    if (reference := select_reference(*parts[1])) is not None:
-        write(config.run / "reference.json", reference.model_dump(mode="json"))
+    evaluation = measure(config.run, checkpoint, data, config.report.probe_prompts, config.progress)
     write(config.run / "evaluated.json", {"weights_sha256": weights_sha256(config.run / "model")})
-    (config.run / "summary.md").write_text(summary(checkpoint.description.name, evaluation), encoding="utf-8")
     return evaluation
 
 
@@ -227,7 +206,9 @@ def run_export(config: TrainingConfig) -> Bundle:
     path = config.run / "reference.json"
     reference = read_as(Reference, path, AGAIN) if config.export.reference and path.is_file() else None
     destination = destination_of(config, trained)
-    bundle = export_bundle(checkpoint, calibration, evaluation, destination, reference)
+    report = config.run / "report.html"
+    page = report.read_text(encoding="utf-8") if report.is_file() else None
+    bundle = export_bundle(checkpoint, calibration, evaluation, destination, reference, page)
     logger.info("wrote %s, digest %s", destination, bundle.digest)
     return bundle
 

@@ -15,7 +15,10 @@ BEGUN = "configuration.json"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 TRAINED = "training.json"
-EVALUATION = ("calibration.json", "evaluated.json", "evaluation.json", "reference.json", "summary.md")
+EVALUATION = (
+    "calibration.json", "evaluated.json", "evaluation.json", "pairs.jsonl", "reference.json", "report.html",
+    "report.json", "summary.md",
+)  # fmt: skip
 RESULTS = ("data.json", TRAINED, "model", *EVALUATION)
 
 STATE = "trainer_state.json"

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from service.bundle.layout import plan_layout
+from service.bundle.layout import IntArray, plan_layout
 from training.examples import Example, layout_tensors
 from training.model import RewardModel
 
@@ -38,42 +38,57 @@ def score_heads(
     Raises:
         FloatingPointError: a score is not finite; the message names the record.
     """
+    groups = [example.sequences for example in examples]
+    scores = score_sequences(model, groups, block_queries, batch_tokens=batch_tokens, progress=progress)
+    for example, part in zip(examples, scores, strict=True):
+        if not np.isfinite(part).all():
+            raise FloatingPointError(f"the model gives a score that is not finite in record {example.record.id!r}")
+    return scores
+
+
+def score_sequences(
+    model: RewardModel,
+    groups: Sequence[Sequence[IntArray]],
+    block_queries: int,
+    *,
+    batch_tokens: int = 8192,
+    progress: bool = False,
+) -> list[npt.NDArray[np.float64]]:
+    """All that the model gives of token sequences in groups that share a prefix: (sequences, outputs) for each group.
+
+    What is not a finite number is passed on.
+    """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     scores: list[npt.NDArray[np.float64]] = []
-    bar = tqdm(total=len(examples), desc="scoring", unit=" prompts", disable=not progress, leave=False)
+    bar = tqdm(total=len(groups), desc="scoring", unit=" prompts", disable=not progress, leave=False)
     # Not inference mode: tables that a backbone caches here would not do for training.
     with torch.no_grad(), bar:
-        for batch in _batches(examples, batch_tokens):
-            sequences = [sequence for example in batch for sequence in example.sequences]
+        for batch in _batches(groups, batch_tokens):
+            sequences = [sequence for group in batch for sequence in group]
             tensors = layout_tensors(plan_layout(sequences, model.family, block_queries=block_queries))
             rewards = model(**{name: tensor.to(device) for name, tensor in tensors.items()})
             values = rewards.double().cpu().numpy()
             start = 0
-            for example in batch:
-                part = values[start : start + len(example.items)]
-                if not np.isfinite(part).all():
-                    raise FloatingPointError(
-                        f"the model gives a score that is not finite in record {example.record.id!r}"
-                    )
-                scores.append(part)
-                start += len(part)
+            for group in batch:
+                scores.append(values[start : start + len(group)])
+                start += len(group)
             bar.update(len(batch))
     model.train(was_training)
     return scores
 
 
-def _batches(examples: Sequence[Example], batch_tokens: int) -> Iterator[list[Example]]:
-    """Consecutive examples of at most `batch_tokens` unshared tokens together; a larger example goes alone."""
-    batch: list[Example] = []
+def _batches(groups: Sequence[Sequence[IntArray]], batch_tokens: int) -> Iterator[list[Sequence[IntArray]]]:
+    """Consecutive groups of at most `batch_tokens` unshared tokens together; a larger group goes alone."""
+    batch: list[Sequence[IntArray]] = []
     size = 0
-    for example in examples:
-        tokens = sum(len(item.ids) for item in example.items)
+    for group in groups:
+        tokens = sum(map(len, group))
         if batch and size + tokens > batch_tokens:
             yield batch
             batch, size = [], 0
-        batch.append(example)
+        batch.append(group)
         size += tokens
     if batch:
         yield batch

@@ -87,7 +87,7 @@ def test_help_and_wrong_settings_do_not_wait_for_torch(arguments: list[str]) -> 
 
 
 def test_unknown_command() -> None:
-    assert "unknown command 'fitt'; one of fit, evaluate, export, run, inspect" in line(call("fitt"), 2)
+    assert "unknown command 'fitt'; one of fit, evaluate, export, run, compare, inspect" in line(call("fitt"), 2)
 
 
 @pytest.mark.parametrize("flag", ["--data.trian", "--optimiser.learn", "--seed"])
@@ -245,7 +245,10 @@ def test_run_from_preferences_to_a_bundle(tmp_path: Path, data: Path) -> None:
         "data.json",
         "evaluation.json",
         "model",
+        "pairs.jsonl",
         "reference.json",
+        "report.html",
+        "report.json",
         "summary.md",
         "tensorboard",
         "training.json",

@@ -1,7 +1,7 @@
 """From scored examples to the figures of a report."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ import numpy.typing as npt
 from service.bundle.calibration import Calibration
 from training.data.record import Judgement
 from training.evaluation import metrics
-from training.evaluation.metrics import FloatArray, Interval
+from training.evaluation.agreement import annotator_accuracy
+from training.evaluation.length_bias import length_trend
+from training.evaluation.metrics import Bin, FloatArray, Interval
 from training.examples import Example
 
 LEAST_PROMPTS = 5
@@ -26,7 +28,8 @@ class JudgedPairs:
     Attributes:
         cluster: number of the prompt, or of the group of prompts, that the judgement belongs to. An interval must draw
             these: judgements of one prompt are right or wrong together, in however many records they come.
-        example: number of the example that holds it.
+        example, judgement: numbers of the example that holds it, and of the judgement in it.
+        i_wins, j_wins, ties: votes.
     """
 
     score_i: FloatArray
@@ -36,6 +39,15 @@ class JudgedPairs:
     length_j: npt.NDArray[np.int64]
     cluster: npt.NDArray[np.int64]
     example: npt.NDArray[np.int64]
+    judgement: npt.NDArray[np.int64]
+    i_wins: FloatArray
+    j_wins: FloatArray
+    ties: FloatArray
+
+    @property
+    def votes(self) -> FloatArray:
+        """All votes on a pair."""
+        return self.i_wins + self.j_wins + self.ties
 
     @property
     def margin(self) -> FloatArray:
@@ -61,6 +73,12 @@ class Evaluation:
         length_rule: accuracy of "the longer one wins" (characters).
         matched_pairs: decided pairs within 25 % of each other's length.
         length_matched, length_rule_matched: accuracy of model and rule on those; none without such pairs.
+        length_residual: accuracy of what is left of the margins without their local regression on length; none where
+            there are too few pairs.
+        voted_pairs: decided pairs of enough votes to hold one annotator against the others.
+        annotator, model_on_voted: on those, accuracy of an annotator against the majority of the others, and of the
+            model against the majority.
+        reliability: confidence and observed share at `temperature`.
         spearman_length: rank correlation of score with length within a prompt (responses centred by prompt);
             none where one of them does not vary.
         truncated: share of items that were cut to fit.
@@ -83,6 +101,11 @@ class Evaluation:
     spearman_length: float | None
     truncated: float
     by_category: dict[str, Interval]
+    length_residual: Interval | None = None
+    voted_pairs: int = 0
+    annotator: Interval | None = None
+    model_on_voted: Interval | None = None
+    reliability: list[Bin] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -131,14 +154,18 @@ def judged_pairs(
             len(example.record.responses[judgement.j]),
             cluster,
             number,
+            place,
+            judgement.i_wins,
+            judgement.j_wins,
+            judgement.ties,
         )
         for number, (cluster, example, values) in enumerate(
             zip(prompt_numbers(examples), examples, scores, strict=True)
         )
-        for judgement in example.record.judgements
+        for place, judgement in enumerate(example.record.judgements)
     ]
-    columns = np.array(rows, dtype=np.float64).reshape(-1, 7).T
-    return JudgedPairs(*columns[:3], *(column.astype(np.int64) for column in columns[3:]))
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 11).T
+    return JudgedPairs(*columns[:3], *(column.astype(np.int64) for column in columns[3:8]), *columns[8:])
 
 
 def evaluate(examples: Sequence[Example], scores: Sequence[FloatArray], temperature: float) -> Evaluation:
@@ -159,6 +186,9 @@ def evaluate(examples: Sequence[Example], scores: Sequence[FloatArray], temperat
     def interval(values: FloatArray, mask: npt.NDArray[np.bool_]) -> Interval:
         return metrics.clustered_interval(values[mask], decided.cluster[mask])
 
+    trend = length_trend(decided.margin, decided.length_i, decided.length_j)
+    foreseen = annotator_accuracy(decided.i_wins, decided.j_wins, decided.ties)
+    voted = np.isfinite(foreseen)
     everything = np.ones(len(right), dtype=np.bool_)
     category = np.array([examples[number].record.category or "" for number in decided.example])
     items = sum(len(example.items) for example in examples)
@@ -176,6 +206,13 @@ def evaluate(examples: Sequence[Example], scores: Sequence[FloatArray], temperat
         matched_pairs=int(matched.sum()),
         length_matched=interval(right, matched) if matched.any() else None,
         length_rule_matched=interval(rule, matched) if matched.any() else None,
+        length_residual=None
+        if trend is None
+        else interval(metrics.correct(decided.margin - trend, decided.preference), everything),
+        voted_pairs=int(voted.sum()),
+        annotator=interval(foreseen, voted) if voted.any() else None,
+        model_on_voted=interval(right, voted) if voted.any() else None,
+        reliability=metrics.reliability(pairs.margin, pairs.preference, temperature),
         spearman_length=_within_prompt_spearman(examples, scores, prompts),
         truncated=sum(item.removed > 0 for example in examples for item in example.items) / items,
         by_category={

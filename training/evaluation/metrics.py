@@ -85,12 +85,20 @@ def brier(margin: FloatArray, preference: FloatArray, temperature: float = 1.0) 
     return float(np.square(expit(margin / temperature) - preference).mean())
 
 
-def calibration_error(margin: FloatArray, preference: FloatArray, temperature: float = 1.0, bins: int = 10) -> float:
-    """Expected calibration error of the preferred side, over `bins` of equal width on [1/2, 1].
+@dataclass(frozen=True)
+class Bin:
+    """Pairs of similar confidence: their number, mean confidence, and share of votes for the side it is in."""
 
-    Naeini et al. (2015); Guo et al. (2017), eq. 3. The confidence in a pair is the larger of the two
-    probabilities, so the figure does not depend on which response is called i. The observed
-    share is the votes' share for that side.
+    pairs: int
+    confidence: float
+    observed: float
+
+
+def reliability(margin: FloatArray, preference: FloatArray, temperature: float = 1.0, bins: int = 10) -> list[Bin]:
+    """Confidence in the preferred side against the votes for it, over `bins` of equal width on [1/2, 1]; none is empty.
+
+    The confidence in a pair is the larger of the two probabilities, so that it does not matter which response is
+    called i.
     """
     probability = expit(margin / temperature)
     first = probability >= 0.5
@@ -100,8 +108,18 @@ def calibration_error(margin: FloatArray, preference: FloatArray, temperature: f
     observed = np.where(margin == 0, 0.5, observed)
     place = np.clip(((confidence - 0.5) * 2 * bins).astype(int), 0, bins - 1)
     count = np.bincount(place, minlength=bins)
-    gap = np.abs(np.bincount(place, confidence, bins) - np.bincount(place, observed, bins))
-    return float(gap[count > 0].sum() / len(margin))
+    sums = np.bincount(place, confidence, bins), np.bincount(place, observed, bins)
+    return [
+        Bin(int(pairs), float(sure / pairs), float(seen / pairs))
+        for pairs, sure, seen in zip(count, *sums, strict=True)
+        if pairs
+    ]
+
+
+def calibration_error(margin: FloatArray, preference: FloatArray, temperature: float = 1.0, bins: int = 10) -> float:
+    """Expected calibration error of the preferred side (Naeini et al. 2015; Guo et al. 2017, eq. 3)."""
+    parts = reliability(margin, preference, temperature, bins)
+    return sum(part.pairs * abs(part.confidence - part.observed) for part in parts) / len(margin)
 
 
 def fit_temperature(margin: FloatArray, preference: FloatArray) -> float:

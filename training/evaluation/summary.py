@@ -7,11 +7,17 @@ from training.evaluation.metrics import FEW_CLUSTERS, Interval
 def summary(name: str, evaluation: Evaluation) -> str:
     """Markdown of the evaluation of the model `name`."""
     e = evaluation
-    rows = [
-        ("accuracy", _percent(e.accuracy)),
+    rows = [("accuracy", _percent(e.accuracy))]
+    if e.annotator is not None:
+        rows += [
+            (f"one annotator against the others ({e.voted_pairs} pairs)", _percent(e.annotator)),
+            ("the model on those", _percent(e.model_on_voted)),
+        ]
+    rows += [
         ("the longer answer wins (rule)", _percent(e.length_rule)),
         (f"accuracy on {e.matched_pairs} pairs of similar length", _percent(e.length_matched)),
         ("the rule on those", _percent(e.length_rule_matched)),
+        ("accuracy without what length explains", _percent(e.length_residual)),
         ("log loss (nats; a coin: 0.693)", f"{e.log_loss:.3f}"),
         ("Brier score (a coin: 0.250)", f"{e.brier:.3f}"),
         ("calibration error, before and after temperature", f"{e.ece_before:.3f}, {e.ece_after:.3f}"),
@@ -37,7 +43,8 @@ def summary(name: str, evaluation: Evaluation) -> str:
         lines += ["| category | accuracy |", "|---|---|"]
         lines += [f"| {category} | {_percent(interval)} |" for category, interval in e.by_category.items()]
         lines.append("")
-    shown = (e.accuracy, e.length_rule, e.length_matched, e.length_rule_matched, *e.by_category.values())
+    intervals = [value for value in vars(e).values() if isinstance(value, Interval)]
+    shown = (*intervals, *e.by_category.values())
     if few := [interval.clusters for interval in shown if interval is not None and interval.too_narrow]:
         lines += [
             f"\\* Drawn over fewer than {FEW_CLUSTERS} independent prompts (the least: {min(filter(None, few))}): such "

@@ -33,11 +33,13 @@ def export_bundle(
     evaluation: Evaluation,
     destination: Path,
     reference: Reference | None = None,
+    page: str | None = None,
 ) -> Bundle:
     """Write the bundle; an existing one at `destination` is replaced only by one that passed the gate.
 
-    With `reference`, servers can check on their own machine whether a lower precision will do. The model is left on
-    the CPU, where the graph is traced and both are compared; training may have put it on a GPU.
+    `page` is the report as HTML. With `reference`, servers can check on their own machine whether a lower precision
+    will do. The model is left on the CPU, where the graph is traced and both are compared; training may have put it on
+    a GPU.
 
     Raises:
         ExportError: the backbone cannot be written as a graph; nothing is written.
@@ -73,6 +75,8 @@ def export_bundle(
         report.mkdir()
         _write_json(report / "evaluation.json", evaluation.as_json())
         (report / "summary.md").write_text(summary(description.name, evaluation), encoding="utf-8")
+        if page is not None:
+            (report / "report.html").write_text(page, encoding="utf-8")
         (staging / TOKENIZER_NAME).write_bytes(checkpoint.formatter.tokenizer.definition.encode())
         (staging / TEMPLATE_NAME).write_bytes(checkpoint.formatter.template.encode())
         manifest = Manifest(

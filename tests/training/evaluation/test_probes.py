@@ -1,0 +1,85 @@
+"""Changes that a score should not like, on scores that are known to like or dislike them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from tests.training.tiny import toy_records
+from training.data import PreferenceRecord
+from training.evaluation.metrics import FloatArray
+from training.evaluation.probes import CHANGES, Probe, Probes, Prompt, probe
+
+
+def records(count: int = 30) -> list[PreferenceRecord]:
+    """Sentences of words, so that all changes change something."""
+    return [
+        record.model_copy(update={"responses": [f"{text[:4]} {text[4:]}. And {text}!" for text in record.responses]})
+        for record in toy_records(count)
+    ]
+
+
+def probed(score: "object", count: int = 30, **settings: int) -> dict[str, Probe]:
+    def scores(items: Sequence[tuple[Prompt, str]]) -> FloatArray:
+        return np.array([score(prompt, response) for prompt, response in items], dtype=np.float64)  # type: ignore[operator]
+
+    found = probe(records(count), scores, 2.0, settings.get("most_prompts", 200))
+    return {one.name: one for one in found.changes}
+
+
+def test_a_score_of_length_falls_for_padding() -> None:
+    found = probed(lambda _, response: len(response))
+    assert set(found) == set(CHANGES)
+    for name in ("markdown", "padding", "repetition", "flattery"):
+        assert found[name].raised.value == 1.0
+        assert found[name].mean_change > 0
+    assert found["empty"].raised.value == 0.0
+    assert found["empty"].mean_change == pytest.approx(-np.mean([len("abcd efgh. And abcdefgh!")]) / 2)
+    assert found["gibberish"].raised.value == found["another prompt"].raised.value == 0.5  # as long: equal scores
+    assert found["gibberish"].mean_change == 0.0
+
+
+def test_a_score_of_words_known_is_not_fooled_by_gibberish() -> None:
+    found = probed(lambda _, response: response.count("And"))
+    assert found["gibberish"].raised.value == found["empty"].raised.value == 0.0
+    assert found["repetition"].mean_change == 2 / 2
+
+
+def test_a_score_that_reads_the_prompt_sees_another_one() -> None:
+    answers = {record.prompt: response for record in records() for response in record.responses}
+    truth = {(record.prompt, response) for record in records() for response in record.responses}
+    assert len(answers) == 30
+    found = probed(lambda prompt, response: (prompt, response) in truth)
+    assert found["another prompt"].raised.value == 0.0
+
+
+def test_records_without_a_prompt_have_no_other_prompt() -> None:
+    blank = [record.model_copy(update={"prompt": ""}) for record in records(6)]
+    found = probe(blank, lambda items: np.zeros(len(items)), 1.0, 200)
+    assert "another prompt" not in {one.name for one in found.changes}
+
+
+def test_no_more_prompts_than_asked_for_and_the_same_ones_again() -> None:
+    seen: list[list[tuple[Prompt, str]]] = []
+
+    def score(items: Sequence[tuple[Prompt, str]]) -> FloatArray:
+        seen.append(list(items))
+        return np.arange(len(items), dtype=np.float64)
+
+    def once() -> Probes:
+        seen.clear()
+        return probe(records(), score, 1.0, 7, seed=3)
+
+    first = once()
+    items = [list(call) for call in seen]
+    assert {one.prompts for one in first.changes} == {7}
+    assert once() == first
+    assert seen == items
+
+
+def test_a_score_that_depends_on_place_is_found_out() -> None:
+    """Only margins that a swap negates have no swap error."""
+    found = probe(records(4), lambda items: np.arange(len(items), dtype=np.float64), 1.0, 4)
+    assert found.swap_error == 2.0
+    fair = probe(records(4), lambda items: np.array([float(len(text)) for _, text in items]), 1.0, 4)
+    assert fair.swap_error == 0.0

@@ -1,0 +1,94 @@
+"""What the report has beyond the figures of `evaluate`: where the model is good, where not, and what it falls for."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from training.evaluation import metrics
+from training.evaluation.best_of_n import BestOfN, best_of_n
+from training.evaluation.disagreement import Disagreement, disagreement
+from training.evaluation.evaluate import judged_pairs
+from training.evaluation.metrics import FloatArray, Interval
+from training.evaluation.mistakes import Mistake, hardest_mistakes
+from training.evaluation.probes import Probes
+from training.evaluation.slices import Slice, slices
+from training.examples import Example
+from training.heads import Heads
+from training.teaching import column_of
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Parts that a model or its data do not have are None.
+
+    Attributes:
+        slices: accuracy by dimension.
+        aspects: accuracy of each aspect's head on the pairs judged on it.
+        best_of_n: of prompts with several judged responses.
+        disagreement: of an ensemble.
+        probes: what the score makes of changed responses, where they were asked for.
+        mistakes: for people to read.
+    """
+
+    slices: dict[str, list[Slice]]
+    aspects: dict[str, Interval] | None
+    best_of_n: BestOfN | None
+    disagreement: Disagreement | None
+    probes: Probes | None
+    mistakes: list[Mistake]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def analyse(
+    examples: Sequence[Example],
+    scores: Sequence[FloatArray],
+    heads: Heads,
+    temperature: float,
+    probes: Probes | None,
+) -> Analysis:
+    """The analysis of a model on held-out examples.
+
+    Args:
+        examples: held out.
+        scores: for each (responses, heads.outputs).
+        heads: of the model.
+        temperature: of its calibration.
+        probes: if they were made.
+    """
+    rewards = [part[:, 0] for part in scores]
+    pairs = judged_pairs(examples, rewards)
+    mask = pairs.preference != 0.5
+    decided = pairs.select(mask)
+    right = metrics.correct(decided.margin, decided.preference)
+    spread = None
+    if heads.kind == "ensemble":
+        members = [judged_pairs(examples, [part[:, column] for part in scores]).margin[mask] for column in heads.learnt]
+        spread = disagreement(np.stack(members, axis=1), right, decided.cluster)
+    return Analysis(
+        slices=slices(examples, decided),
+        aspects=_by_aspect(examples, scores, heads) if heads.kind == "aspects" else None,
+        best_of_n=best_of_n(examples, rewards),
+        disagreement=spread,
+        probes=probes,
+        mistakes=hardest_mistakes(examples, decided, temperature),
+    )
+
+
+def _by_aspect(examples: Sequence[Example], scores: Sequence[FloatArray], heads: Heads) -> dict[str, Interval]:
+    pairs = judged_pairs(examples, scores, lambda judgement: column_of(judgement, heads))
+    decided = pairs.select(pairs.preference != 0.5)
+    right = metrics.correct(decided.margin, decided.preference)
+    aspect = np.array([
+        examples[number].record.judgements[place].aspect or ""
+        for number, place in zip(decided.example, decided.judgement, strict=True)
+    ])  # fmt: skip
+    return {
+        name: metrics.clustered_interval(right[aspect == name], decided.cluster[aspect == name])
+        for name in heads.weights
+        if (aspect == name).any()
+    }

@@ -1,0 +1,117 @@
+"""Measure a trained model on held-out prompts, and leave all there is to say of it in the folder of the run."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from service.bundle.text_format import EncodedItem
+from training.checkpoint import Checkpoint
+from training.data.record import PreferenceRecord
+from training.evaluation.analysis import analyse
+from training.evaluation.evaluate import Evaluation, calibrate, evaluate, judged_pairs
+from training.evaluation.metrics import FloatArray
+from training.evaluation.pair_table import pair_rows, write_rows
+from training.evaluation.probes import Prompt, probe
+from training.evaluation.report.page import Subject, page, responses_of
+from training.evaluation.summary import summary
+from training.examples import TRAINING_TRUNCATION, Example, encode_records
+from training.prepare import PreparedData
+from training.reference import select_reference
+from training.run_folder import write
+from training.scoring import score_heads, score_sequences
+
+logger = logging.getLogger("assay.training")
+
+
+def measure(run: Path, checkpoint: Checkpoint, data: PreparedData, probe_prompts: int, progress: bool) -> Evaluation:
+    """Score validation and test prompts; leaves calibration, figures, every pair's scores and the report in `run`.
+
+    Args:
+        run: folder of the run.
+        checkpoint: the trained model.
+        data: that it was trained with.
+        probe_prompts: of how many held-out prompts responses are changed and scored again.
+        progress: show bars.
+
+    Raises:
+        ValueError: data that give no figures.
+    """
+    description = checkpoint.description
+
+    def scored(records: Sequence[PreferenceRecord]) -> tuple[list[Example], list[FloatArray]]:
+        examples = encode_records(records, checkpoint.formatter, progress)
+        return examples, score_heads(checkpoint.model, examples, description.block_queries, progress=progress)
+
+    validation, of_validation = scored(data.splits.validation)
+    calibration = calibrate(validation, rewards(of_validation))
+    if not 0.011 < calibration.temperature < 99:
+        logger.warning(
+            "the temperature is at its bound (%.3g): the validation prompts do not tell how sure the scores are, so "
+            "probabilities will be too sure or too unsure; hold out more of them",
+            calibration.temperature,
+        )
+    test, scores = scored(data.splits.test)
+    evaluation = evaluate(test, rewards(scores), calibration.temperature)
+    probes = None
+    if probe_prompts:
+        texts = TextScorer(checkpoint, progress)
+        probes = probe(data.splits.test, texts, calibration.scale, probe_prompts)
+    analysis = analyse(test, scores, description.heads, calibration.temperature, probes)
+    pairs = judged_pairs(test, rewards(scores))
+    subject = Subject(
+        name=description.name,
+        base_model=description.base_model,
+        heads=description.heads.outputs,
+        max_tokens=description.max_tokens,
+        text_format_sha256=checkpoint.formatter.sha256,
+        data=data.account,
+        provenance=description.provenance,
+    )
+    lengths = [[len(text) for text in example.record.responses] for example in test]
+    html = page(
+        subject, evaluation, analysis, calibration, pairs.select(pairs.preference != 0.5),
+        responses_of(rewards(scores), lengths),
+    )  # fmt: skip
+    write(run / "calibration.json", calibration.model_dump(mode="json"))
+    write(run / "evaluation.json", evaluation.as_json())
+    if (reference := select_reference(test, rewards(scores))) is not None:
+        write(run / "reference.json", reference.model_dump(mode="json"))
+    write_rows(run / "pairs.jsonl", pair_rows(test, rewards(scores)))
+    write(run / "report.json", {"evaluation": evaluation.as_json(), "analysis": analysis.as_json()})
+    (run / "report.html").write_text(html, encoding="utf-8")
+    (run / "summary.md").write_text(summary(description.name, evaluation), encoding="utf-8")
+    return evaluation
+
+
+def rewards(scores: Sequence[FloatArray]) -> list[FloatArray]:
+    """The first of all heads' scores, for each example (responses,)."""
+    return [part[:, 0] for part in scores]
+
+
+class TextScorer:
+    """Rewards of any prompts and responses; what is too long is cut as in training.
+
+    Raises when called:
+        FloatingPointError: a score is not finite.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, progress: bool) -> None:
+        self._checkpoint = checkpoint
+        self._progress = progress
+
+    def __call__(self, items: Sequence[tuple[Prompt, str]]) -> FloatArray:
+        """(N,) rewards, in order."""
+        checkpoint = self._checkpoint
+        groups = []
+        for prompt, response in items:
+            (item,) = checkpoint.formatter.encode(prompt, [response], TRAINING_TRUNCATION)
+            assert isinstance(item, EncodedItem), item  # the formats in use leave room after cutting
+            groups.append([item.ids])
+        block_queries = checkpoint.description.block_queries
+        scores = score_sequences(checkpoint.model, groups, block_queries, progress=self._progress)
+        values = np.concatenate(scores)[:, 0]
+        if not np.isfinite(values).all():
+            raise FloatingPointError("the model gives a score that is not finite to a changed response")
+        return values

@@ -1,0 +1,120 @@
+"""The page: figures, plots and texts in one HTML file, styles and pictures included."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from service.bundle.calibration import Calibration
+from service.bundle.manifest import Provenance
+from training.evaluation.analysis import Analysis
+from training.evaluation.evaluate import Evaluation, JudgedPairs
+from training.evaluation.metrics import FEW_CLUSTERS, FloatArray, IntArray, Interval
+from training.evaluation.report import plots
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the page is about.
+
+    Attributes:
+        name, base_model, heads, max_tokens: of the model.
+        text_format_sha256: of prompts and responses as tokens.
+        data: the account of the run's data, as its `data.json`.
+        provenance: of the weights.
+    """
+
+    name: str
+    base_model: str
+    heads: tuple[str, ...]
+    max_tokens: int
+    text_format_sha256: str
+    data: dict[str, Any]
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Responses:
+    """All held-out responses: rewards (R,) and characters (R,)."""
+
+    scores: FloatArray
+    lengths: IntArray
+
+
+def page(
+    subject: Subject,
+    evaluation: Evaluation,
+    analysis: Analysis,
+    calibration: Calibration,
+    decided: JudgedPairs,
+    responses: Responses,
+) -> str:
+    """The report as HTML.
+
+    Args:
+        subject: whose report it is.
+        evaluation, analysis: the figures.
+        calibration: of the model.
+        decided: the pairs with a majority, for the plots.
+        responses: that were scored.
+    """
+    environment = Environment(
+        loader=PackageLoader("training.evaluation.report", "."), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"interval": _interval, "percent": _percent, "signed": lambda value: f"{value:+.2f}"}
+    return environment.get_template("page.html.jinja").render(
+        subject=subject,
+        e=evaluation,
+        a=analysis,
+        calibration=calibration,
+        above_length=evaluation.accuracy.low > evaluation.length_rule.value,
+        few=FEW_CLUSTERS,
+        marked=_marked(evaluation, analysis),
+        plots={name: Markup(svg) for name, svg in _plots(evaluation, analysis, decided, responses).items()},
+    )
+
+
+def _plots(evaluation: Evaluation, analysis: Analysis, decided: JudgedPairs, responses: Responses) -> dict[str, str]:
+    drawn = {
+        "reliability": plots.reliability_diagram(evaluation.reliability),
+        "margins": plots.margins(decided, evaluation.temperature),
+        "length": plots.score_against_length(responses.scores, responses.lengths),
+        **{
+            f"slice {name}": plots.slice_chart(parts, evaluation.accuracy.value)
+            for name, parts in analysis.slices.items()
+        },
+    }
+    if analysis.best_of_n is not None:
+        drawn["best of n"] = plots.best_of_n_curve(analysis.best_of_n)
+    if analysis.disagreement is not None:
+        drawn["disagreement"] = plots.disagreement_chart(analysis.disagreement)
+    if analysis.probes is not None:
+        drawn["probes"] = plots.probe_chart(analysis.probes.changes)
+    return drawn
+
+
+def responses_of(scores: Sequence[FloatArray], lengths: Sequence[Sequence[int]]) -> Responses:
+    """From what each example has."""
+    return Responses(np.concatenate(list(scores)), np.array([length for part in lengths for length in part]))
+
+
+def _marked(evaluation: Evaluation, analysis: Analysis) -> bool:
+    """Whether an interval on the page is marked as too narrow."""
+    shown = [value for value in vars(evaluation).values() if isinstance(value, Interval)]
+    shown += [part.accuracy for parts in analysis.slices.values() for part in parts]
+    return any(interval.too_narrow for interval in shown)
+
+
+def _percent(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.1f} %"
+
+
+def _interval(interval: Interval | None) -> str:
+    if interval is None:
+        return "none"
+    mark = "*" if interval.too_narrow else ""
+    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f}){mark}"

@@ -31,6 +31,7 @@ from training.checkpoint import Checkpoint, Description
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.metrics import Interval
 from training.export.bundle import export_bundle
+from training.heads import Heads
 from training.model import RewardModel
 
 SEED = 0
@@ -112,7 +113,7 @@ def _checkpoint(name: str, backbone: Backbone) -> Checkpoint:
         licence=backbone.source.licence,
         family=backbone.family,
         pooling=pooling,
-        heads=("reward",),
+        heads=Heads(),
         max_tokens=MAX_TOKENS[name],
         block_queries=DEFAULT_BLOCK_QUERIES,
         text_format=backbone.text_format,

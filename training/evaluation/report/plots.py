@@ -120,7 +120,7 @@ def best_of_n_curve(curve: BestOfN) -> str:
 
 def disagreement_chart(found: Disagreement) -> str:
     """How often an ensemble errs, by fifths of its disagreement."""
-    with _plot(4.2, 3.2, "disagreement of the members on a pair", "share of errors, %") as plot:
+    with _plot(4.2, 3.2, "disagreement, d / (|m| + d)", "share of errors, %") as plot:
         errors = np.array([group.error.value for group in found.groups]) * 100
         low = errors - np.array([group.error.low for group in found.groups]) * 100
         high = np.array([group.error.high for group in found.groups]) * 100 - errors

@@ -156,8 +156,8 @@ class OptimiserConfig(Section):
 class ReportConfig(Section):
     """What the report of an evaluation holds beside its figures."""
 
-    probe_prompts: int = Field(200, ge=0)
-    """Held-out prompts whose preferred response is changed in eight ways and scored again; 0 for no probes."""
+    probe_responses: int = Field(200, ge=0)
+    """Preferred responses to held-out prompts that are changed in eight ways and scored again; 0 for no probes."""
 
 
 class ExportConfig(Section):

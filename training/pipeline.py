@@ -183,7 +183,7 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
             f"{config.run}: the data have changed since the model was trained, so its test prompts are not the "
             "ones held out then; train anew"
         )
-    evaluation = measure(config.run, checkpoint, data, config.report.probe_prompts, config.progress)
+    evaluation = measure(config.run, checkpoint, data, config.report.probe_responses, config.progress)
     write(config.run / "evaluated.json", {"weights_sha256": weights_sha256(config.run / "model")})
     return evaluation
 

@@ -25,14 +25,14 @@ from training.scoring import score_heads, score_sequences
 logger = logging.getLogger("assay.training")
 
 
-def measure(run: Path, checkpoint: Checkpoint, data: PreparedData, probe_prompts: int, progress: bool) -> Evaluation:
+def measure(run: Path, checkpoint: Checkpoint, data: PreparedData, probe_responses: int, progress: bool) -> Evaluation:
     """Score validation and test prompts; leaves calibration, figures, every pair's scores and the report in `run`.
 
     Args:
         run: folder of the run.
         checkpoint: the trained model.
         data: that it was trained with.
-        probe_prompts: of how many held-out prompts responses are changed and scored again.
+        probe_responses: how many held-out responses are changed and scored again.
         progress: show bars.
 
     Raises:
@@ -55,9 +55,9 @@ def measure(run: Path, checkpoint: Checkpoint, data: PreparedData, probe_prompts
     test, scores = scored(data.splits.test)
     evaluation = evaluate(test, rewards(scores), calibration.temperature)
     probes = None
-    if probe_prompts:
+    if probe_responses:
         texts = TextScorer(checkpoint, progress)
-        probes = probe(data.splits.test, texts, calibration.scale, probe_prompts)
+        probes = probe(data.splits.test, texts, calibration.scale, probe_responses)
     analysis = analyse(test, scores, description.heads, calibration.temperature, probes)
     pairs = judged_pairs(test, rewards(scores))
     subject = Subject(

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from service.bundle.text_format import Message
-from training.data.record import PreferenceRecord
+from training.data.record import Judgement, PreferenceRecord
 from training.evaluation import metrics
 from training.evaluation.metrics import FloatArray, Interval
 
@@ -22,12 +22,12 @@ Wanted = Literal["lower", "not higher"]
 
 @dataclass(frozen=True)
 class Probe:
-    """One change, made to a response of each of some held-out prompts.
+    """One change, made to some responses to held-out prompts.
 
     Attributes:
         name, change: what was done.
         wanted: what a sound score does.
-        prompts: how many responses were changed.
+        responses: how many were changed.
         raised: share of them that then score higher, with an interval over prompts.
         mean_change: of the score, in standard deviations of the reference responses.
     """
@@ -35,7 +35,7 @@ class Probe:
     name: str
     change: str
     wanted: Wanted
-    prompts: int
+    responses: int
     raised: Interval
     mean_change: float
 
@@ -52,44 +52,69 @@ class Probes:
     swap_error: float
 
 
-def probe(records: Sequence[PreferenceRecord], score: Score, scale: float, most_prompts: int, seed: int = 0) -> Probes:
-    """Change the preferred response of up to `most_prompts` records, drawn at random, in every way of `CHANGES`.
+def probe(records: Sequence[PreferenceRecord], score: Score, scale: float, most: int, seed: int = 0) -> Probes:
+    """Change up to `most` preferred responses in every way of `CHANGES`.
 
     Args:
         records: held out.
         score: of the model.
         scale: standard deviation of the reference responses' scores.
-        most_prompts: the most records.
+        most: the most responses, drawn from as many prompts as there are.
         seed: of the draw and of what is shuffled.
     """
     generator = random.Random(seed)
-    chosen = generator.sample(list(records), min(most_prompts, len(records)))
-    items = [(record.prompt, _preferred(record)) for record in chosen]
+    drawn = _draw(records, most, generator)
+    items = [(records[place].prompt, _preferred(records[place], judgement)) for place, judgement in drawn]
+    cluster = np.array([place for place, _ in drawn])
     before = score(items)
     found = []
     for name, (description, wanted, change) in CHANGES.items():
-        changed = [change(item, other, generator) for item, other in zip(items, _others(items), strict=True)]
+        others = [_other(place, drawn, generator) for place, _ in drawn]
+        changed = [
+            change(item, None if other is None else records[other].prompt, generator)
+            for item, other in zip(items, others, strict=True)
+        ]
         places = [place for place, item in enumerate(changed) if item is not None and item != items[place]]
         if not places:
             continue
         after = score([item for place in places if (item := changed[place]) is not None])
         difference = after - before[places]
-        raised = metrics.clustered_interval((np.sign(difference) + 1) / 2, np.array(places))
+        raised = metrics.clustered_interval((np.sign(difference) + 1) / 2, cluster[places])
         found.append(Probe(name, description, wanted, len(places), raised, float(difference.mean() / scale)))
-    return Probes(found, _swap_error(chosen, score))
+    return Probes(found, _swap_error([(records[place], judgement) for place, judgement in drawn], score))
+
+
+def _draw(records: Sequence[PreferenceRecord], most: int, generator: random.Random) -> list[tuple[int, Judgement]]:
+    """Judgements and the numbers of their records, each with another preferred response: first one of each record."""
+    order = generator.sample(range(len(records)), len(records))
+    shuffled = {place: generator.sample(records[place].judgements, len(records[place].judgements)) for place in order}
+    drawn: dict[tuple[int, str], tuple[int, Judgement]] = {}
+    for number in range(max(map(len, shuffled.values()))):
+        for place in order:
+            if number < len(shuffled[place]) and len(drawn) < most:
+                judgement = shuffled[place][number]
+                drawn.setdefault((place, _preferred(records[place], judgement)), (place, judgement))
+    return list(drawn.values())
+
+
+def _other(place: int, drawn: Sequence[tuple[int, Judgement]], generator: random.Random) -> int | None:
+    """The number of another record that was drawn."""
+    others = sorted({other for other, _ in drawn} - {place})
+    return generator.choice(others) if others else None
 
 
 Item = tuple[Prompt, str]
-Change = Callable[[Item, Item, random.Random], Item | None]
+Change = Callable[[Item, Prompt | None, random.Random], Item | None]
+"""What becomes of an item, given the prompt of another record; None where it cannot be made."""
 
 
-def _markdown(item: Item, _: Item, __: random.Random) -> Item:
+def _markdown(item: Item, _: Prompt | None, __: random.Random) -> Item:
     prompt, response = item
     sentences = [part for part in re.split(r"(?<=[.!?])\s+", response.strip()) if part]
     return prompt, "## Answer\n\n" + "\n".join(f"- **{sentence}**" for sentence in sentences)
 
 
-def _padding(item: Item, _: Item, __: random.Random) -> Item:
+def _padding(item: Item, _: Prompt | None, __: random.Random) -> Item:
     closing = (
         "In summary, there is a lot more that could be said about this, and there are many points of view. It is "
         "always good to think about it carefully, and to look at it from all sides. I hope that this helps, and please "
@@ -98,32 +123,32 @@ def _padding(item: Item, _: Item, __: random.Random) -> Item:
     return item[0], f"{item[1]}\n\n{closing}"
 
 
-def _repetition(item: Item, _: Item, __: random.Random) -> Item:
+def _repetition(item: Item, _: Prompt | None, __: random.Random) -> Item:
     return item[0], "\n\n".join([item[1]] * 3)
 
 
-def _flattery(item: Item, _: Item, __: random.Random) -> Item:
+def _flattery(item: Item, _: Prompt | None, __: random.Random) -> Item:
     return item[0], f"What a wonderful question, and you are absolutely right! {item[1]}"
 
 
-def _shuffled(item: Item, _: Item, generator: random.Random) -> Item:
+def _shuffled(item: Item, _: Prompt | None, generator: random.Random) -> Item:
     words = item[1].split()
     generator.shuffle(words)
     return item[0], " ".join(words)
 
 
-def _gibberish(item: Item, _: Item, generator: random.Random) -> Item:
+def _gibberish(item: Item, _: Prompt | None, generator: random.Random) -> Item:
     letters = "abcdefghijklmnopqrstuvwxyz"
     return item[0], re.sub(r"\w", lambda _: generator.choice(letters), item[1])
 
 
-def _empty(item: Item, _: Item, __: random.Random) -> Item:
+def _empty(item: Item, _: Prompt | None, __: random.Random) -> Item:
     return item[0], ""
 
 
-def _other_prompt(item: Item, other: Item, _: random.Random) -> Item | None:
+def _other_prompt(item: Item, other: Prompt | None, _: random.Random) -> Item | None:
     """The response under a prompt that it does not answer."""
-    return None if _is_blank(item[0]) or other[0] == item[0] else (other[0], item[1])
+    return None if other is None or _is_blank(item[0]) or other == item[0] else (other, item[1])
 
 
 CHANGES: dict[str, tuple[str, Wanted, Change]] = {
@@ -138,25 +163,17 @@ CHANGES: dict[str, tuple[str, Wanted, Change]] = {
 }
 
 
-def _preferred(record: PreferenceRecord) -> str:
-    """The response that people preferred in the first judgement."""
-    judgement = record.judgements[0]
+def _preferred(record: PreferenceRecord, judgement: Judgement) -> str:
     return record.responses[judgement.i if judgement.soft_label >= 0.5 else judgement.j]
-
-
-def _others(items: Sequence[Item]) -> list[Item]:
-    return [*items[1:], *items[:1]]
 
 
 def _is_blank(prompt: Prompt) -> bool:
     return not (prompt.strip() if isinstance(prompt, str) else "".join(turn.content for turn in prompt).strip())
 
 
-def _swap_error(records: Sequence[PreferenceRecord], score: Score) -> float:
+def _swap_error(drawn: Sequence[tuple[PreferenceRecord, Judgement]], score: Score) -> float:
     pairs = [
-        (record.prompt, record.responses[j.i], record.responses[j.j])
-        for record in records
-        for j in record.judgements[:1]
+        (record.prompt, record.responses[judgement.i], record.responses[judgement.j]) for record, judgement in drawn
     ]
     forth = score([(prompt, text) for prompt, first, second in pairs for text in (first, second)]).reshape(-1, 2)
     back = score([(prompt, text) for prompt, first, second in pairs for text in (second, first)]).reshape(-1, 2)

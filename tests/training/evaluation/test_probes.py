@@ -23,7 +23,7 @@ def probed(score: "object", count: int = 30, **settings: int) -> dict[str, Probe
     def scores(items: Sequence[tuple[Prompt, str]]) -> FloatArray:
         return np.array([score(prompt, response) for prompt, response in items], dtype=np.float64)  # type: ignore[operator]
 
-    found = probe(records(count), scores, 2.0, settings.get("most_prompts", 200))
+    found = probe(records(count), scores, 2.0, settings.get("most", 200))
     return {one.name: one for one in found.changes}
 
 
@@ -53,6 +53,20 @@ def test_a_score_that_reads_the_prompt_sees_another_one() -> None:
     assert found["another prompt"].raised.value == 0.0
 
 
+def test_prompts_with_many_judgements_give_many_responses() -> None:
+    seen: list[str] = []
+
+    def score(items: Sequence[tuple[Prompt, str]]) -> FloatArray:
+        seen.extend(text for _, text in items)
+        return np.array([float(len(text)) for _, text in items])
+
+    few = toy_records(3, responses=5)
+    found = {one.name: one for one in probe(few, score, 1.0, 10).changes}
+    assert found["padding"].responses == found["another prompt"].responses == 10
+    assert found["padding"].raised.clusters == 3  # the intervals draw prompts
+    assert len(set(seen[:10])) >= 8  # of a prompt no response twice
+
+
 def test_records_without_a_prompt_have_no_other_prompt() -> None:
     blank = [record.model_copy(update={"prompt": ""}) for record in records(6)]
     found = probe(blank, lambda items: np.zeros(len(items)), 1.0, 200)
@@ -72,7 +86,7 @@ def test_no_more_prompts_than_asked_for_and_the_same_ones_again() -> None:
 
     first = once()
     items = [list(call) for call in seen]
-    assert {one.prompts for one in first.changes} == {7}
+    assert {one.responses for one in first.changes} == {7}
     assert once() == first
     assert seen == items
 

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from training.evaluation.best_of_n import BestOfN
 from training.evaluation.disagreement import Disagreement
@@ -49,11 +50,16 @@ def reliability_diagram(bins: Sequence[Bin]) -> str:
         confidence, observed = [part.confidence for part in bins], [part.observed for part in bins]
         largest = max(part.pairs for part in bins)
         plot.axes.plot(confidence, observed, color=_BLACK, linewidth=1)
-        sizes = [20 + 180 * part.pairs / largest for part in bins]
+        sizes = [15 + 120 * part.pairs / largest for part in bins]
         plot.axes.scatter(confidence, observed, s=sizes, facecolor="white", edgecolor=_BLACK, zorder=3)
         for part in bins:
-            plot.axes.annotate(str(part.pairs), (part.confidence, part.observed), fontsize=6, ha="center", va="center",
-                               zorder=4)  # fmt: skip
+            plot.axes.annotate(
+                str(part.pairs),
+                (part.confidence, part.observed),
+                xytext=(7, -9),
+                textcoords="offset points",
+                fontsize=7,
+            )
         plot.axes.set(xlim=(0.48, 1.02), ylim=(min(0.4, *observed) - 0.03, 1.03))
         plot.axes.legend(frameon=False, loc="upper left")
     return plot.svg
@@ -69,6 +75,9 @@ def score_against_length(scores: FloatArray, lengths: IntArray, seed: int = 0) -
         means = [(max(1.0, float(lengths[part].mean())), float(scores[part].mean())) for part in parts]
         plot.axes.plot(*zip(*means, strict=True), color=_BLACK, marker="o", markersize=4, label="mean of each tenth")
         plot.axes.set_xscale("log")
+        plot.axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        plot.axes.xaxis.set_major_formatter("{x:g}")
+        plot.axes.xaxis.set_minor_formatter(NullFormatter())
         plot.axes.legend(frameon=False, loc="best")
     return plot.svg
 

@@ -1,4 +1,4 @@
-"""assay-train: fit, evaluate, export, run (all three), compare, inspect; ppo, grpo."""
+"""assay-train: fit, evaluate, export, run (all three), compare, rewardbench, inspect; ppo, grpo."""
 
 import argparse
 import importlib.util
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-_COMMANDS = ("fit", "evaluate", "export", "run", "compare", "inspect", "ppo", "grpo")
+_COMMANDS = ("fit", "evaluate", "export", "run", "compare", "rewardbench", "inspect", "ppo", "grpo")
 
 _USAGE = """usage: assay-train COMMAND [--config FILE.toml] [flags]
 
@@ -20,6 +20,7 @@ commands:
   export     write the bundle: ONNX graph, proof that it matches the weights, report, manifest
   run        fit, evaluate and export
   compare    two evaluated runs on the same pairs, with a paired test:  assay-train compare runs/a runs/b
+  rewardbench  a run on a file of RewardBench, RewardBench 2 or RM-Bench:  assay-train rewardbench runs/a FILE
   inspect    check a bundle and say what it is:  assay-train inspect bundles/default
   ppo, grpo  let a language model learn from the scores of a running server (needs the extra `feedback`)
 
@@ -48,6 +49,8 @@ def main() -> int:
             return _inspect(rest)
         if command == "compare":
             return _compare(rest)
+        if command == "rewardbench":
+            return _rewardbench(rest)
         return _learn(command, rest) if command in ("ppo", "grpo") else _train(command, rest)
     except KeyboardInterrupt:
         return _fail(130, "interrupted")
@@ -90,6 +93,39 @@ def _compare(arguments: Sequence[str]) -> int:
     print(compared(str(flags.a), str(flags.b), comparison))
     if flags.json is not None:
         write(flags.json, comparison.as_json())
+    return 0
+
+
+def _rewardbench(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="assay-train rewardbench",
+        description="Score a trained model by the rules of RewardBench, RewardBench 2 or RM-Bench, whichever the "
+        "columns of the file show.",
+    )
+    parser.add_argument("run", type=Path, help="folder of a run that was fitted")
+    parser.add_argument("file", help=".jsonl, .json, .csv, .parquet, a folder of these, or hf:NAME[:SPLIT]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+    flags = parser.parse_args(arguments)
+
+    from dataclasses import asdict
+
+    from training.evaluation.reward_benchmarks.tasks import read_tasks
+
+    kind, tasks = read_tasks(flags.file)  # before torch is loaded: a wrong file is said at once
+
+    from training.checkpoint import load_checkpoint
+    from training.evaluation.reward_benchmarks.results import result_of
+    from training.evaluation.reward_benchmarks.summary import benchmark_summary
+    from training.evaluation.reward_benchmarks.tasks import score_tasks
+    from training.run_folder import write
+    from training.text_scorer import TextScorer
+
+    checkpoint = load_checkpoint(flags.run / "model")
+    result = result_of(kind, score_tasks(tasks, TextScorer(checkpoint, not flags.no_progress)))
+    print(benchmark_summary(checkpoint.description.name, result))
+    if flags.json is not None:
+        write(flags.json, asdict(result))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The reward model of the task and its judge: trained once, each on its half of the preferences."""
+"""The reward models of the tasks and their judges, each trained once."""
 
 import subprocess
 import sys
@@ -12,10 +12,20 @@ from training.data import public_sets
 
 WORK = Path("build/feedback")
 TASK = WORK / "task"
-_SEEDS = {"reward": 0, "judge": 1}
+
+_DIARY = {"data.test": TASK / "test.jsonl", "model.max-tokens": 128}
+MODELS: dict[str, dict[str, object]] = {
+    # Of the diary: each on its half of the preferences.
+    "reward": {**_DIARY, "data.train": TASK / "reward.jsonl", "optimiser.seed": 0},
+    "judge": {**_DIARY, "data.train": TASK / "judge.jsonl", "optimiser.seed": 1},
+    # As `make serve` trains it; the judge has other held-out prompts, another head and another order.
+    "default": {},
+    "default_judge": {"optimiser.seed": 1},
+}
+"""What is set for the training of each otherwise than by default."""
 
 
-def train_models() -> dict[str, Path]:
+def train_models(names: tuple[str, ...]) -> dict[str, Path]:
     """The bundles by name, trained where they are not there.
 
     Raises:
@@ -23,7 +33,7 @@ def train_models() -> dict[str, Path]:
         subprocess.CalledProcessError: the training failed.
     """
     write_task(public_sets.data_folder(), TASK)
-    bundles = {name: WORK / name for name in _SEEDS}
+    bundles = {name: WORK / name for name in names}
     for name, bundle in bundles.items():
         if not (bundle / "bundle.json").is_file():
             subprocess.run([sys.executable, "-m", "training", "run", *_flags(name)], check=True)
@@ -31,10 +41,7 @@ def train_models() -> dict[str, Path]:
 
 
 def _flags(name: str) -> list[str]:
-    settings = {
-        "run": WORK / f"{name}-run", "bundle": WORK / name, "name": name, "data.train": TASK / f"{name}.jsonl",
-        "data.test": TASK / "test.jsonl", "optimiser.seed": _SEEDS[name], "model.max-tokens": 128,
-    }  # fmt: skip
+    settings = {"run": WORK / f"{name}-run", "bundle": WORK / name, "name": name, **MODELS[name]}
     return [*(f"--{key}={value}" for key, value in settings.items()), "--overwrite"]
 
 

@@ -1,10 +1,11 @@
-"""Policies that learn from a served reward model: PPO over seeds, PPO without its KL penalty, GRPO.
+"""Policies that learn from a served reward model: PPO over seeds, without its KL penalty, GRPO, the default bundle.
 
-    python -m benchmarks.feedback.run [--quick] [--only ppo|overoptimisation|grpo]
+    python -m benchmarks.feedback.run [--quick] [--only ppo|overoptimisation|grpo|default]
 
-SmolLM2-135M-Instruct continues diary entries. The reward model is a MiniLM, trained here on human judgements of which
-continuation is the more pleasant; a second one, trained on other entries, judges without being optimised. Each part
-writes its own result, and its curves as PNG beside it.
+SmolLM2-135M-Instruct continues diary entries. Their reward model is a MiniLM, trained here on human judgements of which
+continuation is the more pleasant; a second one, trained on other entries, judges without being optimised. A last run
+has the default bundle for its reward, and the prompts that come with the project. Each part writes its own result, and
+its curves as PNG beside it.
 """
 
 import json
@@ -34,21 +35,34 @@ class Run:
     settings: dict[str, str]
 
 
-COMMON = {
-    "updates": "30",
+@dataclass(frozen=True)
+class Part:
+    """Runs with one pair of models: which one rewards, which one judges, and what all of the runs set."""
+
+    reward: str
+    judge: str
+    settings: dict[str, str]
+    runs: list[Run]
+
+
+COMMON = {"updates": "30", "prompts.held-out-count": "128"}
+DIARY = {
+    **COMMON,
     "prompts.train": str(TASK / "train_prompts.jsonl"),
     "prompts.held-out": str(TASK / "held_out_prompts.jsonl"),
-    "prompts.held-out-count": "128",
     "policy.max-new-tokens": "24",
 }
-"""What every run sets: the task, and its short answers."""
+"""The diary, and its short answers."""
 QUICK = {"updates": "2", "prompts.held-out-count": "16"}
+# Long enough to see what is gained after the judge has stopped agreeing.
+FAR = {"kl-coefficient": "0", "learning-rate": "4e-4", "updates": "45"}
 
-PARTS: dict[str, list[Run]] = {
-    "ppo": [Run("ppo", seed, {}) for seed in range(3)],
-    # Long enough to see what is gained after the judge has stopped agreeing.
-    "overoptimisation": [Run("ppo", 0, {"kl-coefficient": "0", "learning-rate": "4e-4", "updates": "45"})],
-    "grpo": [Run("grpo", 0, {})],
+PARTS: dict[str, Part] = {
+    "ppo": Part("reward", "judge", DIARY, [Run("ppo", seed, {}) for seed in range(3)]),
+    "overoptimisation": Part("reward", "judge", DIARY, [Run("ppo", 0, FAR)]),
+    "grpo": Part("reward", "judge", DIARY, [Run("grpo", 0, {})]),
+    # The prompts are those that the default model was trained on, as they come.
+    "default": Part("default", "default_judge", {**COMMON, "policy.max-new-tokens": "32"}, [Run("ppo", 0, {})]),
 }
 
 
@@ -70,9 +84,10 @@ def learn(part: str, run: Run, urls: dict[str, str], quick: bool) -> Outcome:
         subprocess.CalledProcessError: it failed.
     """
     folder = WORK / "runs" / f"{part}-{run.seed}"
+    models = PARTS[part]
     settings = {
-        **COMMON, **run.settings, **(QUICK if quick else {}), "run": str(folder), "seed": str(run.seed),
-        "reward.url": urls["reward"], "reward.judge-url": urls["judge"],
+        **models.settings, **run.settings, **(QUICK if quick else {}), "run": str(folder), "seed": str(run.seed),
+        "reward.url": urls[models.reward], "reward.judge-url": urls[models.judge],
     }  # fmt: skip
     flags = [f"--{name}={value}" for name, value in settings.items()]
     began = time.monotonic()
@@ -139,12 +154,13 @@ def divided(curves: Sequence[CurveRow], window: int = 5) -> str:
 
 def measure(part: str, quick: bool) -> Result:
     """All runs of a part, one after the other, against two servers."""
-    with served(train_models()) as urls:
-        outcomes = [learn(part, run, urls, quick) for run in PARTS[part]]
+    chosen = PARTS[part]
+    with served(train_models((chosen.reward, chosen.judge))) as urls:
+        outcomes = [learn(part, run, urls, quick) for run in chosen.runs]
     RESULTS.mkdir(exist_ok=True)
-    labels = {f"seed {run.seed}": outcome.curves for run, outcome in zip(PARTS[part], outcomes, strict=True)}
+    both = list(zip(chosen.runs, outcomes, strict=True))
+    labels = {f"seed {run.seed}": outcome.curves for run, outcome in both}
     draw(labels, RESULTS / f"feedback_{part}{'.quick' if quick else ''}.png")
-    both = list(zip(PARTS[part], outcomes, strict=True))
     minutes = max(outcome.seconds for outcome in outcomes) / 60
     targets = [rises(run, outcome) for run, outcome in both]
     targets.append(
@@ -161,7 +177,7 @@ def measure(part: str, quick: bool) -> Result:
         for run, outcome in both
     }
     rows = [row for run, outcome in both for row in beside(part, run, outcome)]
-    return Result(f"feedback_{part}", quick, PARTS[part][0].seed, targets, figures, rows)
+    return Result(f"feedback_{part}", quick, chosen.runs[0].seed, targets, figures, rows)
 
 
 def _read(path: Path) -> dict[str, Any]:

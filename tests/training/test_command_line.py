@@ -55,6 +55,8 @@ def test_help_teaches() -> None:
         "evaluate",
         "export",
         "run",
+        "compare",
+        "rewardbench",
         "inspect",
         "ppo",
         "grpo",
@@ -87,7 +89,9 @@ def test_help_and_wrong_settings_do_not_wait_for_torch(arguments: list[str]) -> 
 
 
 def test_unknown_command() -> None:
-    assert "unknown command 'fitt'; one of fit, evaluate, export, run, compare, inspect" in line(call("fitt"), 2)
+    assert "unknown command 'fitt'; one of fit, evaluate, export, run, compare, rewardbench, inspect" in line(
+        call("fitt"), 2
+    )
 
 
 @pytest.mark.parametrize("flag", ["--data.trian", "--optimiser.learn", "--seed"])
@@ -262,6 +266,32 @@ def test_run_from_preferences_to_a_bundle(tmp_path: Path, data: Path) -> None:
     assert bundle.manifest.evaluation["accuracy"] > 0.7
     account = json.loads((run / "data.json").read_text())
     assert sum(part["prompts"] for part in account["parts"].values()) == account["rows"]["read"] == 60
+    assert f"The whole report: {Path('runs/mine/report.html')}" in done.stdout
+    assert (bundle.folder / "report" / "report.html").read_text() == (run / "report.html").read_text()
+
+    done = call("compare", "runs/mine", "runs/mine", "--json", "difference.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "# runs/mine (A) and runs/mine (B)" in done.stdout
+    assert "No difference in accuracy is shown" in done.stdout
+    assert json.loads((tmp_path / "difference.json").read_text())["every"]["p_value"] == 1.0
+
+    row = {"prompt": "p", "chosen": "+++", "rejected": "abc", "subset": "alpacaeval-easy"}
+    (tmp_path / "bench.jsonl").write_text(json.dumps(row) + "\n")
+    done = call("rewardbench", "runs/mine", "bench.jsonl", "--no-progress", "--json", "bench.json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "# mine on RewardBench (1 tasks)" in done.stdout
+    assert json.loads((tmp_path / "bench.json").read_text())["sections"]["Chat"] in (0.0, 1.0)
+
+
+def test_comparing_what_was_not_evaluated(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"question": "q"}\n')
+    assert "pairs.jsonl is missing; run `assay-train evaluate` first" in line(call("compare", tmp_path, tmp_path), 1)
+    told = line(call("rewardbench", tmp_path, tmp_path / "rows.jsonl"), 1)
+    assert "rows.jsonl:1: cannot tell the benchmark from the columns (question)" in told
+    (tmp_path / "rows.jsonl").write_text(
+        json.dumps({"prompt": "p", "chosen": "a", "rejected": "b", "subset": "donotanswer"}) + "\n"
+    )
+    assert "no trained model here" in line(call("rewardbench", tmp_path, tmp_path / "rows.jsonl"), 1)
 
 
 def test_learning_from_a_server_lists_its_settings() -> None:

@@ -4,23 +4,21 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from service.bundle.text_format import EncodedItem
 from training.checkpoint import Checkpoint
 from training.data.record import PreferenceRecord
 from training.evaluation.analysis import analyse
 from training.evaluation.evaluate import Evaluation, calibrate, evaluate, judged_pairs
 from training.evaluation.metrics import FloatArray
 from training.evaluation.pair_table import pair_rows, write_rows
-from training.evaluation.probes import Prompt, probe
+from training.evaluation.probes import probe
 from training.evaluation.report.page import Subject, page, responses_of
 from training.evaluation.summary import summary
-from training.examples import TRAINING_TRUNCATION, Example, encode_records
+from training.examples import Example, encode_records
 from training.prepare import PreparedData
 from training.reference import select_reference
 from training.run_folder import write
-from training.scoring import score_heads, score_sequences
+from training.scoring import score_heads
+from training.text_scorer import TextScorer
 
 logger = logging.getLogger("assay.training")
 
@@ -88,30 +86,3 @@ def measure(run: Path, checkpoint: Checkpoint, data: PreparedData, probe_respons
 def rewards(scores: Sequence[FloatArray]) -> list[FloatArray]:
     """The first of all heads' scores, for each example (responses,)."""
     return [part[:, 0] for part in scores]
-
-
-class TextScorer:
-    """Rewards of any prompts and responses; what is too long is cut as in training.
-
-    Raises when called:
-        FloatingPointError: a score is not finite.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, progress: bool) -> None:
-        self._checkpoint = checkpoint
-        self._progress = progress
-
-    def __call__(self, items: Sequence[tuple[Prompt, str]]) -> FloatArray:
-        """(N,) rewards, in order."""
-        checkpoint = self._checkpoint
-        groups = []
-        for prompt, response in items:
-            (item,) = checkpoint.formatter.encode(prompt, [response], TRAINING_TRUNCATION)
-            assert isinstance(item, EncodedItem), item  # the formats in use leave room after cutting
-            groups.append([item.ids])
-        block_queries = checkpoint.description.block_queries
-        scores = score_sequences(checkpoint.model, groups, block_queries, progress=self._progress)
-        values = np.concatenate(scores)[:, 0]
-        if not np.isfinite(values).all():
-            raise FloatingPointError("the model gives a score that is not finite to a changed response")
-        return values

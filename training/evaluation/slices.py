@@ -55,9 +55,19 @@ def _labels(examples: Sequence[Example], pairs: JudgedPairs) -> dict[str, Labels
     preferred_is_i = pairs.preference > 0.5
     difference = np.where(preferred_is_i, pairs.length_i - pairs.length_j, pairs.length_j - pairs.length_i)
     share = np.maximum(pairs.preference, 1 - pairs.preference)
+    worse = [
+        "" if record.qualities is None else record.qualities[judged.j if first else judged.i]
+        for record, judged, first in zip(
+            records,
+            (record.judgements[place] for record, place in zip(records, pairs.judgement, strict=True)),
+            preferred_is_i,
+            strict=True,
+        )
+    ]
     return {
         "source": np.array([record.source for record in records]),
         "category": np.array([record.category or "" for record in records]),
+        "what is wrong with the other response": np.array(worse),
         "votes for the preferred response": np.select(
             [pairs.votes < 2, share == 1, share >= 0.75], ["one vote", "all", "three quarters or more"], "fewer"
         ),

@@ -54,6 +54,18 @@ def test_pairs_are_told_apart_by_what_they_are() -> None:
     }  # fmt: skip
 
 
+def test_pairs_are_told_apart_by_what_is_wrong_with_the_worse_response() -> None:
+    records = [
+        record(n, (10, 10), (1, 0) if n % 2 else (0, 1)).model_copy(
+            update={"qualities": ["good", bad] if n % 2 else [bad, "good"]}
+        )
+        for n, bad in enumerate(["curt"] * 6 + ["wrong"] * 8)
+    ]
+    scores = [np.array([1.0, 0.0]) if n % 2 or n < 6 else np.array([0.0, 1.0]) for n in range(14)]
+    parts = slices(*decided(records, scores))["what is wrong with the other response"]
+    assert [(part.name, part.pairs, part.accuracy.value) for part in parts] == [("curt", 6, 0.5), ("wrong", 8, 1.0)]
+
+
 def test_a_dimension_of_one_part_is_left_out() -> None:
     records = [record(n, (10, 40), (1, 0)) for n in range(8)]
     found = slices(*decided(records, [np.array([1.0, 0.0])] * 8))

@@ -1,0 +1,88 @@
+"""Files of the three benchmarks, told by their columns, and scored whole."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.bundle.layout import Family
+from service.bundle.text_format import Message
+from tests.training.tiny import tiny_checkpoint
+from training.data.errors import DataError
+from training.evaluation.metrics import FloatArray
+from training.evaluation.reward_benchmarks.tasks import read_tasks, score_tasks
+from training.text_scorer import TextScorer
+
+V1 = {"id": 3, "prompt": "2+2?", "chosen": "4", "rejected": "5", "subset": "math-prm", "chosen_model": "human"}
+V2 = {"id": "tied:3", "prompt": "2+2?", "chosen": ["4", "four"], "rejected": ["5"], "num_correct": 2, "subset": "Ties"}
+RM = {
+    "id": "7",
+    "prompt": "2+2?",
+    "chosen": ["4", "It is 4", "**4**"],
+    "rejected": ["5", "It is 5", "**5**"],
+    "domain": "math",
+}
+
+
+def file_of(tmp_path: Path, *rows: dict[str, Any]) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(("row", "kind"), [(V1, "rewardbench"), (V2, "rewardbench2"), (RM, "rm-bench")])
+def test_the_benchmark_is_told_by_its_columns(tmp_path: Path, row: dict[str, Any], kind: str) -> None:
+    found, (task,) = read_tasks(file_of(tmp_path, row))
+    assert found == kind
+    assert (task.prompt, task.id) == ("2+2?", str(row["id"]))
+    assert task.chosen == (row["chosen"] if isinstance(row["chosen"], list) else [row["chosen"]])
+    assert task.group == row.get("subset", row.get("domain"))
+
+
+def test_a_prompt_may_be_messages(tmp_path: Path) -> None:
+    _, (task,) = read_tasks(file_of(tmp_path, {**V1, "prompt": [{"role": "user", "content": "2+2?"}]}))
+    assert task.prompt == [Message(role="user", content="2+2?")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([], "no rows"),
+        ([{"question": "q"}], r"rows.jsonl:1: cannot tell the benchmark from the columns \(question\)"),
+        ([V1, {**V1, "chosen": 4}], "rows.jsonl:2: column 'chosen' must be text"),
+        ([{**V2, "rejected": []}], "rows.jsonl:1: 2 chosen and 0 rejected responses; both need some"),
+        ([{**RM, "chosen": ["4", "5"]}], "rows.jsonl:1: 2 chosen and 3 rejected responses; RM-Bench has 3 styles"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, rows: list[dict[str, Any]], reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        read_tasks(file_of(tmp_path, *rows))
+
+
+def test_every_response_gets_its_score(tmp_path: Path) -> None:
+    def score(items: Sequence[tuple[str | list[Message], str]]) -> FloatArray:
+        return np.array([float(len(text)) for _, text in items])
+
+    _, tasks = read_tasks(file_of(tmp_path, V2, {**V2, "id": "ref:3", "chosen": ["!!!"], "rejected": ["", "!"]}))
+    first, second = score_tasks(tasks, score)
+    assert (first.chosen.tolist(), first.rejected.tolist()) == ([1, 4], [1])
+    assert (second.chosen.tolist(), second.rejected.tolist()) == ([3], [0, 1])
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_a_model_scores_texts_as_it_does_alone(family: Family) -> None:
+    """In company, whatever prompts are neighbours."""
+    scorer = TextScorer(tiny_checkpoint(family), progress=False)
+    items: list[tuple[str | list[Message], str]] = [
+        ("p", "a"),
+        ("p", "bb"),
+        ("q", "a"),
+        ("p", "a"),
+        ("p" * 500, "long"),
+    ]
+    together = scorer(items)
+    assert together == pytest.approx([float(scorer([item])[0]) for item in items], abs=1e-5)
+    assert together[0] == pytest.approx(together[3], abs=1e-6)

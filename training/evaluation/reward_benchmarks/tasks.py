@@ -1,0 +1,116 @@
+"""The rows of a benchmark's file, in one form."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from service.bundle.text_format import Message
+from training.data.errors import DataError
+from training.data.readers import fields
+from training.data.readers.rows import raw_rows
+from training.evaluation.metrics import FloatArray
+
+Kind = Literal["rewardbench", "rewardbench2", "rm-bench"]
+STYLES = 3
+"""Of RM-Bench: concise, detailed, detailed with markdown, in this order."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A prompt with good and bad responses; `group` is its subset or domain."""
+
+    id: str
+    prompt: str | list[Message]
+    chosen: list[str]
+    rejected: list[str]
+    group: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A task with the scores of its responses, (chosen,) and (rejected,)."""
+
+    task: Task
+    chosen: FloatArray
+    rejected: FloatArray
+
+
+def read_tasks(path_or_name: str | Path) -> tuple[Kind, list[Task]]:
+    """The tasks of a file, or of `hf:NAME[:SPLIT]`, in the format that the columns of its first row show.
+
+    `domain`: RM-Bench; `subset` with lists of responses: RewardBench 2; with one of each: RewardBench.
+
+    Raises:
+        DataError: no such file, no rows, or a row that is not of the format.
+    """
+    kind: Kind | None = None
+    tasks = []
+    for row in raw_rows(path_or_name):
+        try:
+            if isinstance(row.columns, DataError):
+                raise row.columns
+            kind = kind or _kind(row.columns)
+            tasks.append(_READERS[kind](row.columns, str(row.columns.get("id", row.line))))
+        except DataError as error:
+            raise DataError(error.reason, file=row.file, line=row.line) from error
+    if kind is None:
+        raise DataError("no rows", file=str(path_or_name))
+    return kind, tasks
+
+
+def score_tasks(
+    tasks: Sequence[Task], score: Callable[[Sequence[tuple[str | list[Message], str]]], FloatArray]
+) -> list[Scored]:
+    """Every response of every task, scored in one call of `score`, which takes (prompt, response) pairs."""
+    scores = score([(task.prompt, text) for task in tasks for text in (*task.chosen, *task.rejected)])
+    ends = np.cumsum([len(task.chosen) + len(task.rejected) for task in tasks])[:-1]
+    return [
+        Scored(task, part[: len(task.chosen)], part[len(task.chosen) :])
+        for task, part in zip(tasks, np.split(scores, ends), strict=True)
+    ]
+
+
+def _kind(row: Mapping[str, Any]) -> Kind:
+    columns = {name for name, value in row.items() if value is not None}
+    if {"prompt", "chosen", "rejected", "domain"} <= columns:
+        return "rm-bench"
+    if {"prompt", "chosen", "rejected", "subset"} <= columns:
+        return (
+            "rewardbench2" if isinstance(row["chosen"], list) and isinstance(row["rejected"], list) else "rewardbench"
+        )
+    found = ", ".join(sorted(columns)) or "none"
+    raise DataError(
+        f"cannot tell the benchmark from the columns ({found}): RewardBench has prompt, chosen, rejected and subset, "
+        "RM-Bench domain instead of subset"
+    )
+
+
+def _rewardbench(row: Mapping[str, Any], name: str) -> Task:
+    chosen, rejected = fields.text(row, "chosen"), fields.text(row, "rejected")
+    return Task(name, fields.prompt(row), [chosen], [rejected], fields.text(row, "subset"))
+
+
+def _rewardbench2(row: Mapping[str, Any], name: str) -> Task:
+    chosen, rejected = fields.texts(row, "chosen"), fields.texts(row, "rejected")
+    if not chosen or not rejected:
+        raise DataError(f"{len(chosen)} chosen and {len(rejected)} rejected responses; both need some")
+    return Task(name, fields.prompt(row), chosen, rejected, fields.text(row, "subset"))
+
+
+def _rm_bench(row: Mapping[str, Any], name: str) -> Task:
+    chosen, rejected = fields.texts(row, "chosen"), fields.texts(row, "rejected")
+    if (len(chosen), len(rejected)) != (STYLES, STYLES):
+        raise DataError(
+            f"{len(chosen)} chosen and {len(rejected)} rejected responses; RM-Bench has {STYLES} styles of both"
+        )
+    return Task(name, fields.prompt(row), chosen, rejected, fields.text(row, "domain"))
+
+
+_READERS: Mapping[Kind, Callable[[Mapping[str, Any], str], Task]] = {
+    "rewardbench": _rewardbench,
+    "rewardbench2": _rewardbench2,
+    "rm-bench": _rm_bench,
+}

@@ -71,9 +71,13 @@ def _labels(examples: Sequence[Example], pairs: JudgedPairs) -> dict[str, Labels
         "votes for the preferred response": np.select(
             [pairs.votes < 2, share == 1, share >= 0.75], ["one vote", "all", "three quarters or more"], "fewer"
         ),
-        "the preferred response is": np.select([difference > 0, difference < 0], ["longer", "shorter"], "as long"),
-        "length of the shorter response": np.select(
-            [ratio >= 0.75, ratio >= 0.5], ["over 75 % of the longer", "50 to 75 %"], "under 50 %"
+        "whether the preferred response is longer": np.select(
+            [difference > 0, difference < 0], ["longer", "shorter"], "as long"
+        ),
+        "how close the two lengths are": np.select(
+            [ratio >= 0.75, ratio >= 0.5],
+            ["1: within 25 %", "2: the shorter has 50 to 75 %"],
+            "3: the shorter has under 50 %",
         ),
         "length of the longer response": _quarters(longer),
     }

@@ -45,12 +45,12 @@ def test_pairs_are_told_apart_by_what_they_are() -> None:
     assert shown["votes for the preferred response"] == {
         "one vote": (6, 1.0, 0.0), "all": (7, 0.0, 1.0), "fewer": (8, 1.0, 1.0),
     }  # fmt: skip
-    assert shown["the preferred response is"] == {
+    assert shown["whether the preferred response is longer"] == {
         "longer": (15, pytest.approx(8 / 15), 1.0), "shorter": (6, 1.0, 0.0),
     }  # fmt: skip
-    assert shown["length of the shorter response"] == {
-        "over 75 % of the longer": (9, 1.0, pytest.approx(8.5 / 9)),
-        "under 50 %": (13, pytest.approx(6 / 13), pytest.approx(7 / 13)),
+    assert shown["how close the two lengths are"] == {
+        "1: within 25 %": (9, 1.0, pytest.approx(8.5 / 9)),
+        "3: the shorter has under 50 %": (13, pytest.approx(6 / 13), pytest.approx(7 / 13)),
     }  # fmt: skip
 
 

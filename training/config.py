@@ -74,6 +74,13 @@ class ModelConfig(Section):
     """Keep the backbone's dropout. Off by default: rewards of one text should not differ within a step."""
     block_queries: int = Field(DEFAULT_BLOCK_QUERIES, ge=1, le=1024)
     """Queries in one attention block of the layout."""
+    gradient_checkpointing: bool = False
+    """Keep less in memory and compute the inside of each layer twice."""
+    lora_rank: int = Field(0, ge=0, le=1024)
+    """Train low-rank adapters of this rank on all linear layers, and the head, instead of all weights; 0 for all. The
+    adapters are merged when training ends, so that the bundle is like any other."""
+    lora_alpha: int = Field(32, ge=1)
+    """Scale of the adapters: their product counts lora_alpha / lora_rank."""
     ensemble: int = Field(1, ge=1, le=64)
     """Heads on one backbone, each learning from prompts drawn anew: their mean is the reward, and their standard
     deviation is served as its uncertainty."""

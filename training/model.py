@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from service.bundle.layout import BLOCK_GROUPS, BLOCK_INPUTS, Family, Pooling
 from training.attention import ATTENTION_NAME, BlockPlan, BlockTensors, UnsupportedBackboneError
@@ -74,7 +75,22 @@ class RewardModel(nn.Module):
         super().train(mode)
         if not self.dropout:
             self.backbone.train(False)
+        for layer in self.backbone.modules():
+            # The layer itself asks whether it trains, to compute its inside again; what is in it must not think so.
+            if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+                layer.training = mode
         return self
+
+    def checkpoint_gradients(self) -> None:
+        """Keep the activations between layers alone, and compute those within again for the gradient.
+
+        Raises:
+            UnsupportedBackboneError: the backbone cannot.
+        """
+        try:
+            self.backbone.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise UnsupportedBackboneError(f"model.gradient_checkpointing: {error}") from error
 
     def forward(
         self,

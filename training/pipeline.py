@@ -17,6 +17,7 @@ from service.bundle.manifest import Provenance
 from service.bundle.reader import Bundle
 from service.bundle.reference import Reference
 from service.bundle.text_format import Formatter
+from training.adapters import add_adapters, merge_adapters
 from training.backbone import load_backbone
 from training.checkpoint import (
     Checkpoint,
@@ -98,6 +99,8 @@ def run_fit(config: TrainingConfig) -> FitResult:
         write(config.run / BEGUN, {"configuration": config.portable(), "data_sha256": data.sha256})
     write(config.run / "data.json", data.account)
     result = fit(checkpoint.model, train, validation, config)
+    if config.model.lora_rank:
+        merge_adapters(checkpoint.model)
     save_checkpoint(checkpoint, config.run / "model")
     write(config.run / TRAINED, asdict(result))
     logger.info("trained %d updates, validation loss %.4f", result.updates, result.best_validation_loss)
@@ -160,6 +163,10 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
     )
     formatter = Formatter(backbone.text_format, backbone.template, backbone.tokenizer, max_tokens)
     model = RewardModel(backbone.model, family, pooling, config.model.heads, dropout=config.model.dropout)
+    if config.model.gradient_checkpointing:
+        model.checkpoint_gradients()
+    if config.model.lora_rank:
+        add_adapters(model, config.model.lora_rank, config.model.lora_alpha)
     return Checkpoint(model, formatter, description)
 
 

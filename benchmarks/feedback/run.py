@@ -62,7 +62,9 @@ PARTS: dict[str, Part] = {
     "overoptimisation": Part("reward", "judge", DIARY, [Run("ppo", 0, FAR)]),
     "grpo": Part("reward", "judge", DIARY, [Run("grpo", 0, {})]),
     # The prompts are those that the default model was trained on, as they come.
-    "default": Part("default", "default_judge", {**COMMON, "policy.max-new-tokens": "32"}, [Run("ppo", 0, {})]),
+    "default": Part(
+        "default", "default_judge", {**COMMON, "updates": "20", "policy.max-new-tokens": "32"}, [Run("ppo", 0, {})]
+    ),
 }
 
 

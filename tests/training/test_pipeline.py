@@ -99,6 +99,33 @@ def test_all_heads_come_into_the_bundle(
     assert session.run(layout).shape == (2, len(heads))
 
 
+def test_adapters_are_resumed_to_the_bit_and_merged_in_the_bundle(configure: Configure, tmp_path: Path) -> None:
+    def adapted(name: str, **changes: Any) -> TrainingConfig:
+        model = configure().model.model_copy(update={"lora_rank": 4, "gradient_checkpointing": True})
+        optimiser = {"learning_rate": 1e-2, "evaluations_per_epoch": 2}
+        return configure(optimiser, model=model, run=tmp_path / name, bundle=tmp_path / f"{name}-bundle", **changes)
+
+    run_fit(adapted("whole"))
+    with pytest.MonkeyPatch.context() as patch:
+        training_step = RewardTrainer.training_step
+
+        def stopping(trainer: RewardTrainer, *args: Any) -> torch.Tensor:
+            if trainer.state.global_step == 5:
+                raise KeyboardInterrupt
+            return training_step(trainer, *args)
+
+        patch.setattr(RewardTrainer, "training_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run_fit(adapted("cut"))
+    run_fit(adapted("cut", resume=True))
+    whole, cut = weights(adapted("whole")), weights(adapted("cut"))
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert not any("lora" in name for name in whole)
+    assert run_evaluate(adapted("whole")).accuracy.value > 0.6
+    assert run_export(adapted("whole")).manifest.heads == ("reward",)
+
+
 def test_an_aspect_that_nothing_teaches_ends_the_run_before_it_begins(configure: Configure) -> None:
     config = configure(model=configure().model.model_copy(update={"aspects": {"plus": 1.0}}))
     with pytest.raises(ValueError, match="no training judgement is on the aspect 'plus'"):

@@ -84,13 +84,13 @@ def _compare(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(arguments)
 
     from training.evaluation.compare import compare
-    from training.evaluation.compared import compared
+    from training.evaluation.comparison_text import comparison_text
     from training.evaluation.pair_table import read_test
     from training.run_folder import write
 
     (rows_a, temperature_a), (rows_b, temperature_b) = read_test(flags.a), read_test(flags.b)
     comparison = compare(rows_a, rows_b, temperature_a, temperature_b)
-    print(compared(str(flags.a), str(flags.b), comparison))
+    print(comparison_text(str(flags.a), str(flags.b), comparison))
     if flags.json is not None:
         write(flags.json, comparison.as_json())
     return 0

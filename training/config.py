@@ -55,7 +55,8 @@ class DataConfig(Section):
     on_leakage: Literal["error", "drop", "report"] = "drop"
     """When a training prompt is also in the named test data: stop, drop it from training, or only say so."""
     annotators: Literal["equal", "dawid-skene"] = "equal"
-    """Believe all annotators alike, or weigh training votes by how reliable the votes show each one to be."""
+    """Take votes as they are cast; or replace those on each training pair by the probabilities of who is better, given
+    how reliable the votes show each annotator to be. These are much surer than shares of votes."""
     aspects: dict[str, str] = {}
     """What the judgements of a source are on, where its rows do not say: the name of a file without its ending, or of
     a row's `source`, and an aspect of model.aspects."""
@@ -107,7 +108,7 @@ class LossConfig(Section):
 
     kind: Literal["bradley-terry", "rao-kupper", "davidson", "plackett-luce"] = "bradley-terry"
     """bradley-terry: shares of votes, a tie being half; rao-kupper and davidson: ties as an outcome of their own;
-    plackett-luce: the ranking of each prompt's responses, which must be whole and without ties."""
+    plackett-luce: the ranking of each prompt's responses by majority, which must be whole and without ties."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Assumed probability that a judgement is noise."""
@@ -116,7 +117,7 @@ class LossConfig(Section):
     margin_weight: float = Field(0.0, ge=0)
     """Factor on the data's margins, which then are required differences (Touvron et al. 2023); 0 ignores them."""
     weigh_by: Literal["equal", "votes"] = "equal"
-    """What a judgement counts within its prompt, beside a weight that the data may give it: all alike, or by votes."""
+    """What a judgement counts, beside a weight that the data may give it: all alike, or by its number of votes."""
     length_residual: bool = False
     """Teach the score only what the lengths of two responses do not explain: a slope on the difference of their
     logarithms is fitted first, added in training and left out in serving."""
@@ -170,6 +171,8 @@ class ReportConfig(Section):
 class ExportConfig(Section):
     """What goes into the bundle beside the model."""
 
+    report: bool = True
+    """Put report.html into the bundle; it shows up to 12 held-out prompts with two responses each."""
     reference: bool = True
     """Put up to 256 held-out pairs, as token ids, into the bundle: servers choose a lower precision only by them."""
 
@@ -203,6 +206,16 @@ class TrainingConfig(Section):
         held_out = self.data.validation_fraction + (0 if self.data.test else self.data.test_fraction)
         if held_out >= 1:
             raise ValueError(f"test and validation fractions sum to {held_out:g}: nothing is left to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _aspects_can_be_learnt(self) -> Self:
+        if self.data.aspects and not self.model.aspects:
+            raise ValueError("data.aspects names aspects, and model.aspects no heads for them")
+        if self.model.aspects and self.loss.kind == "plackett-luce":
+            raise ValueError("loss.kind plackett-luce ranks responses all in all, and cannot teach model.aspects")
+        if self.model.aspects and self.loss.length_residual:
+            raise ValueError("loss.length_residual fits one slope, and model.aspects may each have another; not both")
         return self
 
     def portable(self) -> dict[str, Any]:

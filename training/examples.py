@@ -80,7 +80,7 @@ class ElementDataset(Dataset[Element]):
 
     Args:
         examples: what to learn from.
-        weights: for each example (judgements, heads), see `training.teaching.teaching_weights`.
+        weights: for each example (judgements, heads), see `training.judgement_weights.judgement_weights`.
         max_responses: the most responses of one element, >= 2.
         seed: of the grouping.
     """

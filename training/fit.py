@@ -27,13 +27,13 @@ from training.data.record import PreferenceRecord
 from training.evaluation import metrics
 from training.evaluation.evaluate import judged_pairs
 from training.examples import Collator, ElementDataset, Example, ranking
+from training.judgement_weights import column_of, judgement_weights
 from training.length import fit_length_slope, length_difference
 from training.model import RewardModel
-from training.objective import KNOW_TIES, objective
+from training.objective import KNOW_TIES, first_threshold, objective
 from training.resume import check_whole, load_best, newest_checkpoint, read_state
 from training.run_folder import CHECKPOINTS, TENSORBOARD
 from training.scoring import score_heads
-from training.teaching import column_of, teaching_weights
 
 logger = logging.getLogger("assay.training")
 
@@ -84,7 +84,10 @@ def fit(
     records = [example.record for example in train]
     if config.loss.kind == "plackett-luce":
         _refuse_unranked(records)
-    weights = teaching_weights(records, model.heads, config.loss.weigh_by, config.optimiser.seed)
+    if config.loss.kind in KNOW_TIES:
+        with torch.no_grad():
+            model.tie_threshold.fill_(first_threshold(config.loss.kind, _tie_share(records)))
+    weights = judgement_weights(records, model.heads, config.loss.weigh_by, config.optimiser.seed)
     length_slope = fit_length_slope(records) if config.loss.length_residual else 0.0
     dataset = ElementDataset(train, weights, config.optimiser.max_responses, config.optimiser.seed)
     seen, judgements = dataset.judgements_seen, dataset.judgements
@@ -128,6 +131,11 @@ def fit(
         tie_threshold=float(model.tie_threshold.detach()),
         history=[{name: value for name, value in row.items() if math.isfinite(value)} for row in state.log_history],
     )
+
+
+def _tie_share(records: Sequence[PreferenceRecord]) -> float:
+    judgements = [judgement for record in records for judgement in record.judgements]
+    return sum(judgement.ties for judgement in judgements) / sum(judgement.votes for judgement in judgements)
 
 
 def _refuse_unranked(records: Sequence[PreferenceRecord]) -> None:

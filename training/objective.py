@@ -1,5 +1,6 @@
 """What is minimised: from the scores of a step and the judgements on them to one number."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -10,6 +11,17 @@ from training.losses import bradley_terry, centring, davidson, mean_by_element, 
 
 KNOW_TIES = {"rao-kupper": rao_kupper, "davidson": davidson}
 """Losses with a threshold that is learnt beside the scores."""
+
+
+def first_threshold(kind: str, tie_share: float) -> float:
+    """The threshold of a loss that knows ties, such that equal scores tie as often as people do.
+
+    Rao and Kupper's P(tie) at equal scores is tanh(eta / 2), Davidson's nu / (nu + 2); see `training.losses`.
+    """
+    share = min(max(tie_share, 0.01), 0.95)
+    if kind == "rao-kupper":
+        return math.log(math.expm1(2 * math.atanh(share)))
+    return math.log(2 * share / (1 - share))
 
 
 def objective(

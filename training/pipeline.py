@@ -34,6 +34,7 @@ from training.evaluation.measure import measure
 from training.examples import encode_records, truncated
 from training.export.bundle import export_bundle
 from training.fit import FitResult, checkpoint_to_resume, fit, make_optimiser
+from training.judgement_weights import check_aspects
 from training.model import RewardModel
 from training.prepare import PreparedData, prepare_data
 from training.run_folder import (
@@ -50,7 +51,6 @@ from training.run_folder import (
     remove,
     write,
 )
-from training.teaching import check_aspects
 
 logger = logging.getLogger("assay.training")
 
@@ -80,6 +80,8 @@ def run_fit(config: TrainingConfig) -> FitResult:
         refuse_to_delete(config)
     data = prepare_data(config.data, config.optimiser.seed)
     _report_data(data)
+    if not config.model.aspects and (named := _on_aspects(data)):
+        logger.warning("%d training judgements name an aspect; without model.aspects they all teach one score", named)
     check_aspects(data.splits.train, [*data.splits.validation, *data.splits.test], config.model.heads)
     checkpoint = new_checkpoint(config, data)
     formatter = checkpoint.formatter
@@ -105,6 +107,10 @@ def run_fit(config: TrainingConfig) -> FitResult:
     write(config.run / TRAINED, asdict(result))
     logger.info("trained %d updates, validation loss %.4f", result.updates, result.best_validation_loss)
     return result
+
+
+def _on_aspects(data: PreparedData) -> int:
+    return sum(judgement.aspect is not None for record in data.splits.train for judgement in record.judgements)
 
 
 def _as_begun(config: TrainingConfig, begun: TrainingConfig) -> TrainingConfig:
@@ -190,7 +196,8 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
             f"{config.run}: the data have changed since the model was trained, so its test prompts are not the "
             "ones held out then; train anew"
         )
-    evaluation = measure(config.run, checkpoint, data, config.report.probe_responses, config.progress)
+    report = config.report if "report" in config.model_fields_set else trained.report
+    evaluation = measure(config.run, checkpoint, data, report.probe_responses, config.progress)
     write(config.run / "evaluated.json", {"weights_sha256": weights_sha256(config.run / "model")})
     return evaluation
 
@@ -214,7 +221,7 @@ def run_export(config: TrainingConfig) -> Bundle:
     reference = read_as(Reference, path, AGAIN) if config.export.reference and path.is_file() else None
     destination = destination_of(config, trained)
     report = config.run / "report.html"
-    page = report.read_text(encoding="utf-8") if report.is_file() else None
+    page = report.read_text(encoding="utf-8") if config.export.report and report.is_file() else None
     bundle = export_bundle(checkpoint, calibration, evaluation, destination, reference, page)
     logger.info("wrote %s, digest %s", destination, bundle.digest)
     return bundle

@@ -23,7 +23,7 @@ from training.data import (
     shuffle_sides,
     split,
 )
-from training.data.annotators import believe
+from training.data.annotators import with_posteriors
 from training.data.leakage import leaking
 from training.data.pairs import decided
 
@@ -70,6 +70,10 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
     repeated = judgements - _judgements(records)
     if config.merge_prompts:  # rows on one pair, in whatever source, are votes
         records, test = (add_up_votes(merge_by_prompt(part)) for part in (records, test))
+    unknown = sorted(set(config.aspects) - {record.source for record in [*records, *test]})
+    if unknown:
+        known = ", ".join(sorted({record.source for record in [*records, *test]}))
+        raise DataError(f"data.aspects names the source {unknown[0]!r}, and the sources are {known}")
     test_fraction = 0.0 if test else config.test_fraction
     fractions = (1 - test_fraction - config.validation_fraction, config.validation_fraction, test_fraction)
     splits = split(records, fractions, seed)
@@ -86,7 +90,10 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
         splits = Splits(_without(splits.train, shared), _without(splits.validation, shared), test)
     annotators: dict[str, Any] | None = None
     if config.annotators == "dawid-skene":  # of the training votes alone: what is held out stays as people voted
-        believed, annotators = believe(splits.train)
+        try:
+            believed, annotators = with_posteriors(splits.train)
+        except ValueError as error:
+            raise DataError(str(error)) from error
         splits = Splits(believed, splits.validation, splits.test)
     parts = {name: [shuffle_sides(record, seed) for record in part] for name, part in vars(splits).items()}
     for name, part in parts.items():

@@ -28,7 +28,7 @@ from training.checkpoint import Checkpoint
 from training.config import LossConfig, TrainingConfig
 from training.examples import Collator, ElementDataset, Example
 from training.fit import RewardTrainer, make_optimiser, training_arguments
-from training.teaching import teaching_weights
+from training.judgement_weights import judgement_weights
 
 RATE = 1e-5
 
@@ -72,7 +72,7 @@ class TrlTrainer(TrlRewardTrainer):
 def assay(config: TrainingConfig, checkpoint: Checkpoint, examples: Sequence[Example], timer: Timer) -> None:
     """As `assay-train fit` trains."""
     model = checkpoint.model
-    weights = teaching_weights([example.record for example in examples], model.heads)
+    weights = judgement_weights([example.record for example in examples], model.heads)
     dataset = ElementDataset(examples, weights, config.optimiser.max_responses, config.optimiser.seed)
     arguments = training_arguments(config, len(dataset))
     for name, value in _TRAINER.items():

@@ -13,7 +13,7 @@ from tests.training.tiny import toy_records
 from training.data import Judgement, PreferenceRecord
 from training.examples import Collator, ElementDataset, Example, encode_records, ranking, truncated
 from training.heads import Heads
-from training.teaching import teaching_weights
+from training.judgement_weights import judgement_weights
 
 
 def records(responses: int, count: int = 3) -> list[PreferenceRecord]:
@@ -21,7 +21,7 @@ def records(responses: int, count: int = 3) -> list[PreferenceRecord]:
 
 
 def elements_of(examples: Sequence[Example], max_responses: int = 8, seed: int = 0) -> ElementDataset:
-    weights = teaching_weights([example.record for example in examples], Heads())
+    weights = judgement_weights([example.record for example in examples], Heads())
     return ElementDataset(examples, weights, max_responses, seed)
 
 
@@ -123,7 +123,7 @@ def test_ties_lengths_and_weights_of_each_judgement() -> None:
         ],
     })  # fmt: skip
     examples = encode_records([record], pocket_formatter(), progress=False)
-    dataset = ElementDataset(examples, teaching_weights([record], Heads.ensemble(4)), 8, 0)
+    dataset = ElementDataset(examples, judgement_weights([record], Heads.ensemble(4)), 8, 0)
     batch = Collator(Family.CAUSAL, 8, length_slope=0.5)([dataset[0]])
     assert batch["tie"].tolist() == [0.5, 0.0]
     assert batch["length_term"].tolist() == pytest.approx([-0.5 * math.log(16), 0.5 * math.log(4)])

@@ -122,8 +122,8 @@ def test_every_loss_learns_what_can_be_learnt(tmp_path: Path, kind: str) -> None
     config = configuration(tmp_path, epochs=4).model_copy(update={"loss": LossConfig(kind=kind)})
     result, _, model = train(config, data=examples(48, 1, responses=3))
     assert accuracy(model, examples(60, 3, responses=3)) > 0.85
-    # Nothing ties in these data, so the share of ties falls. The loss of rankings knows no ties.
-    assert (result.tie_threshold < -0.1) == (kind != "plackett-luce")
+    # Nothing ties in these data, so the share of ties begins low. The loss of rankings knows no ties.
+    assert (result.tie_threshold < -3) == (kind != "plackett-luce")
 
 
 def test_a_loss_of_rankings_needs_rankings(tmp_path: Path) -> None:
@@ -145,6 +145,21 @@ def test_an_ensemble_learns_and_its_members_differ(tmp_path: Path) -> None:
     assert members.min() > 0.5
     assert members[np.triu_indices(4, 1)].max() < 1 - 1e-6
     assert (outputs[:, 1] > 0).all()
+
+
+def test_a_member_learns_from_what_was_drawn_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the draws leave everything to one member, the others stay as they began."""
+
+    def all_to_the_second(records: Sequence[PreferenceRecord], *_: Any) -> list[Any]:
+        return [np.tile(np.array([0, 1, 0], dtype=np.float32), (len(record.judgements), 1)) for record in records]
+
+    monkeypatch.setattr("training.fit.judgement_weights", all_to_the_second)
+    model = with_heads(Heads.ensemble(3))
+    before = model.head.weight.detach().clone()
+    fit(model, examples(24, 1), examples(8, 2), configuration(tmp_path, epochs=1))
+    moved = (model.head.weight.detach() - before).abs().amax(1)
+    assert moved[1] > 1e-4
+    assert moved[[0, 2]].max() < 1e-6
 
 
 def test_aspects_learn_what_they_were_judged_on(tmp_path: Path) -> None:

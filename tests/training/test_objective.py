@@ -8,7 +8,7 @@ import torch
 
 from training.config import LossConfig
 from training.losses import bradley_terry, centring, davidson, plackett_luce, rao_kupper
-from training.objective import objective
+from training.objective import first_threshold, objective
 
 THRESHOLD = torch.tensor(0.3)
 SCORES = torch.tensor([[0.5, -1.0], [1.5, 0.0], [-0.5, 2.0], [0.2, 0.1], [-2.0, 0.4]])
@@ -91,3 +91,17 @@ def test_what_length_explains_need_not_be_learnt() -> None:
 def test_settings_that_rankings_do_not_have_are_refused() -> None:
     with pytest.raises(ValueError, match="margin_weight is of losses on pairs"):
         settings(kind="plackett-luce", margin_weight=1.0)
+
+
+@pytest.mark.parametrize(("kind", "loss"), [("rao-kupper", rao_kupper), ("davidson", davidson)])
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.3, 0.9])
+def test_equal_scores_begin_by_tying_as_often_as_people_do(kind: str, loss: Any, share: float) -> None:
+    threshold = torch.tensor(first_threshold(kind, share))
+    value = loss(torch.zeros(1), torch.tensor([0.5]), torch.ones(1), threshold)
+    assert math.exp(-float(value)) == pytest.approx(share, rel=1e-4)
+
+
+def test_data_without_ties_have_a_threshold_too() -> None:
+    assert all(
+        math.isfinite(first_threshold(kind, share)) for kind in ("rao-kupper", "davidson") for share in (0.0, 1.0)
+    )

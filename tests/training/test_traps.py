@@ -18,9 +18,9 @@ from training.backbone import load_backbone
 from training.checkpoint import Checkpoint
 from training.examples import Collator, ElementDataset, Example, encode_records, layout_tensors
 from training.heads import Heads
+from training.judgement_weights import judgement_weights
 from training.losses import bradley_terry, mean_by_element
 from training.model import RewardModel
-from training.teaching import teaching_weights
 
 END = SPECIAL_IDS["<|end|>"]
 CLS = SPECIAL_IDS["[CLS]"]
@@ -119,7 +119,7 @@ def test_left_padding(checkpoint: Checkpoint, data: st.DataObject) -> None:
 
 
 def _dataset(examples: Sequence[Example]) -> ElementDataset:
-    return ElementDataset(examples, teaching_weights([example.record for example in examples], Heads()), 8, 0)
+    return ElementDataset(examples, judgement_weights([example.record for example in examples], Heads()), 8, 0)
 
 
 def test_batch_of_one(checkpoint: Checkpoint) -> None:

@@ -1,4 +1,4 @@
-"""Whom to believe: annotators' reliability from how each agrees with the others, and votes weighed by it.
+"""Annotators' reliability from how each agrees with the others, and what the votes on a pair then say of it.
 
 The model of Dawid & Skene (1979) with the symmetry that a comparison has: neither response is first. So an annotator
 has two habits: where one response is better, how often they say so, or say the opposite, or call it a tie; and where
@@ -39,7 +39,7 @@ class Habits:
 
 
 @dataclass(frozen=True)
-class Truths:
+class PairPosteriors:
     """What the votes on P pairs say of them once annotators are known.
 
     Attributes:
@@ -55,7 +55,7 @@ class Truths:
 
 def estimate(
     pair: IntArray, annotator: IntArray, choice: IntArray, *, prior_votes: float = 4.0, most_rounds: int = 100
-) -> Truths:
+) -> PairPosteriors:
     """Expectation maximisation from the shares of votes on.
 
     Args:
@@ -73,7 +73,7 @@ def estimate(
         habits = _habits(truths[pair], annotator, choice, prior_votes)
         before, truths = truths, _truths(habits, truths.mean(0), pair, annotator, choice, len(votes))
         moved = float(np.abs(truths - before).max())
-    return Truths(truths, habits, rounds)
+    return PairPosteriors(truths, habits, rounds)
 
 
 def _habits(truth: FloatArray, annotator: IntArray, choice: IntArray, prior_votes: float) -> Habits:
@@ -113,18 +113,24 @@ def _truths(
     return probabilities
 
 
-def believe(records: Sequence[PreferenceRecord]) -> tuple[list[PreferenceRecord], dict[str, Any]]:
+def with_posteriors(records: Sequence[PreferenceRecord]) -> tuple[list[PreferenceRecord], dict[str, Any]]:
     """The records with the votes on each pair spread as its probable truth, and an account of the annotators.
 
-    The number of votes on a pair stays. Judgements that do not say who voted are left as they are.
+    The number of votes on a pair stays. Judgements that do not say who voted are left as they are, and counted. An
+    annotator is known by source and name: two sources may number theirs alike.
+
+    Raises:
+        ValueError: no judgement says who voted.
     """
-    named = [judgement for record in records for judgement in record.judgements if judgement.annotations]
+    named = [
+        (record.source, judgement) for record in records for judgement in record.judgements if judgement.annotations
+    ]
     if not named:
-        return list(records), {"annotators": 0, "judgements": 0}
-    numbers: dict[str, int] = {}
+        raise ValueError("data.annotators is dawid-skene, but no training judgement says who cast its votes")
+    numbers: dict[tuple[str, str], int] = {}
     cast = np.array([
-        (place, numbers.setdefault(vote.annotator, len(numbers)), _CHOICES[vote.choice])
-        for place, judgement in enumerate(named)
+        (place, numbers.setdefault((source, vote.annotator), len(numbers)), _CHOICES[vote.choice])
+        for place, (source, judgement) in enumerate(named)
         for vote in judgement.annotations or ()
     ], dtype=np.int64)  # fmt: skip
     truths = estimate(*cast.T)
@@ -140,7 +146,8 @@ def believe(records: Sequence[PreferenceRecord]) -> tuple[list[PreferenceRecord]
         )
         for record in records
     ]
-    return believed, _account(truths, np.bincount(cast[:, 1]), len(named))
+    unnamed = sum(len(record.judgements) for record in records) - len(named)
+    return believed, _account(truths, np.bincount(cast[:, 1]), len(named), unnamed)
 
 
 def _with_truth(judgement: Judgement, probable: Sequence[float]) -> Judgement:
@@ -148,11 +155,12 @@ def _with_truth(judgement: Judgement, probable: Sequence[float]) -> Judgement:
     return judgement.model_copy(update={"i_wins": i_wins, "j_wins": j_wins, "ties": ties, "annotations": None})
 
 
-def _account(truths: Truths, votes: IntArray, judgements: int) -> dict[str, Any]:
+def _account(truths: PairPosteriors, votes: IntArray, judgements: int, unnamed: int) -> dict[str, Any]:
     habits = truths.habits
     return {
         "annotators": len(votes),
         "judgements": judgements,
+        "judgements_without_names": unnamed,
         "votes": int(votes.sum()),
         "rounds": truths.rounds,
         "opposed_more_often_than_right": int((habits.wrong > habits.right).sum()),

@@ -54,6 +54,7 @@ def check(records: Iterable[PreferenceRecord]) -> HygieneReport:
             repeats.append(f"{_place(pair)} repeats {_place(seen[key, verdict])}")
         seen.setdefault((key, verdict), pair)
         direction = pair.direction if pair.in_order else -pair.direction
+        key = (key, pair.judgement.aspect)  # to be more helpful and less harmless is no contradiction
         winners.setdefault((key, direction), pair)
         if direction and pair.text_i != pair.text_j and (key, -direction) in winners and key not in contradicted:
             contradicted.add(key)

@@ -45,7 +45,7 @@ class Judgement(BaseModel):
     ties: float = Field(default=0.0, ge=0)
     margin: float | None = None
     aspect: str | None = Field(default=None, min_length=1)
-    weight: float | None = Field(default=None, gt=0)
+    weight: float | None = Field(default=None, gt=0, le=1e6)
     annotations: list[Annotation] | None = None
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from training.evaluation.probes import Probes
 from training.evaluation.slices import Slice, slices
 from training.examples import Example
 from training.heads import Heads
-from training.teaching import column_of
+from training.judgement_weights import column_of
 
 
 @dataclass(frozen=True)

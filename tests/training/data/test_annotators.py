@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.annotators import believe, estimate
+from training.data.annotators import estimate, with_posteriors
 from training.data.record import Annotation, Judgement, PreferenceRecord
 
 PAIRS, VOTES = 600, 5
@@ -78,7 +78,7 @@ def record(name: str, *choices: tuple[str, str]) -> PreferenceRecord:
 def test_records_keep_their_number_of_votes_and_lose_the_names() -> None:
     agreed = [record(f"r{number}", ("one", "i"), ("two", "i"), ("bad", "j")) for number in range(20)]
     split = record("split", ("one", "j"), ("bad", "i"))
-    believed, account = believe([*agreed, split])
+    believed, account = with_posteriors([*agreed, split])
     (judgement,) = believed[-1].judgements
     assert judgement.votes == pytest.approx(2)
     assert judgement.soft_label < 0.2
@@ -92,6 +92,22 @@ def test_judgements_without_names_are_left_alone() -> None:
     unnamed = PreferenceRecord(
         id="u", prompt="u", responses=["a", "b"], judgements=[Judgement(i=0, j=1, i_wins=2, j_wins=1)], source="s"
     )
-    assert believe([unnamed]) == ([unnamed], {"annotators": 0, "judgements": 0})
-    believed, _ = believe([record("r", ("one", "i")), unnamed])
+    with pytest.raises(ValueError, match="dawid-skene, but no training judgement says who cast its votes"):
+        with_posteriors([unnamed])
+    believed, account = with_posteriors([record("r", ("one", "i")), unnamed])
     assert believed[1] == unnamed
+    assert account["judgements_without_names"] == 1
+
+
+def test_annotators_of_two_sources_are_not_one_because_they_share_a_number() -> None:
+    careful = [record(f"b{number}", ("1", "i"), ("2", "i"), ("3", "i")) for number in range(20)]
+    torn = record("torn", ("1", "i"), ("9", "j"))
+    spam = [
+        record(f"a{number}", ("1", "j"), ("2", "i"), ("3", "i")).model_copy(update={"source": "other"})
+        for number in range(200)
+    ]
+    alone, _ = with_posteriors([*careful, torn])
+    together, account = with_posteriors([*careful, torn, *spam])
+    assert account["annotators"] == 4 + 3
+    assert alone[20].judgements[0].soft_label > 0.5
+    assert together[20].judgements[0].soft_label > 0.5

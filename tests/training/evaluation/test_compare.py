@@ -13,7 +13,7 @@ from tests.training.tiny import toy_records
 from training.checkpoint_error import CheckpointError
 from training.data import PreferenceRecord, shuffle_sides
 from training.evaluation.compare import compare, permutation_p_value
-from training.evaluation.compared import compared
+from training.evaluation.comparison_text import comparison_text
 from training.evaluation.metrics import FloatArray
 from training.evaluation.pair_table import PairRow, pair_rows, read_rows, write_rows
 from training.examples import encode_records
@@ -43,16 +43,16 @@ def test_the_better_model_is_found() -> None:
     assert every.p_value < 0.001
     assert every.both + every.only_a + every.only_b + every.neither == pytest.approx(600)
     assert found.log_loss_b < found.log_loss_a
-    assert "B is more accurate on these pairs." in compared("a", "b", found)
+    assert "B is more accurate on these pairs." in comparison_text("a", "b", found)
     turned = compare(rows_of(RECORDS, 0.05), rows_of(RECORDS, 0.4))
-    assert "A is more accurate on these pairs." in compared("a", "b", turned)
+    assert "A is more accurate on these pairs." in comparison_text("a", "b", turned)
     assert turned.every.difference.value == pytest.approx(-every.difference.value)
 
 
 def test_equal_models_are_not_told_apart() -> None:
     found = compare(rows_of(RECORDS, 0.2, 1), rows_of(RECORDS, 0.2, 2))
     assert found.every.p_value > 0.05
-    assert "No difference in accuracy is shown" in compared("a", "b", found)
+    assert "No difference in accuracy is shown" in comparison_text("a", "b", found)
     same = compare(rows_of(RECORDS, 0.2), rows_of(RECORDS, 0.2))
     assert (same.every.difference.value, same.every.p_value) == (0.0, 1.0)
 
@@ -69,7 +69,7 @@ def test_the_order_of_sides_and_records_does_not_matter() -> None:
 def test_pairs_that_only_one_has_scored_are_counted() -> None:
     found = compare(rows_of(RECORDS[:120], 0.1), rows_of(RECORDS[100:], 0.1))
     assert (found.every.pairs, found.only_in_a, found.only_in_b) == (60, 300, 240)
-    assert "300 pairs are in A's test alone, 240 in B's" in compared("a", "b", found)
+    assert "300 pairs are in A's test alone, 240 in B's" in comparison_text("a", "b", found)
 
 
 def test_each_source_is_compared() -> None:
@@ -77,7 +77,7 @@ def test_each_source_is_compared() -> None:
     found = compare(rows_of(two, 0.3), rows_of(two, 0.0))
     assert [part.name for part in found.by_source] == ["s0", "s1"]
     assert sum(part.pairs for part in found.by_source) == 600
-    assert "| s1 (300 of 100 prompts) |" in compared("a", "b", found)
+    assert "| s1 (300 of 100 prompts) |" in comparison_text("a", "b", found)
 
 
 def test_tests_of_other_data_are_refused() -> None:

@@ -29,10 +29,10 @@ def records_row(row: Row, row_id: str, source: str) -> PreferenceRecord:
 def votes_row(row: Row, row_id: str, source: str) -> PreferenceRecord:
     """`prompt`, `response_a`, `response_b`, and how people voted.
 
-    As counts in `votes_a`, `votes_b` and `ties` (0 if absent), or with their names in `votes`, a list of
+    As counts in `votes_a`, `votes_b` and `ties` (0 if absent), or, without these, with names in `votes`, a list of
     [annotator, "a", "b" or "tie"].
     """
-    if row.get("votes") is not None:
+    if row.get("votes_a") is None and row.get("votes_b") is None:
         votes: dict[str, Any] = fields.annotations(row, "votes")
     else:
         votes = {

@@ -5,7 +5,7 @@ from training.evaluation.compare import Comparison, Difference
 _CLEAR = 0.05
 
 
-def compared(name_a: str, name_b: str, comparison: Comparison) -> str:
+def comparison_text(name_a: str, name_b: str, comparison: Comparison) -> str:
     """Markdown of the comparison of the models `name_a` and `name_b`."""
     c = comparison
     parts = [c.every, *c.by_source]

@@ -13,9 +13,10 @@ from training.heads import Heads
 FloatArray = npt.NDArray[np.float32]
 
 WeighBy = Literal["equal", "votes"]
+_MOST_DRAWS = 1000
 
 
-def teaching_weights(
+def judgement_weights(
     records: Sequence[PreferenceRecord], heads: Heads, weigh_by: WeighBy = "equal", seed: int = 0
 ) -> list[FloatArray]:
     """For each record (J, L): what its J judgements weigh for the L `heads.learnt`.
@@ -27,11 +28,8 @@ def teaching_weights(
     """
     own = [np.array([_weight(judgement, weigh_by) for judgement in record.judgements]) for record in records]
     mean = np.concatenate(own).mean() if own else 1.0
-    split = {"single": _single, "ensemble": _bootstrap, "aspects": _aspects}[heads.kind]
-    return [
-        (weight[:, None] / mean * split(record, heads, seed)).astype(np.float32)
-        for record, weight in zip(records, own, strict=True)
-    ]
+    shares = {"single": _single, "ensemble": _bootstrap, "aspects": _aspects}[heads.kind](records, heads, seed)
+    return [(weight[:, None] / mean * share).astype(np.float32) for weight, share in zip(own, shares, strict=True)]
 
 
 def check_aspects(train: Sequence[PreferenceRecord], others: Sequence[PreferenceRecord], heads: Heads) -> None:
@@ -71,18 +69,34 @@ def _weight(judgement: Judgement, weigh_by: WeighBy) -> float:
     return weight * judgement.votes if weigh_by == "votes" else weight
 
 
-def _single(record: PreferenceRecord, heads: Heads, seed: int) -> npt.NDArray[np.float64]:
-    return np.ones((len(record.judgements), 1))
+def _single(records: Sequence[PreferenceRecord], heads: Heads, seed: int) -> list[npt.NDArray[np.float64]]:
+    return [np.ones((len(record.judgements), 1)) for record in records]
 
 
-def _bootstrap(record: PreferenceRecord, heads: Heads, seed: int) -> npt.NDArray[np.float64]:
-    digest = hashlib.sha256(f"{seed}:{record.id}".encode()).digest()
-    counts = np.random.default_rng(list(digest)).poisson(1.0, len(heads.weights))
-    return np.tile(counts / len(heads.weights), (len(record.judgements), 1))
+def _bootstrap(records: Sequence[PreferenceRecord], heads: Heads, seed: int) -> list[npt.NDArray[np.float64]]:
+    """Counts that depend on seed and record alone; where a member got no record at all, of few, all are drawn anew."""
+    members = len(heads.weights)
+    for draw in range(_MOST_DRAWS):
+        counts = [
+            _counts(f"{seed}:{record.id}" if draw == 0 else f"{seed}:{draw}:{record.id}", members) for record in records
+        ]
+        if not records or np.all(np.sum(counts, axis=0) > 0):
+            break
+    return [
+        np.tile(count / members, (len(record.judgements), 1)) for count, record in zip(counts, records, strict=True)
+    ]
 
 
-def _aspects(record: PreferenceRecord, heads: Heads, seed: int) -> npt.NDArray[np.float64]:
-    weights = np.zeros((len(record.judgements), len(heads.learnt)))
-    for number, judgement in enumerate(record.judgements):
-        weights[number, column_of(judgement, heads)] = 1.0  # the reward and every aspect learn, in this order
-    return weights
+def _counts(key: str, members: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(list(hashlib.sha256(key.encode()).digest())).poisson(1.0, members)
+
+
+def _aspects(records: Sequence[PreferenceRecord], heads: Heads, seed: int) -> list[npt.NDArray[np.float64]]:
+    """The reward and every aspect learn, in this order."""
+    shares = []
+    for record in records:
+        weights = np.zeros((len(record.judgements), len(heads.learnt)))
+        for number, judgement in enumerate(record.judgements):
+            weights[number, column_of(judgement, heads)] = 1.0
+        shares.append(weights)
+    return shares

@@ -44,9 +44,7 @@ def decode_scores(body: bytes, count: int, options: Options) -> Scores:
         usage=_usage(reply),
         timing=_timing(reply),
         uncertainty=_uncertainty(reply, count),
-        heads={name: _numbers(_list(reply["heads"], name, count), f"heads.{name}") for name in _get(reply, "heads", {})}
-        if "heads" in reply
-        else {},
+        heads=_heads(reply, count),
     )
 
 
@@ -105,6 +103,8 @@ def decode_model(body: bytes) -> ModelInfo:
 
 def join_scores(parts: Sequence[Scores]) -> Scores:
     """Put the parts of one call together, in order. They must be of the same model."""
+    if any(part.heads.keys() != parts[0].heads.keys() for part in parts):
+        raise BadReplyError("the replies to the parts of one call have different heads", field="heads")
     return Scores(
         scores=tuple(score for part in parts for score in part.scores),
         details=_joined_details(parts),

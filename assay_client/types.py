@@ -67,7 +67,7 @@ class Scores(Sequence[float]):
     usage: Usage
     timing: Timing
     uncertainty: tuple[float, ...] | None = None
-    heads: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    heads: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -108,7 +108,7 @@ def _rewardbench(arguments: Sequence[str]) -> int:
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     flags = parser.parse_args(arguments)
 
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from training.evaluation.reward_benchmarks.tasks import read_tasks
 
@@ -122,7 +122,8 @@ def _rewardbench(arguments: Sequence[str]) -> int:
     from training.text_scorer import TextScorer
 
     checkpoint = load_checkpoint(flags.run / "model")
-    result = result_of(kind, score_tasks(tasks, TextScorer(checkpoint, not flags.no_progress)))
+    scored, cut = score_tasks(tasks, TextScorer(checkpoint, not flags.no_progress))
+    result = replace(result_of(kind, scored), cut=cut)
     print(benchmark_summary(checkpoint.description.name, result))
     if flags.json is not None:
         write(flags.json, asdict(result))

@@ -242,7 +242,7 @@ def _report_data(data: PreparedData) -> None:
 
 
 def _commit() -> str | None:
-    """Version-control commit of the code that trains, where it is under version control."""
+    """Version-control commit of the code that trains, and whether it was changed since, where it is under control."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -251,6 +251,7 @@ def _commit() -> str | None:
     try:
         # Installed code may lie inside the repository of something else.
         git("ls-files", "--error-unmatch", Path(__file__).name)
-        return git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return git("rev-parse", "HEAD") + (" with changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None

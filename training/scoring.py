@@ -56,27 +56,45 @@ def score_sequences(
 ) -> list[npt.NDArray[np.float64]]:
     """All that the model gives of token sequences in groups that share a prefix: (sequences, outputs) for each group.
 
-    What is not a finite number is passed on.
+    Equal sequences are scored once: in different places of a batch, rounding would tell them apart. What is not a
+    finite number is passed on.
     """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
+    distinct, places = _distinct(groups)
     scores: list[npt.NDArray[np.float64]] = []
-    bar = tqdm(total=len(groups), desc="scoring", unit=" prompts", disable=not progress, leave=False)
+    bar = tqdm(total=len(distinct), desc="scoring", unit=" prompts", disable=not progress, leave=False)
     # Not inference mode: tables that a backbone caches here would not do for training.
     with torch.no_grad(), bar:
-        for batch in _batches(groups, batch_tokens):
+        for batch in _batches(distinct, batch_tokens):
             sequences = [sequence for group in batch for sequence in group]
             tensors = layout_tensors(plan_layout(sequences, model.family, block_queries=block_queries))
             rewards = model(**{name: tensor.to(device) for name, tensor in tensors.items()})
-            values = rewards.double().cpu().numpy()
-            start = 0
-            for group in batch:
-                scores.append(values[start : start + len(group)])
-                start += len(group)
+            scores.append(rewards.double().cpu().numpy())
             bar.update(len(batch))
     model.train(was_training)
-    return scores
+    every = np.concatenate(scores) if scores else np.zeros((0, len(model.heads.outputs)))
+    return [every[place] for place in places]
+
+
+def _distinct(groups: Sequence[Sequence[IntArray]]) -> tuple[list[list[IntArray]], list[list[int]]]:
+    """The groups without sequences that came before, empty ones left out, and where each sequence is among the rest."""
+    numbers: dict[bytes, int] = {}
+    distinct: list[list[IntArray]] = []
+    places: list[list[int]] = []
+    for group in groups:
+        fresh: list[IntArray] = []
+        places.append([])
+        for sequence in group:
+            key = sequence.tobytes()
+            if key not in numbers:
+                numbers[key] = len(numbers)
+                fresh.append(sequence)
+            places[-1].append(numbers[key])
+        if fresh:
+            distinct.append(fresh)
+    return distinct, places
 
 
 def _batches(groups: Sequence[Sequence[IntArray]], batch_tokens: int) -> Iterator[list[Sequence[IntArray]]]:

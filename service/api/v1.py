@@ -271,7 +271,8 @@ class _Call:
             return content
 
         items = len(self.scores.items)
-        size = items * (_ITEM_BYTES if long_field is None else _NUMBER_BYTES * items)
+        heads = len(self.context.scorer.bundle.manifest.heads)
+        size = items * (_ITEM_BYTES + _NUMBER_BYTES * heads if long_field is None else _NUMBER_BYTES * items)
         content = await aside(self.context.reply_thread, size, write)
         digest = self.context.scorer.bundle.digest
         return Response(content, media_type="application/json", headers={"X-Assay-Model-Digest": digest})

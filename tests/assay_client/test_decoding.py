@@ -73,7 +73,11 @@ def test_uncertainty_and_heads_of_an_ensemble(server: Any) -> None:
     joined = join_scores([scores, scores])
     assert joined.uncertainty == (0.5, 0.0, 0.5, 0.0)
     assert joined.heads["member_2"] == (1.5, 2.0, 1.5, 2.0)
-    assert join_scores([decode_scores(json.dumps(plain).encode(), 2, Options())] * 2).uncertainty is None
+    bare = decode_scores(json.dumps(plain).encode(), 2, Options())
+    assert join_scores([bare] * 2).uncertainty is None
+    with pytest.raises(BadReplyError, match="different heads"):
+        join_scores([scores, bare])
+    assert hash(scores) == hash(decode_scores(body, 2, Options()))
 
 
 @pytest.mark.parametrize(

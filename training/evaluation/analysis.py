@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def analyse(
         probes: if they were made.
     """
     rewards = [part[:, 0] for part in scores]
-    pairs = judged_pairs(examples, rewards)
+    pairs = judged_pairs(examples, scores, partial(column_of, heads=heads))
     mask = pairs.preference != 0.5
     decided = pairs.select(mask)
     right = metrics.correct(decided.margin, decided.preference)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln
 
-from training.evaluation.metrics import FloatArray, IntArray
+from training.evaluation.metrics import FloatArray, IntArray, Interval, clustered_interval
 from training.examples import Example
 
 LEAST_RESPONSES = 3
@@ -14,17 +14,19 @@ LEAST_RESPONSES = 3
 
 @dataclass(frozen=True)
 class Choice:
-    """Mean share of votes that the chosen response wins in its comparisons, n responses being drawn at random.
+    """Mean share of votes that the chosen response wins against all others, n responses being drawn at random.
 
     Attributes:
         n: how many are drawn.
-        kl: of the chosen from a random response, log n - (n - 1) / n nats (Stiennon et al. 2020).
-        model, length, best: when the model chooses, the longest wins, or the votes themselves choose.
+        kl: from the policy to its best of n, log n - (n - 1) / n nats (Stiennon et al. 2020), if responses are drawn
+            from a policy one by one; those of a prompt here are few and drawn without replacement.
+        model: when the model chooses, with an interval over prompts.
+        length, best: when the longest wins, or the votes themselves choose.
     """
 
     n: int
     kl: float
-    model: float
+    model: Interval
     length: float
     best: float
 
@@ -38,7 +40,7 @@ class BestOfN:
 
 
 def best_of_n(examples: Sequence[Example], scores: Sequence[FloatArray]) -> BestOfN | None:
-    """The curve for prompts of at least `LEAST_RESPONSES` judged responses; None without any.
+    """The curve for prompts of at least `LEAST_RESPONSES` responses that were all compared; None without any.
 
     It ends where half of those prompts have no more responses, and is over the prompts that have as many.
     """
@@ -49,11 +51,10 @@ def best_of_n(examples: Sequence[Example], scores: Sequence[FloatArray]) -> Best
     most = counts[len(counts) // 2]
     rows = [row for row in rows if len(row[0]) >= most]
     choices = []
-    for n in sorted({1, *(2**power for power in range(1, 12) if 2**power < most), most}):
-        means = np.mean(
-            [[expected(gold, by, n) for by in (score, length, gold)] for gold, score, length in rows], axis=0
-        )
-        choices.append(Choice(n, float(np.log(n) - (n - 1) / n), *means.tolist()))
+    for n in sorted({1, *(2**power for power in range(1, 12) if 2**power <= 0.75 * most), most}):
+        chosen = np.array([[expected(gold, by, n) for by in (score, length, gold)] for gold, score, length in rows])
+        model = clustered_interval(chosen[:, 0], np.arange(len(rows)))
+        choices.append(Choice(n, float(np.log(n) - (n - 1) / n), model, *chosen[:, 1:].mean(0).tolist()))
     return BestOfN(len(rows), choices)
 
 
@@ -79,14 +80,18 @@ def _log_choose(whole: IntArray, part: int) -> FloatArray:
 
 
 def _row(example: Example, scores: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-    """Gold, score and length of the judged responses of a prompt that has enough of them."""
-    won: dict[int, list[float]] = {}
+    """Gold, score and length of the judged responses of a prompt, if there are enough and each was compared with each.
+
+    Where only some were compared, the share that a response wins would depend on whom it met.
+    """
+    won: dict[int, dict[int, float]] = {}
     for judgement in example.record.judgements:
-        won.setdefault(judgement.i, []).append(judgement.soft_label)
-        won.setdefault(judgement.j, []).append(1 - judgement.soft_label)
-    if len(won) < LEAST_RESPONSES:
+        if judgement.aspect is None:
+            won.setdefault(judgement.i, {})[judgement.j] = judgement.soft_label
+            won.setdefault(judgement.j, {})[judgement.i] = 1 - judgement.soft_label
+    if len(won) < LEAST_RESPONSES or any(len(others) < len(won) - 1 for others in won.values()):
         return None
     judged = sorted(won)
-    gold = np.array([np.mean(won[response]) for response in judged])
+    gold = np.array([np.mean(list(won[response].values())) for response in judged])
     length = np.array([len(example.record.responses[response]) for response in judged], dtype=np.float64)
     return gold, scores[judged], length

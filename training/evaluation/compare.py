@@ -96,22 +96,27 @@ def compare(
     )
 
 
-def _keyed(rows: Sequence[PairRow]) -> dict[tuple[str, str, str, int], PairRow]:
-    """Rows by prompt and texts in a fixed order, turned to it; judgements of one pair are numbered."""
-    keyed: dict[tuple[str, str, str, int], PairRow] = {}
-    for row in rows:
-        turned = row if row.first <= row.second else _turned(row)
+_Key = tuple[str, str, str, str | None, int]
+
+
+def _keyed(rows: Sequence[PairRow]) -> dict[_Key, PairRow]:
+    """Rows by prompt, texts in a fixed order, and aspect, turned to that order; a text against itself has none.
+
+    Several judgements of one pair are told apart by their votes, as rows come in any order.
+    """
+    keyed: dict[_Key, PairRow] = {}
+    turned = [row if row.first < row.second else _turned(row) for row in rows if row.first != row.second]
+    for row in sorted(turned, key=lambda row: (row.votes, row.preference)):
         number = 0
-        while (key := (turned.prompt, turned.first, turned.second, number)) in keyed:
+        while (key := (row.prompt, row.first, row.second, row.aspect, number)) in keyed:
             number += 1
-        keyed[key] = turned
+        keyed[key] = row
     return keyed
 
 
 def _turned(row: PairRow) -> PairRow:
-    return PairRow(
-        **{
-            **asdict(row),
+    return row.model_copy(
+        update={
             "first": row.second, "second": row.first,
             "preference": 1 - row.preference,
             "length_first": row.length_second, "length_second": row.length_first,

@@ -9,6 +9,7 @@ def comparison_text(name_a: str, name_b: str, comparison: Comparison) -> str:
     """Markdown of the comparison of the models `name_a` and `name_b`."""
     c = comparison
     parts = [c.every, *c.by_source]
+    several = len(parts) - 1
     lines = [
         f"# {name_a} (A) and {name_b} (B)",
         "",
@@ -24,7 +25,12 @@ def comparison_text(name_a: str, name_b: str, comparison: Comparison) -> str:
         *map(_row, parts),
         "",
         f"Log loss at each model's temperature: {c.log_loss_a:.3f} and {c.log_loss_b:.3f} nats. Intervals are "
-        "bootstrapped over prompts; p is of a permutation test that lets the models change places prompt by prompt.",
+        "bootstrapped over prompts; p is of a permutation test that lets the models change places prompt by prompt."
+        + (
+            f" {several} sources are tested besides: of as many, one in twenty looks different by chance."
+            if several
+            else ""
+        ),
         "",
         _verdict(c.every),
         "",

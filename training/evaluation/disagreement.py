@@ -1,6 +1,5 @@
-"""Whether the members of an ensemble disagree where it errs."""
+"""Whether the members of an ensemble disagree where it errs, and whether that says more than its margin does."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,52 +8,76 @@ from training.evaluation import metrics
 from training.evaluation.metrics import FloatArray, IntArray, Interval
 
 GROUPS = 5
+SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Pairs of similar disagreement: its mean, and how often the ensemble errs on them."""
+    """Pairs of similar deviation: its mean, and how often the ensemble errs on them."""
 
     pairs: int
-    disagreement: float
+    deviation: float
     error: Interval
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Error against disagreement: d / (|m| + d), with m the mean and d the standard deviation of the members' margins.
+    """Errors against d, the standard deviation of the members' margins on a pair, and against m, their mean.
 
-    Relative to the margin, since heads on one trunk grow together: where the margin is large, so is d itself, and an
-    ensemble that is nearly sure would look torn.
+    Heads on one trunk grow together: where |m| is large, so is d, and the ensemble errs less for it. What the members
+    add to the margin is seen at equal |m|.
 
     Attributes:
-        groups: fifths of the pairs, in order of disagreement.
-        spearman: rank correlation of disagreement and error; none where one does not vary.
-        spearman_deviation: that of d alone and error.
-        kept: accuracy on the pairs of least disagreement, by the share of pairs kept.
+        groups: fifths of the pairs, in order of d.
+        spearman: rank correlation with error, of `d`, of `-|m|` and of `d / |m|`; none where one does not vary.
+        at_equal_margin: share of errors where d is above its median less that where it is below, within fifths of |m|.
+        kept: accuracy on the share of pairs kept, the surest first, by |m| and by |m| / d.
     """
 
     groups: list[Group]
-    spearman: float | None
-    spearman_deviation: float | None
-    kept: dict[str, float]
+    spearman: dict[str, float | None]
+    at_equal_margin: Interval
+    kept: dict[str, dict[str, Interval]]
 
 
 def disagreement(margins: FloatArray, right: FloatArray, cluster: IntArray) -> Disagreement:
     """From the members' margins (P, members) and whether the ensemble is right on each pair (P,)."""
-    deviation = margins.std(axis=1, ddof=1)
-    spread = deviation / np.maximum(np.abs(margins.mean(axis=1)) + deviation, np.finfo(np.float64).tiny)
-    order = np.argsort(spread, kind="stable")
-    parts: Sequence[IntArray] = [part for part in np.array_split(order, GROUPS) if len(part)]
+    deviation, margin = margins.std(axis=1, ddof=1), np.abs(margins.mean(axis=1))
+    ratio = deviation / np.maximum(margin, np.finfo(np.float64).tiny)
+    wrong = 1 - right
+    parts = [part for part in np.array_split(np.argsort(deviation, kind="stable"), GROUPS) if len(part)]
+    orders = {"|m|": np.argsort(-margin, kind="stable"), "|m| / d": np.argsort(ratio, kind="stable")}
     return Disagreement(
         groups=[
-            Group(len(part), float(spread[part].mean()), metrics.clustered_interval(1 - right[part], cluster[part]))
+            Group(len(part), float(deviation[part].mean()), metrics.clustered_interval(wrong[part], cluster[part]))
             for part in parts
         ],
-        spearman=metrics.spearman(spread, 1 - right),
-        spearman_deviation=metrics.spearman(deviation, 1 - right),
+        spearman={
+            "d": metrics.spearman(deviation, wrong),
+            "-|m|": metrics.spearman(-margin, wrong),
+            "d / |m|": metrics.spearman(ratio, wrong),
+        },
+        at_equal_margin=_at_equal_margin(deviation, margin, wrong, cluster),
         kept={
-            f"{share:g}": float(right[order[: max(1, round(share * len(order)))]].mean())
-            for share in (1.0, 0.8, 0.6, 0.4, 0.2)
+            f"{share:g}": {name: _kept(order, share, right, cluster) for name, order in orders.items()}
+            for share in SHARES
         },
     )
+
+
+def _kept(order: IntArray, share: float, right: FloatArray, cluster: IntArray) -> Interval:
+    first = order[: max(1, round(share * len(order)))]
+    return metrics.clustered_interval(right[first], cluster[first])
+
+
+def _at_equal_margin(deviation: FloatArray, margin: FloatArray, wrong: FloatArray, cluster: IntArray) -> Interval:
+    """Difference of two shares as a mean of one signed value a pair: twice the error, above less below the median."""
+    sign = np.zeros(len(margin))
+    for part in np.array_split(np.argsort(margin, kind="stable"), GROUPS):
+        half = len(part) // 2
+        by_deviation = part[np.argsort(deviation[part], kind="stable")]
+        sign[by_deviation[:half]], sign[by_deviation[len(part) - half :]] = -1.0, 1.0
+    used = sign != 0
+    if not used.any():
+        return Interval(0.0, 0.0, 0.0, 0)
+    return metrics.clustered_interval(2 * wrong[used] * sign[used], cluster[used])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from service.bundle.calibration import Calibration
 from training.data.record import Judgement
 from training.evaluation import metrics
-from training.evaluation.agreement import annotator_accuracy
+from training.evaluation.agreement import annotator_accuracy, model_as_annotator
 from training.evaluation.length_bias import length_trend
 from training.evaluation.metrics import Bin, FloatArray, Interval
 from training.examples import Example
@@ -19,6 +19,10 @@ LEAST_PROMPTS = 5
 """Prompts that a category must have for its accuracy to be given: an interval over fewer would only look sure."""
 
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+
+
+Column = Callable[[Judgement], int]
+"""Which head answers for a judgement."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,12 @@ class Evaluation:
         length_matched, length_rule_matched: accuracy of model and rule on those; none without such pairs.
         length_residual: accuracy of what is left of the margins without their local regression on length; none where
             there are too few pairs.
-        voted_pairs: decided pairs of enough votes to hold one annotator against the others.
-        annotator, model_on_voted: on those, accuracy of an annotator against the majority of the others, and of the
-            model against the majority.
+        voted_pairs: pairs of enough votes to hold one annotator against the others.
+        annotator, model_as_annotator: on those, how often an annotator agrees with the majority of the others, and how
+            often the model does in their place.
+        brier_coin, log_loss_votes: what a coin gets, and the least that there is: the entropy of the vote shares.
+        rule: which of the two rules of length is right more often on these pairs.
+        above_rule: the model's accuracy less that of this rule, paired.
         reliability: confidence and observed share at `temperature`.
         spearman_length: rank correlation of score with length within a prompt (responses centred by prompt);
             none where one of them does not vary.
@@ -104,8 +111,21 @@ class Evaluation:
     length_residual: Interval | None = None
     voted_pairs: int = 0
     annotator: Interval | None = None
-    model_on_voted: Interval | None = None
+    model_as_annotator: Interval | None = None
+    brier_coin: float = 0.25
+    log_loss_votes: float = 0.0
+    rule: Literal["longer", "shorter"] = "longer"
+    above_rule: Interval | None = None
     reliability: list[Bin] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str | None:
+        """Why not to rely on the model, or None: it must be better than a coin and than either rule of length."""
+        if self.accuracy.low <= 0.5:
+            return "is not clearly above a coin's"
+        if self.above_rule is not None and self.above_rule.low <= 0:
+            return f"is not clearly above the rule that the {self.rule} answer wins"
+        return None
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -132,7 +152,7 @@ def prompt_numbers(examples: Sequence[Example]) -> list[int]:
 
 
 def judged_pairs(
-    examples: Sequence[Example], scores: Sequence[FloatArray], column: Callable[[Judgement], int] | None = None
+    examples: Sequence[Example], scores: Sequence[FloatArray], column: Column | None = None
 ) -> JudgedPairs:
     """Line up judgements with scores.
 
@@ -168,13 +188,15 @@ def judged_pairs(
     return JudgedPairs(*columns[:3], *(column.astype(np.int64) for column in columns[3:8]), *columns[8:])
 
 
-def evaluate(examples: Sequence[Example], scores: Sequence[FloatArray], temperature: float) -> Evaluation:
-    """All figures of one set.
+def evaluate(
+    examples: Sequence[Example], scores: Sequence[FloatArray], temperature: float, column: Column | None = None
+) -> Evaluation:
+    """All figures of one set; `scores` and `column` as `judged_pairs` takes them.
 
     Raises:
         ValueError: no pair has a majority, so there is no accuracy.
     """
-    pairs = judged_pairs(examples, scores)
+    pairs = judged_pairs(examples, scores, column)
     prompts = prompt_numbers(examples)
     decided = pairs.select(pairs.preference != 0.5)
     if len(decided.margin) == 0:
@@ -182,13 +204,15 @@ def evaluate(examples: Sequence[Example], scores: Sequence[FloatArray], temperat
     right = metrics.correct(decided.margin, decided.preference)
     rule = metrics.correct(metrics.length_margin(decided.length_i, decided.length_j), decided.preference)
     matched = metrics.length_matched(decided.length_i, decided.length_j)
+    trend = length_trend(decided.margin, decided.length_i, decided.length_j)
+    votes = pairs.i_wins, pairs.j_wins, pairs.ties
+    one, model = annotator_accuracy(*votes), model_as_annotator(pairs.margin, *votes)
+    voted = np.isfinite(one)
+    better_rule = rule if rule.mean() >= 0.5 else 1 - rule
 
     def interval(values: FloatArray, mask: npt.NDArray[np.bool_]) -> Interval:
         return metrics.clustered_interval(values[mask], decided.cluster[mask])
 
-    trend = length_trend(decided.margin, decided.length_i, decided.length_j)
-    foreseen = annotator_accuracy(decided.i_wins, decided.j_wins, decided.ties)
-    voted = np.isfinite(foreseen)
     everything = np.ones(len(right), dtype=np.bool_)
     category = np.array([examples[number].record.category or "" for number in decided.example])
     items = sum(len(example.items) for example in examples)
@@ -210,10 +234,14 @@ def evaluate(examples: Sequence[Example], scores: Sequence[FloatArray], temperat
         if trend is None
         else interval(metrics.correct(decided.margin - trend, decided.preference), everything),
         voted_pairs=int(voted.sum()),
-        annotator=interval(foreseen, voted) if voted.any() else None,
-        model_on_voted=interval(right, voted) if voted.any() else None,
+        annotator=metrics.clustered_interval(one[voted], pairs.cluster[voted]) if voted.any() else None,
+        model_as_annotator=metrics.clustered_interval(model[voted], pairs.cluster[voted]) if voted.any() else None,
+        brier_coin=metrics.brier(np.zeros(len(pairs.margin)), pairs.preference),
+        log_loss_votes=metrics.entropy(pairs.preference),
+        rule="longer" if rule.mean() >= 0.5 else "shorter",
+        above_rule=interval(right - better_rule, everything),
         reliability=metrics.reliability(pairs.margin, pairs.preference, temperature),
-        spearman_length=_within_prompt_spearman(examples, scores, prompts),
+        spearman_length=_within_prompt_spearman(examples, [_rewards(part) for part in scores], prompts),
         truncated=sum(item.removed > 0 for example in examples for item in example.items) / items,
         by_category={
             str(name): interval(right, category == name)
@@ -223,14 +251,16 @@ def evaluate(examples: Sequence[Example], scores: Sequence[FloatArray], temperat
     )
 
 
-def calibrate(examples: Sequence[Example], scores: Sequence[FloatArray]) -> Calibration:
-    """Centre, spread, temperature and quantiles of the scores on reference (validation) examples.
+def calibrate(examples: Sequence[Example], scores: Sequence[FloatArray], column: Column | None = None) -> Calibration:
+    """Centre, spread, temperature and quantiles of the rewards on reference (validation) examples.
+
+    `scores` and `column` as `judged_pairs` takes them.
 
     Raises:
         ValueError: all scores are equal, so there is no scale.
     """
-    pairs = judged_pairs(examples, scores)
-    raw = np.concatenate(list(scores))
+    pairs = judged_pairs(examples, scores, column)
+    raw = np.concatenate([_rewards(part) for part in scores])
     if not raw.std() > 0:
         raise ValueError("all reference responses have the same score: the model has learned nothing")
     return Calibration(
@@ -239,6 +269,11 @@ def calibrate(examples: Sequence[Example], scores: Sequence[FloatArray]) -> Cali
         temperature=metrics.fit_temperature(pairs.margin, pairs.preference),
         quantiles={str(q): float(np.quantile(raw, q)) for q in QUANTILES},
     )
+
+
+def _rewards(scores: FloatArray) -> FloatArray:
+    """(responses,) of (responses,) or (responses, heads)."""
+    return scores if scores.ndim == 1 else scores[:, 0]
 
 
 def _within_prompt_spearman(

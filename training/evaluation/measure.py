@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from training.checkpoint import Checkpoint
@@ -14,6 +15,7 @@ from training.evaluation.probes import probe
 from training.evaluation.report.page import Subject, page, responses_of
 from training.evaluation.summary import summary
 from training.examples import Example, encode_records
+from training.judgement_weights import column_of
 from training.prepare import PreparedData
 from training.reference import select_reference
 from training.run_folder import write
@@ -42,8 +44,8 @@ def measure(run: Path, checkpoint: Checkpoint, data: PreparedData, probe_respons
         examples = encode_records(records, checkpoint.formatter, progress)
         return examples, score_heads(checkpoint.model, examples, description.block_queries, progress=progress)
 
-    validation, of_validation = scored(data.splits.validation)
-    calibration = calibrate(validation, rewards(of_validation))
+    column = partial(column_of, heads=description.heads)
+    calibration = calibrate(*scored(data.splits.validation), column)
     if not 0.011 < calibration.temperature < 99:
         logger.warning(
             "the temperature is at its bound (%.3g): the validation prompts do not tell how sure the scores are, so "
@@ -51,13 +53,19 @@ def measure(run: Path, checkpoint: Checkpoint, data: PreparedData, probe_respons
             calibration.temperature,
         )
     test, scores = scored(data.splits.test)
-    evaluation = evaluate(test, rewards(scores), calibration.temperature)
+    evaluation = evaluate(test, scores, calibration.temperature, column)
+    write(run / "calibration.json", calibration.model_dump(mode="json"))
+    write(run / "evaluation.json", evaluation.as_json())
+    (run / "summary.md").write_text(summary(description.name, evaluation), encoding="utf-8")
+    write_rows(run / "pairs.jsonl", pair_rows(test, scores, column))
+    if (reference := select_reference(test, rewards(scores))) is not None:
+        write(run / "reference.json", reference.model_dump(mode="json"))
     probes = None
     if probe_responses:
         texts = TextScorer(checkpoint, progress)
         probes = probe(data.splits.test, texts, calibration.scale, probe_responses)
     analysis = analyse(test, scores, description.heads, calibration.temperature, probes)
-    pairs = judged_pairs(test, rewards(scores))
+    pairs = judged_pairs(test, scores, column)
     subject = Subject(
         name=description.name,
         base_model=description.base_model,
@@ -72,14 +80,8 @@ def measure(run: Path, checkpoint: Checkpoint, data: PreparedData, probe_respons
         subject, evaluation, analysis, calibration, pairs.select(pairs.preference != 0.5),
         responses_of(rewards(scores), lengths),
     )  # fmt: skip
-    write(run / "calibration.json", calibration.model_dump(mode="json"))
-    write(run / "evaluation.json", evaluation.as_json())
-    if (reference := select_reference(test, rewards(scores))) is not None:
-        write(run / "reference.json", reference.model_dump(mode="json"))
-    write_rows(run / "pairs.jsonl", pair_rows(test, rewards(scores)))
     write(run / "report.json", {"evaluation": evaluation.as_json(), "analysis": analysis.as_json()})
     (run / "report.html").write_text(html, encoding="utf-8")
-    (run / "summary.md").write_text(summary(description.name, evaluation), encoding="utf-8")
     return evaluation
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import expit
+from scipy.special import expit, xlogy
 from scipy.stats import spearmanr
 
 FloatArray = npt.NDArray[np.float64]
@@ -78,6 +78,11 @@ def log_loss(margin: FloatArray, preference: FloatArray, temperature: float = 1.
     """Mean cross-entropy of the vote shares under sigma(margin / temperature), in nats."""
     scaled = margin / temperature
     return float((preference * np.logaddexp(0, -scaled) + (1 - preference) * np.logaddexp(0, scaled)).mean())
+
+
+def entropy(preference: FloatArray) -> float:
+    """Mean entropy of the vote shares, in nats: the log loss of one who foresees every share."""
+    return float(-(xlogy(preference, preference) + xlogy(1 - preference, 1 - preference)).mean())
 
 
 def brier(margin: FloatArray, preference: FloatArray, temperature: float = 1.0) -> float:

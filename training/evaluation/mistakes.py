@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 from training.evaluation.evaluate import JudgedPairs
 from training.examples import Example
@@ -14,10 +15,17 @@ MOST_CHARACTERS = 2000
 
 @dataclass(frozen=True)
 class Mistake:
-    """One pair: texts, votes for each side, and the probability that the model gives to what people preferred."""
+    """One pair: texts, votes for each side, and the probability that the model gives to what people preferred.
+
+    Attributes:
+        aspect: that it was judged on, if not all in all.
+        cut: whether the model saw all of both texts, with the prompt.
+    """
 
     record: str
     source: str
+    aspect: str | None
+    cut: bool
     prompt: str
     preferred: str
     rejected: str
@@ -49,13 +57,17 @@ def hardest_mistakes(
             Mistake(
                 record=record.id,
                 source=record.source,
-                prompt=shortened("\n\n".join(f"{turn.role}: {turn.content}" for turn in record.messages)),
+                aspect=judgement.aspect,
+                cut=any(examples[decided.example[place]].items[side].removed > 0 for side in (preferred, rejected)),
+                prompt=shortened("\n\n".join(f"{turn.role}: {turn.content}" for turn in record.messages))
+                if record.has_prompt
+                else "",
                 preferred=shortened(record.responses[preferred]),
                 rejected=shortened(record.responses[rejected]),
                 votes_for=judgement.i_wins if first else judgement.j_wins,
                 votes_against=judgement.j_wins if first else judgement.i_wins,
                 ties=judgement.ties,
-                probability=float(1 / (1 + np.exp(-agreed[place]))),
+                probability=float(expit(agreed[place])),
             )
         )
     return found

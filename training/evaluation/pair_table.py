@@ -1,22 +1,20 @@
 """Every judged pair of a test with its scores, as JSON lines: what two models are compared by."""
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from service.bundle.calibration import Calibration
 from training.checkpoint_error import CheckpointError, first_complaint
+from training.evaluation.evaluate import Column
 from training.evaluation.metrics import FloatArray
 from training.examples import Example
 from training.run_folder import read_as
 
 
-@dataclass(frozen=True)
-class PairRow:
+class PairRow(BaseModel):
     """One judged pair.
 
     Attributes:
@@ -24,9 +22,13 @@ class PairRow:
         prompt, first, second: hashes of the prompt and of the two texts.
         cluster: hash of what the split kept together.
         source, category: of the record.
+        aspect: that was judged, if not all in all.
         preference, votes: share of votes for the first, and how many there are.
-        score_first, score_second: rewards.
+        length_first, length_second: characters.
+        score_first, score_second: by the head that answers for the judgement.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     record: str
     prompt: str
@@ -35,16 +37,17 @@ class PairRow:
     cluster: str
     source: str
     category: str | None
-    preference: float
-    votes: float
-    length_first: int
-    length_second: int
-    score_first: float
-    score_second: float
+    aspect: str | None
+    preference: float = Field(ge=0, le=1)
+    votes: FiniteFloat = Field(gt=0)
+    length_first: int = Field(ge=0)
+    length_second: int = Field(ge=0)
+    score_first: FiniteFloat
+    score_second: FiniteFloat
 
 
-def pair_rows(examples: Sequence[Example], scores: Sequence[FloatArray]) -> list[PairRow]:
-    """The rows of a test; `scores` are rewards, for each example (responses,)."""
+def pair_rows(examples: Sequence[Example], scores: Sequence[FloatArray], column: Column) -> list[PairRow]:
+    """The rows of a test; `scores` (responses, heads) for each example, and `column` the head of a judgement."""
     return [
         PairRow(
             record=example.record.id,
@@ -54,12 +57,13 @@ def pair_rows(examples: Sequence[Example], scores: Sequence[FloatArray]) -> list
             cluster=_hash(example.record.split_key),
             source=example.record.source,
             category=example.record.category,
+            aspect=judgement.aspect,
             preference=judgement.soft_label,
             votes=judgement.votes,
             length_first=len(example.record.responses[judgement.i]),
             length_second=len(example.record.responses[judgement.j]),
-            score_first=float(values[judgement.i]),
-            score_second=float(values[judgement.j]),
+            score_first=float(values[judgement.i, column(judgement)]),
+            score_second=float(values[judgement.j, column(judgement)]),
         )
         for example, values in zip(examples, scores, strict=True)
         for judgement in example.record.judgements
@@ -70,7 +74,7 @@ def write_rows(path: Path, rows: Sequence[PairRow]) -> None:
     """One row a line."""
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         for row in rows:
-            stream.write(json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n")
+            stream.write(row.model_dump_json() + "\n")
 
 
 def read_rows(path: Path) -> list[PairRow]:
@@ -81,11 +85,10 @@ def read_rows(path: Path) -> list[PairRow]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; run `assay-train evaluate` first")
-    kind = TypeAdapter(PairRow)
     rows = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            rows.append(kind.validate_json(line))
+            rows.append(PairRow.model_validate_json(line))
         except ValidationError as error:
             raise CheckpointError(
                 f"{path}:{number}: {first_complaint(error)}; run `assay-train evaluate` again"

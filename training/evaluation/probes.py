@@ -8,14 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from service.bundle.text_format import Message
 from training.data.record import Judgement, PreferenceRecord
 from training.evaluation import metrics
-from training.evaluation.metrics import FloatArray, Interval
+from training.evaluation.metrics import Interval
+from training.text_scorer import Prompt, TextScores
 
-Prompt = str | list[Message]
-Score = Callable[[Sequence[tuple[Prompt, str]]], FloatArray]
-"""Rewards of (prompt, response) pairs, in order."""
+Score = Callable[[Sequence[tuple[Prompt, str]]], TextScores]
+"""Scores of (prompt, response) pairs, in order."""
 
 Wanted = Literal["lower", "not higher"]
 
@@ -27,8 +26,9 @@ class Probe:
     Attributes:
         name, change: what was done.
         wanted: what a sound score does.
-        responses: how many were changed.
-        raised: share of them that then score higher, with an interval over prompts.
+        responses: how many were changed and fit the model whole, before and after.
+        unfit: how many did not, or whose tokens stayed the same: they say nothing, and are left out.
+        raised: share of the others that then score higher, with an interval over prompts; equal scores count half.
         mean_change: of the score, in standard deviations of the reference responses.
     """
 
@@ -36,6 +36,7 @@ class Probe:
     change: str
     wanted: Wanted
     responses: int
+    unfit: int
     raised: Interval
     mean_change: float
 
@@ -78,9 +79,16 @@ def probe(records: Sequence[PreferenceRecord], score: Score, scale: float, most:
         if not places:
             continue
         after = score([item for place in places if (item := changed[place]) is not None])
-        difference = after - before[places]
-        raised = metrics.clustered_interval((np.sign(difference) + 1) / 2, cluster[places])
-        found.append(Probe(name, description, wanted, len(places), raised, float(difference.mean() / scale)))
+        fit = np.array([
+            before.removed[place] == 0 and after.removed[number] == 0 and before.keys[place] != after.keys[number]
+            for number, place in enumerate(places)
+        ])  # fmt: skip
+        if not fit.any():
+            continue
+        difference = (after.rewards - before.rewards[places])[fit]
+        raised = metrics.clustered_interval((np.sign(difference) + 1) / 2, cluster[places][fit])
+        unfit = int((~fit).sum())
+        found.append(Probe(name, description, wanted, len(difference), unfit, raised, float(difference.mean() / scale)))
     return Probes(found, _swap_error([(records[place], judgement) for place, judgement in drawn], score))
 
 
@@ -175,6 +183,8 @@ def _swap_error(drawn: Sequence[tuple[PreferenceRecord, Judgement]], score: Scor
     pairs = [
         (record.prompt, record.responses[judgement.i], record.responses[judgement.j]) for record, judgement in drawn
     ]
-    forth = score([(prompt, text) for prompt, first, second in pairs for text in (first, second)]).reshape(-1, 2)
-    back = score([(prompt, text) for prompt, first, second in pairs for text in (second, first)]).reshape(-1, 2)
+    forth = score([(prompt, text) for prompt, first, second in pairs for text in (first, second)]).rewards.reshape(
+        -1, 2
+    )
+    back = score([(prompt, text) for prompt, first, second in pairs for text in (second, first)]).rewards.reshape(-1, 2)
     return float(np.abs((forth[:, 0] - forth[:, 1]) + (back[:, 0] - back[:, 1])).max())

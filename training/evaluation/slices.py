@@ -67,7 +67,7 @@ def _labels(examples: Sequence[Example], pairs: JudgedPairs) -> dict[str, Labels
     return {
         "source": np.array([record.source for record in records]),
         "category": np.array([record.category or "" for record in records]),
-        "what is wrong with the other response": np.array(worse),
+        "quality of the other response": np.array(worse),
         "votes for the preferred response": np.select(
             [pairs.votes < 2, share == 1, share >= 0.75], ["one vote", "all", "three quarters or more"], "fewer"
         ),

@@ -10,16 +10,16 @@ def summary(name: str, evaluation: Evaluation) -> str:
     rows = [("accuracy", _percent(e.accuracy))]
     if e.annotator is not None:
         rows += [
-            (f"one annotator against the others ({e.voted_pairs} pairs)", _percent(e.annotator)),
-            ("the model on those", _percent(e.model_on_voted)),
+            (f"an annotator agrees with the majority of the others ({e.voted_pairs} pairs)", _percent(e.annotator)),
+            ("the model in their place", _percent(e.model_as_annotator)),
         ]
     rows += [
         ("the longer answer wins (rule)", _percent(e.length_rule)),
         (f"accuracy on {e.matched_pairs} pairs of similar length", _percent(e.length_matched)),
         ("the rule on those", _percent(e.length_rule_matched)),
         ("accuracy without what length explains", _percent(e.length_residual)),
-        ("log loss (nats; a coin: 0.693)", f"{e.log_loss:.3f}"),
-        ("Brier score (a coin: 0.250)", f"{e.brier:.3f}"),
+        (f"log loss (nats; a coin: 0.693, the votes themselves: {e.log_loss_votes:.3f})", f"{e.log_loss:.3f}"),
+        (f"Brier score (a coin: {e.brier_coin:.3f})", f"{e.brier:.3f}"),
         ("calibration error, before and after temperature", f"{e.ece_before:.3f}, {e.ece_after:.3f}"),
         ("temperature (fitted on validation)", f"{e.temperature:.3f}"),
         (
@@ -52,9 +52,9 @@ def summary(name: str, evaluation: Evaluation) -> str:
             "",
         ]
     verdict = (
-        "The interval of the accuracy lies above the length rule."
-        if e.accuracy.low > e.length_rule.value
-        else "**The accuracy is not clearly above the length rule: do not rely on this model without more data.**"
+        "The accuracy is above a coin's and above either rule of length."
+        if e.verdict is None
+        else f"**The accuracy {e.verdict}: do not rely on this model without more data.**"
     )
     return "\n".join([*lines, verdict, ""])
 

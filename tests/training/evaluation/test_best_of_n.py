@@ -48,8 +48,9 @@ def test_a_model_that_agrees_with_people_chooses_as_they_do() -> None:
     assert curve is not None
     assert (curve.prompts, [choice.n for choice in curve.choices]) == (3, [1, 2, 4])
     first, second, last = curve.choices
-    assert (first.model, first.best, first.kl) == (pytest.approx(0.5), pytest.approx(0.5), 0.0)
-    assert 0.5 < second.model < last.model == last.best == 1.0
+    assert (first.model.value, first.best, first.kl) == (pytest.approx(0.5), pytest.approx(0.5), 0.0)
+    assert 0.5 < second.model.value < last.model.value == last.best == 1.0
+    assert last.model.clusters == 3
     assert last.length == 0.0  # here the longest is the worst
     assert last.kl == pytest.approx(np.log(4) - 3 / 4)
 
@@ -59,9 +60,20 @@ def test_the_curve_ends_where_half_of_the_prompts_do() -> None:
     examples = encode_records(records, pocket_formatter(), progress=False)
     curve = best_of_n(examples, [np.arange(float(len(record.responses))) for record in records])
     assert curve is not None
-    assert (curve.prompts, [choice.n for choice in curve.choices]) == (2, [1, 2, 4, 5])
+    assert (curve.prompts, [choice.n for choice in curve.choices]) == (2, [1, 2, 5])
 
 
 def test_pairs_alone_have_no_curve() -> None:
     examples = encode_records([prompt("a", [0, 1])], pocket_formatter(), progress=False)
     assert best_of_n(examples, [np.array([0.0, 1.0])]) is None
+
+
+def test_prompts_whose_responses_were_not_all_compared_are_left_out() -> None:
+    """Else the share that a response wins would depend on whom it met."""
+    whole = prompt("a", [0, 1, 2, 3])
+    some = whole.model_copy(update={"judgements": [whole.judgements[0], whole.judgements[-1]]})
+    examples = encode_records([some], pocket_formatter(), progress=False)
+    assert best_of_n(examples, [np.arange(4.0)]) is None
+    aspects = [judgement.model_copy(update={"aspect": "helpful"}) for judgement in whole.judgements]
+    examples = encode_records([whole.model_copy(update={"judgements": aspects})], pocket_formatter(), progress=False)
+    assert best_of_n(examples, [np.arange(4.0)]) is None

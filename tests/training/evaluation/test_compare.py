@@ -1,6 +1,5 @@
 """Two models on the same pairs: aligned whichever side comes first, and told apart only where the pairs tell."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from tests.pocket import pocket_formatter
 from tests.training.tiny import toy_records
 from training.checkpoint_error import CheckpointError
-from training.data import PreferenceRecord, shuffle_sides
+from training.data import Judgement, PreferenceRecord, shuffle_sides
 from training.evaluation.compare import compare, permutation_p_value
 from training.evaluation.comparison_text import comparison_text
 from training.evaluation.metrics import FloatArray
@@ -28,7 +27,7 @@ def rows_of(records: list[PreferenceRecord], errors: float, seed: int = 0) -> li
         worth = np.array([text.count("+") for text in record.responses], dtype=np.float64)
         return worth * np.where(generator.random(len(worth)) < errors, -1, 1) + generator.normal(size=len(worth)) * 0.01
 
-    return pair_rows(examples, [score(record) for record in records])
+    return pair_rows(examples, [score(record)[:, None] for record in records], lambda _: 0)
 
 
 RECORDS = toy_records(200, responses=3)
@@ -84,7 +83,7 @@ def test_tests_of_other_data_are_refused() -> None:
     with pytest.raises(ValueError, match="have no pair with a majority in common; evaluate both models on the same"):
         compare(rows_of(RECORDS[:10], 0.1), rows_of(RECORDS[10:20], 0.1))
     rows = rows_of(RECORDS[:10], 0.1)
-    other = [dataclasses.replace(rows[0], preference=1 - rows[0].preference), *rows[1:]]
+    other = [rows[0].model_copy(update={"preference": 1 - rows[0].preference}), *rows[1:]]
     with pytest.raises(ValueError, match="the votes on a pair differ between the two tests"):
         compare(rows, other)
 
@@ -118,3 +117,24 @@ def test_rows_survive_a_file(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text((tmp_path / "pairs.jsonl").read_text() + '{"record": 1}\n')
     with pytest.raises(CheckpointError, match=r"bad.jsonl:16: .*; run `assay-train evaluate` again"):
         read_rows(tmp_path / "bad.jsonl")
+    for damaged in ({"preference": 7.0}, {"score_first": None}, {"votes": 0.0}):
+        line = rows[0].model_copy(update=damaged).model_dump_json()
+        (tmp_path / "bad.jsonl").write_text(line + "\n")
+        with pytest.raises(CheckpointError, match=f"bad.jsonl:1: {next(iter(damaged))}"):
+            read_rows(tmp_path / "bad.jsonl")
+
+
+def test_a_text_against_itself_is_left_out_and_several_judgements_of_a_pair_find_each_other() -> None:
+    record = RECORDS[0].model_copy(
+        update={
+            "responses": ["same", "same", "other+"],
+            "judgements": [
+                Judgement(i=0, j=1, i_wins=3, j_wins=2),
+                Judgement(i=0, j=2, i_wins=1, j_wins=0),
+                Judgement(i=2, j=1, i_wins=4, j_wins=1),
+            ],
+        }
+    )
+    for seed in range(6):
+        found = compare(rows_of([record], 0.0), rows_of([shuffle_sides(record, seed)], 0.0))
+        assert (found.every.pairs, found.only_in_a, found.only_in_b) == (2, 0, 0)

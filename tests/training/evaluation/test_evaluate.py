@@ -132,11 +132,34 @@ def test_cut_items_are_counted() -> None:
     assert "items cut to fit | 50.0 % |" in summary("mine", figures)
 
 
+def verdict(lengths: list[int], wins: list[int], right: float) -> str | None:
+    """Of a model that is right on a share of pairs: forty prompts, of which the first response wins in `wins`."""
+    examples = [
+        example(lengths if n % 2 else lengths[::-1], [(0, 1, wins[n], 1 - wins[n], 0)], prompt=f"{n}")
+        for n in range(40)
+    ]
+    scores = [array(1, 0) if (wins[n] == 1) == (n * 7 % 40 < right * 40) else array(0, 1) for n in range(40)]
+    return evaluate(examples, scores, 1.0).verdict
+
+
 def test_verdict() -> None:
-    forty = [example([10, 100], [(0, 1, 1, 0, 0)], prompt=f"{n}") for n in range(40)]
-    good = evaluate(forty, [array(1, 0)] * 40, 1.0)
-    assert "lies above the length rule" in summary("mine", good)
-    assert "not clearly above the length rule" in summary("mine", evaluate(EXAMPLES, SCORES, 1.0))
+    either = [n // 2 % 2 for n in range(40)]  # the longer and the shorter win alike
+    shorter = [n % 2 for n in range(40)]
+    assert verdict([10, 100], either, 1.0) is None
+    assert verdict([10, 100], either, 0.4) == "is not clearly above a coin's"
+    assert verdict([10, 100], shorter, 1.0) == "is not clearly above the rule that the shorter answer wins"
+    longer = [1 - wins for wins in shorter]
+    assert verdict([10, 100], longer, 0.9) == "is not clearly above the rule that the longer answer wins"
+    page = summary("mine", evaluate(EXAMPLES, SCORES, 1.0))
+    assert "**The accuracy is not clearly above a coin's: do not rely on this model" in page
+
+
+def test_what_a_coin_and_what_the_votes_get() -> None:
+    voted = [example([10, 100], [(0, 1, 3, 2, 0)], prompt=f"{n}") for n in range(4)]
+    figures = evaluate(voted, [array(0, 0)] * 4, 1.0)
+    assert figures.brier_coin == pytest.approx(0.01)
+    assert figures.brier == figures.brier_coin
+    assert figures.log_loss_votes == pytest.approx(-(0.6 * np.log(0.6) + 0.4 * np.log(0.4)))
 
 
 @pytest.mark.parametrize(("prompts", "warned"), [(19, True), (20, False)])

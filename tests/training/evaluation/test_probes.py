@@ -7,8 +7,17 @@ import pytest
 
 from tests.training.tiny import toy_records
 from training.data import PreferenceRecord
-from training.evaluation.metrics import FloatArray
-from training.evaluation.probes import CHANGES, Probe, Probes, Prompt, probe
+from training.evaluation.probes import CHANGES, Probe, Probes, probe
+from training.text_scorer import Prompt, TextScores
+
+LIMIT = 400
+"""Characters that the model takes; what is longer is cut."""
+
+
+def told(items: Sequence[tuple[Prompt, str]], rewards: Sequence[float]) -> TextScores:
+    keys = [f"{prompt}|{response[:LIMIT]}".encode() for prompt, response in items]
+    removed = np.array([max(0, len(response) - LIMIT) for _, response in items], dtype=np.int64)
+    return TextScores(np.array(rewards, dtype=np.float64), keys, removed)
 
 
 def records(count: int = 30) -> list[PreferenceRecord]:
@@ -20,8 +29,8 @@ def records(count: int = 30) -> list[PreferenceRecord]:
 
 
 def probed(score: "object", count: int = 30, **settings: int) -> dict[str, Probe]:
-    def scores(items: Sequence[tuple[Prompt, str]]) -> FloatArray:
-        return np.array([score(prompt, response) for prompt, response in items], dtype=np.float64)  # type: ignore[operator]
+    def scores(items: Sequence[tuple[Prompt, str]]) -> TextScores:
+        return told(items, [score(prompt, response) for prompt, response in items])  # type: ignore[operator]
 
     found = probe(records(count), scores, 2.0, settings.get("most", 200))
     return {one.name: one for one in found.changes}
@@ -56,9 +65,9 @@ def test_a_score_that_reads_the_prompt_sees_another_one() -> None:
 def test_prompts_with_many_judgements_give_many_responses() -> None:
     seen: list[str] = []
 
-    def score(items: Sequence[tuple[Prompt, str]]) -> FloatArray:
+    def score(items: Sequence[tuple[Prompt, str]]) -> TextScores:
         seen.extend(text for _, text in items)
-        return np.array([float(len(text)) for _, text in items])
+        return told(items, [len(text) for _, text in items])
 
     few = toy_records(3, responses=5)
     found = {one.name: one for one in probe(few, score, 1.0, 10).changes}
@@ -69,16 +78,16 @@ def test_prompts_with_many_judgements_give_many_responses() -> None:
 
 def test_records_without_a_prompt_have_no_other_prompt() -> None:
     blank = [record.model_copy(update={"prompt": ""}) for record in records(6)]
-    found = probe(blank, lambda items: np.zeros(len(items)), 1.0, 200)
+    found = probe(blank, lambda items: told(items, [0.0] * len(items)), 1.0, 200)
     assert "another prompt" not in {one.name for one in found.changes}
 
 
 def test_no_more_prompts_than_asked_for_and_the_same_ones_again() -> None:
     seen: list[list[tuple[Prompt, str]]] = []
 
-    def score(items: Sequence[tuple[Prompt, str]]) -> FloatArray:
+    def score(items: Sequence[tuple[Prompt, str]]) -> TextScores:
         seen.append(list(items))
-        return np.arange(len(items), dtype=np.float64)
+        return told(items, range(len(items)))
 
     def once() -> Probes:
         seen.clear()
@@ -93,7 +102,23 @@ def test_no_more_prompts_than_asked_for_and_the_same_ones_again() -> None:
 
 def test_a_score_that_depends_on_place_is_found_out() -> None:
     """Only margins that a swap negates have no swap error."""
-    found = probe(records(4), lambda items: np.arange(len(items), dtype=np.float64), 1.0, 4)
+    found = probe(records(4), lambda items: told(items, range(len(items))), 1.0, 4)
     assert found.swap_error == 2.0
-    fair = probe(records(4), lambda items: np.array([float(len(text)) for _, text in items]), 1.0, 4)
+    fair = probe(records(4), lambda items: told(items, [len(text) for _, text in items]), 1.0, 4)
     assert fair.swap_error == 0.0
+
+
+def test_what_did_not_fit_whole_says_nothing() -> None:
+    """A response that nearly fills the model is cut when it is padded: that is no response to padding."""
+    long = [
+        record.model_copy(update={"responses": [text * 40 for text in record.responses], "id": f"long {record.id}"})
+        for record in toy_records(5, seed=1)
+    ]
+    found = {
+        one.name: one
+        for one in probe(
+            [*records(10), *long], lambda items: told(items, [len(text) for _, text in items]), 1.0, 15
+        ).changes
+    }
+    assert (found["padding"].responses, found["padding"].unfit) == (10, 5)
+    assert (found["empty"].responses, found["empty"].unfit) == (15, 0)

@@ -62,7 +62,7 @@ def test_pairs_are_told_apart_by_what_is_wrong_with_the_worse_response() -> None
         for n, bad in enumerate(["curt"] * 6 + ["wrong"] * 8)
     ]
     scores = [np.array([1.0, 0.0]) if n % 2 or n < 6 else np.array([0.0, 1.0]) for n in range(14)]
-    parts = slices(*decided(records, scores))["what is wrong with the other response"]
+    parts = slices(*decided(records, scores))["quality of the other response"]
     assert [(part.name, part.pairs, part.accuracy.value) for part in parts] == [("curt", 6, 0.5), ("wrong", 8, 1.0)]
 
 
@@ -95,6 +95,12 @@ def test_mistakes_come_surest_first_one_of_a_prompt() -> None:
     )
     examples, pairs = decided([two], [np.array([0.0, 1.0])])
     assert len(hardest_mistakes(examples, pairs, 1.0)) == 1
+
+
+def test_a_record_without_a_prompt_shows_none() -> None:
+    blank = record(0, (10, 40), (1, 0)).model_copy(update={"prompt": ""})
+    examples, pairs = decided([blank], [np.array([0.0, 1.0])])
+    assert [mistake.prompt for mistake in hardest_mistakes(examples, pairs, 0.001)] == [""]
 
 
 def test_a_model_without_mistakes_has_none() -> None:

@@ -1,7 +1,7 @@
 """The page: figures, plots and texts in one HTML file, styles and pictures included."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -65,15 +65,14 @@ def page(
         loader=PackageLoader("training.evaluation.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"interval": _interval, "percent": _percent, "signed": lambda value: f"{value:+.2f}"}
+    environment.filters |= {"interval": _interval, "percent": _percent, "signed": _signed}
     return environment.get_template("page.html.jinja").render(
         subject=subject,
         e=evaluation,
         a=analysis,
         calibration=calibration,
-        above_length=evaluation.accuracy.low > evaluation.length_rule.value,
         few=FEW_CLUSTERS,
-        marked=_marked(evaluation, analysis),
+        marked=any(interval.too_narrow for interval in _intervals([evaluation, analysis])),
         plots={name: Markup(svg) for name, svg in _plots(evaluation, analysis, decided, responses).items()},
     )
 
@@ -102,11 +101,21 @@ def responses_of(scores: Sequence[FloatArray], lengths: Sequence[Sequence[int]])
     return Responses(np.concatenate(list(scores)), np.array([length for part in lengths for length in part]))
 
 
-def _marked(evaluation: Evaluation, analysis: Analysis) -> bool:
-    """Whether an interval on the page is marked as too narrow."""
-    shown = [value for value in vars(evaluation).values() if isinstance(value, Interval)]
-    shown += [part.accuracy for parts in analysis.slices.values() for part in parts]
-    return any(interval.too_narrow for interval in shown)
+def _intervals(value: Any) -> Iterator[Interval]:
+    """Every interval in dataclasses, lists and dictionaries, however deep."""
+    if isinstance(value, Interval):
+        yield value
+    elif is_dataclass(value):
+        yield from _intervals(list(vars(value).values()))
+    elif isinstance(value, dict):
+        yield from _intervals(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _intervals(part)
+
+
+def _signed(value: float | None) -> str:
+    return "none" if value is None else f"{value:+.2f}"
 
 
 def _percent(value: float | None) -> str:

@@ -1,6 +1,7 @@
 """The plots of the report, as SVG text. Legible in black and white: shapes and line styles tell things apart."""
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from scipy.special import expit
 
 from training.evaluation.best_of_n import BestOfN
 from training.evaluation.disagreement import Disagreement
@@ -19,6 +21,7 @@ from training.evaluation.slices import Slice
 
 _BLACK, _GREY, _LIGHT = "#111111", "#777777", "#cccccc"
 _MOST_POINTS = 3000
+_MOST_NAME = 40
 
 
 class Plot:
@@ -38,9 +41,17 @@ def _plot(width: float, height: float, x: str, y: str) -> Iterator[Plot]:
         plot.axes.spines[["top", "right"]].set_visible(False)
         yield plot
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        with warnings.catch_warnings():  # a browser has glyphs that the font here lacks; the text stays text
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
         text = stream.getvalue()
         plot.svg = text[text.index("<svg") :]
+
+
+def _plain(name: str) -> str:
+    """A name that is not read as mathematics, and leaves room for the plot."""
+    shown = name if len(name) <= _MOST_NAME else f"{name[: _MOST_NAME - 1]}…"
+    return shown.replace("$", r"\$")
 
 
 def reliability_diagram(bins: Sequence[Bin]) -> str:
@@ -85,7 +96,7 @@ def score_against_length(scores: FloatArray, lengths: IntArray, seed: int = 0) -
 def margins(pairs: JudgedPairs, temperature: float) -> str:
     """Probability that the model gives to what people preferred: to the left of the middle it is wrong."""
     sign = np.sign(pairs.preference - 0.5)
-    probability = 1 / (1 + np.exp(-pairs.margin * sign / temperature))
+    probability = expit(pairs.margin * sign / temperature)
     with _plot(4.2, 3.0, "probability given to the preferred response", "pairs") as plot:
         for part, hatch, label in ((probability < 0.5, "////", "wrong"), (probability >= 0.5, "", "right")):
             plot.axes.hist(probability[part], bins=np.linspace(0, 1, 21).tolist(), facecolor="white", edgecolor=_BLACK,
@@ -107,7 +118,9 @@ def slice_chart(parts: Sequence[Slice], overall: float) -> str:
         )
         rule = [100 * part.length_rule for part in parts]
         plot.axes.plot(rule, places, "x", color=_GREY, label="the longer wins")
-        plot.axes.set_yticks(places, [f"{part.name} ({part.pairs})" for part in parts])
+        plot.axes.set_yticks(
+            places, [f"{_plain(part.name)} ({part.pairs}){'*' if part.accuracy.too_narrow else ''}" for part in parts]
+        )
         plot.axes.set_ylim(-0.7, len(parts) - 0.3)
         plot.axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return plot.svg
@@ -117,10 +130,14 @@ def best_of_n_curve(curve: BestOfN) -> str:
     """What is chosen among n responses, by people's votes, against n."""
     with _plot(4.6, 3.4, "n responses to choose from", "share of votes won by the choice") as plot:
         numbers = [choice.n for choice in curve.choices]
-        for name, style, label in (("best", "--s", "people's own"), ("model", "-o", "the model's"),
-                                   ("length", ":x", "the longest")):  # fmt: skip
-            values = [getattr(choice, name) for choice in curve.choices]
-            plot.axes.plot(numbers, values, style, color=_BLACK if name == "model" else _GREY, label=label)
+        plot.axes.plot(numbers, [choice.best for choice in curve.choices], "--s", color=_GREY, label="people's own")
+        values = np.array([choice.model.value for choice in curve.choices])
+        low = values - np.array([choice.model.low for choice in curve.choices])
+        high = np.array([choice.model.high for choice in curve.choices]) - values
+        plot.axes.errorbar(
+            numbers, values, yerr=[low.clip(0), high.clip(0)], fmt="-o", color=_BLACK, capsize=2, label="the model's"
+        )
+        plot.axes.plot(numbers, [choice.length for choice in curve.choices], ":x", color=_GREY, label="the longest")
         plot.axes.set_xscale("log", base=2)
         plot.axes.set_xticks(numbers, [str(number) for number in numbers])
         plot.axes.legend(frameon=False, loc="best")
@@ -128,12 +145,12 @@ def best_of_n_curve(curve: BestOfN) -> str:
 
 
 def disagreement_chart(found: Disagreement) -> str:
-    """How often an ensemble errs, by fifths of its disagreement."""
-    with _plot(4.2, 3.2, "disagreement, d / (|m| + d)", "share of errors, %") as plot:
+    """How often an ensemble errs, by fifths of its members' deviation."""
+    with _plot(4.2, 3.2, "d, standard deviation of the members' margins", "share of errors, %") as plot:
         errors = np.array([group.error.value for group in found.groups]) * 100
         low = errors - np.array([group.error.low for group in found.groups]) * 100
         high = np.array([group.error.high for group in found.groups]) * 100 - errors
-        places = [group.disagreement for group in found.groups]
+        places = [group.deviation for group in found.groups]
         plot.axes.errorbar(places, errors, yerr=[low.clip(0), high.clip(0)], fmt="-o", color=_BLACK, capsize=2)
         plot.axes.set_ylim(bottom=0)
     return plot.svg

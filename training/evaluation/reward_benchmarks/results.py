@@ -15,9 +15,10 @@ class Result:
     """Figures of one benchmark.
 
     Attributes:
-        groups: accuracy of each subset or domain, with an interval over its tasks; of Ties the score, without one.
+        groups: accuracy of each subset or domain, with an interval over its tasks; Ties have no accuracy.
         sections: what the benchmark makes of them.
-        overall: mean of the sections.
+        overall: mean of the sections, if there are any.
+        cut: responses that were cut to fit the model.
         details: parts of the sections.
         missing: sections, or subsets of them, of which the file has no task: then `overall` is not the benchmark's.
         unknown: groups that the benchmark does not have; they count in no section.
@@ -27,10 +28,11 @@ class Result:
     tasks: int
     groups: dict[str, Interval]
     sections: dict[str, float]
-    overall: float
+    overall: float | None
     details: dict[str, float]
     missing: list[str]
     unknown: list[str]
+    cut: int = 0
 
 
 SECTIONS: Mapping[str, Mapping[str, int]] = {
@@ -83,10 +85,10 @@ def rewardbench2(scored: Sequence[Scored]) -> Result:
     """RewardBench 2 (Malik et al. 2025): the one good response is best of four; several that tie for best share it."""
     groups = _accuracies([one for one in scored if one.task.group != "Ties"], _best_of_all)
     details: dict[str, float] = {}
+    sections = {subset: groups[subset].value for subset in SUBSETS_2 if subset in groups}
     if ties := [one for one in scored if one.task.group == "Ties"]:
         details = _ties(ties)
-        groups["Ties"] = Interval(details["ties"], details["ties"], details["ties"])
-    sections = {subset: groups[subset].value for subset in SUBSETS_2 if subset in groups}
+        sections["Ties"] = details.pop("ties")
     return _result("rewardbench2", scored, groups, sections, details, SUBSETS_2)
 
 
@@ -196,9 +198,9 @@ def _result(
         tasks=len(scored),
         groups=groups,
         sections=sections,
-        overall=float(np.mean(list(sections.values()))) if sections else float("nan"),
+        overall=float(np.mean(list(sections.values()))) if sections else None,
         details=details,
-        missing=[name for name in known if name not in groups],
+        missing=[name for name in known if name not in groups and name not in sections],
         unknown=[name for name in groups if name not in known],
     )
 

@@ -9,7 +9,7 @@ def benchmark_summary(name: str, result: Result) -> str:
     """Markdown of what the model `name` got."""
     lines = [f"# {name} on {_TITLES[result.benchmark]} ({result.tasks} tasks)", "", "| section | score |", "|---|---|"]
     lines += [f"| {section} | {100 * value:.1f} |" for section, value in result.sections.items()]
-    if result.sections:
+    if result.overall is not None:
         lines.append(f"| **overall** | **{100 * result.overall:.1f}** |")
     lines += [f"| {detail} | {100 * value:.1f} |" for detail, value in result.details.items()]
     lines += ["", "| subset | accuracy, % (95 %) |", "|---|---|"]
@@ -18,6 +18,8 @@ def benchmark_summary(name: str, result: Result) -> str:
         for group, i in result.groups.items()
     ]
     lines.append("")
+    if result.cut:
+        lines += [f"{result.cut} responses were cut to fit the model.", ""]
     if result.missing:
         lines += [f"Not the whole benchmark: the file has no task of {', '.join(result.missing)}.", ""]
     if result.unknown:

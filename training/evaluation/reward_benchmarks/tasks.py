@@ -12,6 +12,7 @@ from training.data.errors import DataError
 from training.data.readers import fields
 from training.data.readers.rows import raw_rows
 from training.evaluation.metrics import FloatArray
+from training.text_scorer import Prompt, TextScores
 
 Kind = Literal["rewardbench", "rewardbench2", "rm-bench"]
 STYLES = 3
@@ -62,15 +63,16 @@ def read_tasks(path_or_name: str | Path) -> tuple[Kind, list[Task]]:
 
 
 def score_tasks(
-    tasks: Sequence[Task], score: Callable[[Sequence[tuple[str | list[Message], str]]], FloatArray]
-) -> list[Scored]:
-    """Every response of every task, scored in one call of `score`, which takes (prompt, response) pairs."""
-    scores = score([(task.prompt, text) for task in tasks for text in (*task.chosen, *task.rejected)])
+    tasks: Sequence[Task], score: Callable[[Sequence[tuple[Prompt, str]]], TextScores]
+) -> tuple[list[Scored], int]:
+    """Every response of every task, scored in one call of `score`, and how many were cut to fit."""
+    told = score([(task.prompt, text) for task in tasks for text in (*task.chosen, *task.rejected)])
     ends = np.cumsum([len(task.chosen) + len(task.rejected) for task in tasks])[:-1]
-    return [
+    scored = [
         Scored(task, part[: len(task.chosen)], part[len(task.chosen) :])
-        for task, part in zip(tasks, np.split(scores, ends), strict=True)
+        for task, part in zip(tasks, np.split(told.rewards, ends), strict=True)
     ]
+    return scored, int((told.removed > 0).sum())
 
 
 def _kind(row: Mapping[str, Any]) -> Kind:

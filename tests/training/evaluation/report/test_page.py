@@ -1,6 +1,7 @@
 """The page: whole in one file, safe against what the texts hold, and without parts that a model has not."""
 
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,6 +19,7 @@ from training.evaluation.probes import probe
 from training.evaluation.report.page import Subject, page, responses_of
 from training.examples import encode_records
 from training.heads import Heads
+from training.text_scorer import Prompt, TextScores
 
 CALIBRATION = Calibration(centre=0.0, scale=1.0, temperature=0.7, quantiles={})
 SOURCE = {"count": 1, "examples": ["toy-1 <b>repeats</b> toy-2"]}
@@ -33,6 +35,13 @@ ACCOUNT = {
 }
 
 
+def lengths_of(items: Sequence[tuple[Prompt, str]]) -> TextScores:
+    texts = [text for _, text in items]
+    return TextScores(
+        np.array([float(len(text)) for text in texts]), [t.encode() for t in texts], np.zeros(len(texts), int)
+    )
+
+
 def rendered(records: list[PreferenceRecord], heads: Heads = Heads(), probes: bool = True) -> str:
     examples = encode_records(records, pocket_formatter(max_tokens=256), progress=False)
     generator = np.random.default_rng(0)
@@ -43,7 +52,7 @@ def rendered(records: list[PreferenceRecord], heads: Heads = Heads(), probes: bo
     ]
     rewards = [part[:, 0] for part in scores]
     evaluation = evaluate(examples, rewards, 0.7)
-    made = probe(records, lambda items: np.array([float(len(text)) for _, text in items]), 1.0, 5) if probes else None
+    made = probe(records, lengths_of, 1.0, 5) if probes else None
     analysis = analyse(examples, scores, heads, 0.7, made)
     pairs = judged_pairs(examples, rewards)
     subject = Subject(
@@ -132,16 +141,37 @@ def test_texts_cannot_become_markup() -> None:
 
 def test_an_annotator_is_shown_where_there_are_votes() -> None:
     records = toy_records(30)
-    assert "accuracy of one annotator" not in rendered(records)
+    assert "how often an annotator agrees" not in rendered(records)
     voted = []
     for record in records:
         judgements = [j.model_copy(update={"i_wins": 3 * j.i_wins, "j_wins": 3 * j.j_wins}) for j in record.judgements]
         voted.append(record.model_copy(update={"judgements": judgements}))
-    assert "accuracy of one annotator against the majority of the others (30 pairs" in rendered(voted)
+    assert "how often an annotator agrees with the majority of the others (30 pairs" in rendered(voted)
 
 
 def test_the_verdict_is_at_the_top() -> None:
     html = rendered(toy_records(30, responses=3))
-    assert "lies above the rule that the longer answer wins" in html  # all of one length: the rule is a coin
+    assert "is above a coin's and above either rule of length" in html
     assert html.index("verdict") < html.index("Figures")
     assert rendered(toy_records(30, responses=3)) == html  # to the byte
+
+
+def test_what_is_marked_has_its_footnote() -> None:
+    few, many = rendered(toy_records(12), probes=False), rendered(toy_records(40), probes=False)
+    assert ")*</td>" in few
+    assert "* Drawn over fewer than 20 independent prompts" in few
+    assert ")*</td>" not in many
+    assert "* Drawn over" not in many
+    probed = rendered(toy_records(40))  # five responses of five prompts were changed
+    assert ")*</td>" in probed
+    assert "* Drawn over fewer than 20 independent prompts" in probed
+
+
+def test_names_that_look_like_mathematics_or_are_very_long() -> None:
+    named = [
+        record.model_copy(update={"category": "cost $5 vs a$^$b" if n % 2 else "x" * 300, "source": "数据"})
+        for n, record in enumerate(toy_records(30))
+    ]
+    html = rendered(named, probes=False)
+    assert "cost $5 vs a$^$b (15)" in html
+    assert f"{'x' * 39}… (15)" in html

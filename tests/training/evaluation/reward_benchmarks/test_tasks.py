@@ -12,9 +12,8 @@ from service.bundle.layout import Family
 from service.bundle.text_format import Message
 from tests.training.tiny import tiny_checkpoint
 from training.data.errors import DataError
-from training.evaluation.metrics import FloatArray
 from training.evaluation.reward_benchmarks.tasks import read_tasks, score_tasks
-from training.text_scorer import TextScorer
+from training.text_scorer import TextScorer, TextScores
 
 V1 = {"id": 3, "prompt": "2+2?", "chosen": "4", "rejected": "5", "subset": "math-prm", "chosen_model": "human"}
 V2 = {"id": "tied:3", "prompt": "2+2?", "chosen": ["4", "four"], "rejected": ["5"], "num_correct": 2, "subset": "Ties"}
@@ -63,11 +62,13 @@ def test_a_bad_row_is_named(tmp_path: Path, rows: list[dict[str, Any]], reason: 
 
 
 def test_every_response_gets_its_score(tmp_path: Path) -> None:
-    def score(items: Sequence[tuple[str | list[Message], str]]) -> FloatArray:
-        return np.array([float(len(text)) for _, text in items])
+    def score(items: Sequence[tuple[str | list[Message], str]]) -> TextScores:
+        lengths = np.array([len(text) for _, text in items])
+        return TextScores(lengths.astype(np.float64), [b""] * len(items), np.maximum(0, lengths - 3))
 
     _, tasks = read_tasks(file_of(tmp_path, V2, {**V2, "id": "ref:3", "chosen": ["!!!"], "rejected": ["", "!"]}))
-    first, second = score_tasks(tasks, score)
+    (first, second), cut = score_tasks(tasks, score)
+    assert cut == 1
     assert (first.chosen.tolist(), first.rejected.tolist()) == ([1, 4], [1])
     assert (second.chosen.tolist(), second.rejected.tolist()) == ([3], [0, 1])
 
@@ -84,5 +85,7 @@ def test_a_model_scores_texts_as_it_does_alone(family: Family) -> None:
         ("p" * 500, "long"),
     ]
     together = scorer(items)
-    assert together == pytest.approx([float(scorer([item])[0]) for item in items], abs=1e-5)
-    assert together[0] == pytest.approx(together[3], abs=1e-6)
+    assert together.rewards == pytest.approx([float(scorer([item]).rewards[0]) for item in items], abs=1e-5)
+    assert together.rewards[0] == together.rewards[3]  # equal tokens are scored once
+    assert (together.removed > 0).tolist() == [False] * 4 + [True]
+    assert together.keys[0] == together.keys[3] != together.keys[1]

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from service.bundle.calibration import Calibration
 from service.bundle.manifest import Provenance
+from training.config import TrainingConfig
 from training.evaluation.analysis import Analysis
 from training.evaluation.evaluate import Evaluation, JudgedPairs
 from training.evaluation.metrics import FEW_CLUSTERS, FloatArray, IntArray, Interval
@@ -72,6 +73,7 @@ def page(
         a=analysis,
         calibration=calibration,
         few=FEW_CLUSTERS,
+        trained_with=_trained_with(TrainingConfig.model_validate(subject.provenance.configuration)),
         marked=any(interval.too_narrow for interval in _intervals([evaluation, analysis])),
         plots={name: Markup(svg) for name, svg in _plots(evaluation, analysis, decided, responses).items()},
     )
@@ -99,6 +101,18 @@ def _plots(evaluation: Evaluation, analysis: Analysis, decided: JudgedPairs, res
 def responses_of(scores: Sequence[FloatArray], lengths: Sequence[Sequence[int]]) -> Responses:
     """From what each example has."""
     return Responses(np.concatenate(list(scores)), np.array([length for part in lengths for length in part]))
+
+
+def _trained_with(config: TrainingConfig) -> str:
+    """What a reader asks first of how it was trained; the rest is in the configuration."""
+    parts = [config.loss.kind, f"{config.optimiser.epochs:g} epochs", f"rate {config.optimiser.learning_rate:g}"]
+    if config.model.lora_rank:
+        parts.append(f"LoRA of rank {config.model.lora_rank}")
+    if config.loss.length_residual:
+        parts.append("length residual")
+    if config.data.annotators != "equal":
+        parts.append(config.data.annotators)
+    return ", ".join(parts)
 
 
 def _intervals(value: Any) -> Iterator[Interval]:

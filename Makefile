@@ -1,6 +1,6 @@
 # Two commands for a newcomer:  make serve   and   make test
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint verify verify-line verify-engine verify-frameworks clean
+.PHONY: help serve test lint verify verify-line verify-engine verify-frameworks verify-training clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -34,6 +34,9 @@ verify-engine: $(VENV)/.dev-installed ## race the server against its peers again
 
 verify-frameworks: $(VENV)/.dev-installed ## run other systems' own clients against a real server (installs them under build/)
 	$(BIN)/python -m benchmarks.frameworks.run
+
+verify-training: $(VENV)/.dev-installed ## race training against TRL and a padded loop again (quick form)
+	$(BIN)/python -m benchmarks.training.run --quick
 
 clean: ## remove what the targets made, the virtual environment included
 	rm -rf $(VENV) bundles runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

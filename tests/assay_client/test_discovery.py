@@ -34,11 +34,22 @@ def urls(servers: list[FakeRewardServer]) -> list[str]:
 
 
 def test_a_call_in_parts_is_shared_by_the_servers(pair):
+    """Sixteen parts are in flight: while nobody answers, each server has half of them, whatever the machine does."""
+    halves = threading.Event()
+
+    def when_both_have_half(prompt: object, response: str) -> float:
+        deadline = time.monotonic() + 20
+        while min(len(server.requests) for server in pair) < 8 and time.monotonic() < deadline:
+            halves.wait(0.005)
+        return length(prompt, response)
+
+    for server in pair:
+        server.serve(when_both_have_half, digest=server.digest)
     with RewardClient(urls(pair)) as client:
         assert list(client.score("p", ["a" * n for n in range(1, 161)])) == [float(n) for n in range(1, 161)]
     counts = [len(server.requests) for server in pair]
     assert sum(counts) == 40
-    assert min(counts) >= 10
+    assert min(counts) >= 8
 
 
 def test_servers_are_named_in_the_environment_too(pair, monkeypatch):

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from training.config import DataConfig, ExportConfig, ModelConfig, OptimiserConfig, TrainingConfig
+from training.config import (
+    DataConfig,
+    ExportConfig,
+    LossConfig,
+    ModelConfig,
+    OptimiserConfig,
+    ReportConfig,
+    TrainingConfig,
+)
 from training.settings import ConfigurationError, load_configuration
 
 FILE = """
@@ -106,9 +114,9 @@ def test_numbers_are_finite(value: float) -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    for model in (TrainingConfig, DataConfig, ModelConfig, OptimiserConfig, ExportConfig):
+    for model in (TrainingConfig, DataConfig, ModelConfig, LossConfig, OptimiserConfig, ReportConfig, ExportConfig):
         for name, field in model.model_fields.items():
-            if name not in ("data", "model", "loss", "optimiser", "export"):
+            if name not in ("data", "model", "loss", "optimiser", "report", "export"):
                 assert field.description, name
 
 

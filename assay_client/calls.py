@@ -116,8 +116,9 @@ async def send(
         if retries == 0 or faults > retries or not _may_pass(failure, connection, internal_errors):
             raise failure
         call.last_failure = failure
-        # What one server asked for does not bind the others.
-        retry_after = None if connection.another_can_be_asked() else failure.retry_after_s
+        retry_after = failure.retry_after_s
+        if retry_after is not None and (others := connection.another_can_be_asked_in()) is not None:
+            retry_after = min(retry_after, others)  # what one server asked for does not bind the others
         remaining = call.remaining_s()
         if retry_after is not None and retry_after > remaining:
             raise _too_long_a_wait(failure, retry_after, remaining) from failure
@@ -155,7 +156,7 @@ async def poll_ready(connection: Connection, call: Call) -> None:
 
 def _may_pass(error: AssayError, connection: Connection, internal_errors: int) -> bool:
     """Whether another attempt may succeed. A certificate that is refused stays so, but it is one server's."""
-    elsewhere = error.code == TLS_REFUSED and connection.another_can_be_asked()
+    elsewhere = error.code == TLS_REFUSED and connection.another_can_be_asked_in() == 0
     return elsewhere or is_transient(error, internal_errors=internal_errors)
 
 

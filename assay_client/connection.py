@@ -92,9 +92,9 @@ class Connection:
         endpoints.answered(endpoint, began)
         return content
 
-    def another_can_be_asked(self) -> bool:
-        """Whether, after a failure, there is a server that has not failed just now."""
-        return self._servers.endpoints.any_able(self._loop.time())
+    def another_can_be_asked_in(self) -> float | None:
+        """Seconds until, after a failure, there is a server to ask that has not just failed; None without others."""
+        return self._servers.endpoints.able_in(self._loop.time())
 
     async def _exchange(
         self, endpoint: Endpoint, method: str, path: str, body: bytes | None, request_id: str, attempt: int

@@ -21,6 +21,9 @@ PREFIX = "dns+"
 INTERVAL_S = 10.0
 """How often a name is resolved again, so that new pods are asked and gone ones are not."""
 
+_GLANCE_S = 0.05
+"""How often a call that waits for the first address looks whether there is one."""
+
 _log = logging.getLogger("assay_client")
 
 
@@ -50,8 +53,8 @@ class Servers:
         if self._names:
             if self._refresh is None or (self._refresh.done() and now >= self._due):
                 self._refresh = asyncio.create_task(self._resolve())
-            if not self.endpoints:
-                await asyncio.shield(self._refresh)
+            while not self.endpoints and not self._refresh.done():
+                await asyncio.wait([self._refresh], timeout=_GLANCE_S)
             if not self.endpoints:
                 raise ConnectionFailedError(f"{', '.join(self._urls)}: no address behind the name", code=NOT_CONNECTED)
         return self.endpoints.choose(now)
@@ -62,11 +65,14 @@ class Servers:
             self._refresh.cancel()
 
     async def _resolve(self) -> None:
-        """What is known of a name stays where no answer comes."""
-        for url, found in zip(self._names, await asyncio.gather(*map(resolve, self._names)), strict=True):
-            if found:
+        """What is known of a name stays where no answer comes; one that is slow does not keep the others back."""
+
+        async def one(url: str) -> None:
+            if found := await resolve(url):
                 self._known[url] = found
-        self.endpoints.replace(self._found())
+                self.endpoints.replace(self._found())
+
+        await asyncio.gather(*map(one, self._names))
         self._due = asyncio.get_running_loop().time() + (INTERVAL_S if self.endpoints else 0.0)
 
     def _found(self) -> list[Endpoint]:

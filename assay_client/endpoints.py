@@ -63,9 +63,9 @@ class Endpoints:
         return bool(self._all)
 
     def replace(self, endpoints: Iterable[Endpoint]) -> None:
-        """Take a new list; endpoints that were known by their URL keep what is known of them."""
-        known = {endpoint.url: endpoint for endpoint in self._all}
-        self._all = [known.get(endpoint.url, endpoint) for endpoint in endpoints]
+        """Take a new list; endpoints that were known by URL and host keep what is known of them."""
+        known = {(endpoint.url, endpoint.host): endpoint for endpoint in self._all}
+        self._all = [known.get((endpoint.url, endpoint.host), endpoint) for endpoint in endpoints]
 
     def choose(self, now: float) -> Endpoint:
         """The endpoint of the next request; there must be one."""
@@ -73,9 +73,14 @@ class Endpoints:
         drawn = able if len(able) == 1 else self._sampler.sample(able, 2)
         return min(drawn, key=lambda endpoint: endpoint.outstanding)
 
-    def any_able(self, now: float) -> bool:
-        """Whether one is not left out. After a failure, whose endpoint is, that is another one."""
-        return any(endpoint.ejected_until <= now for endpoint in self._all)
+    def able_in(self, now: float) -> float | None:
+        """Seconds until one of several is not left out, 0 if one is not; None where there is but one.
+
+        After a failure, whose endpoint is left out, that one is most often another.
+        """
+        if len(self._all) < 2:
+            return None
+        return max(0.0, min(endpoint.ejected_until for endpoint in self._all) - now)
 
     def answered(self, endpoint: Endpoint, began: float) -> None:
         """It answered a request that began at that time."""

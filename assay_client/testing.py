@@ -26,8 +26,8 @@ Score = Callable[[Prompt, str], float]
 
 DIGEST = "0" * 64
 _CODES = {
-    401: "unauthorized", 404: "not_found", 408: "request_timeout", 413: "too_many_items", 429: "queue_full",
-    500: "internal", 503: "not_ready", 504: "deadline_exceeded",
+    401: "unauthorized", 404: "not_found", 408: "request_timeout", 409: "model_mismatch", 413: "too_many_items",
+    429: "queue_full", 500: "internal", 503: "not_ready", 504: "deadline_exceeded",
 }  # fmt: skip
 _SCALES = ("raw", "centred", "standardised", "probability")
 

@@ -9,6 +9,7 @@ its curves as PNG beside it.
 """
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -76,7 +77,7 @@ class Outcome:
     curves: list[CurveRow]
     held_out: dict[str, Any]
     samples: list[dict[str, Any]]
-    configuration: dict[str, Any]
+    begun: dict[str, Any]
 
 
 def learn(part: str, run: Run, urls: dict[str, str], quick: bool) -> Outcome:
@@ -99,7 +100,7 @@ def learn(part: str, run: Run, urls: dict[str, str], quick: bool) -> Outcome:
         read_curves(folder),
         _read(folder / "held_out.json"),
         [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()[:SHOWN]],
-        _read(folder / "feedback.json")["configuration"],
+        _read(folder / "feedback.json"),
     )
 
 
@@ -138,7 +139,7 @@ def divided(curves: Sequence[CurveRow], window: int = 5) -> str:
     """Where the judge's score, smoothed over `window` updates, was highest, against the end."""
     means = [
         {
-            name: sum(getattr(row, name) for row in curves[place : place + window]) / window
+            name: statistics.mean(getattr(row, name) for row in curves[place : place + window])
             for name in ("score", "judge", "kl", "entropy")
         }
         for place in range(max(1, len(curves) - window + 1))
@@ -171,7 +172,7 @@ def measure(part: str, quick: bool) -> Result:
     )  # fmt: skip
     figures = {
         f"seed {run.seed}": {
-            "settings": outcome.configuration,
+            "begun": outcome.begun,
             "held_out": outcome.held_out,
             "curves": [asdict(row) for row in outcome.curves],
             "samples": outcome.samples,

@@ -38,7 +38,11 @@ def test_one_that_is_left_out_is_asked_only_if_all_are(count, events, seed):
             group.failed(endpoint, now - took, now)
         able = [each for each in known if each.ejected_until <= now]
         assert group.choose(now) in (able or known)
-        assert group.any_able(now) == bool(able)
+        if count > 1:
+            back = min(each.ejected_until for each in known)
+            assert group.able_in(now) == (0 if able else back - now)
+        else:
+            assert group.able_in(now) is None
         assert all(each.ejected_until <= now + EJECTION_CAP_S for each in known)
 
 

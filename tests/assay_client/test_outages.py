@@ -48,6 +48,7 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.loop = VirtualLoop()
         self.attempts = 0
+        self.others: float | None = None
         monkeypatch.setattr(retry, "BACKOFF_BASE_S", 0.25)
         monkeypatch.setattr(retry, "_process_budget", retry.RetryBudget(clock=self.loop.time))
         monkeypatch.setattr(calls, "_jitter", random.Random(0))
@@ -62,8 +63,8 @@ class World:
             def belongs_here(self) -> bool:
                 return True
 
-            def another_can_be_asked(self) -> bool:
-                return False
+            def another_can_be_asked_in(self) -> float | None:
+                return world.others
 
             async def exchange(self, *_: Any, **__: Any) -> bytes:
                 world.attempts += 1
@@ -145,3 +146,17 @@ def test_free_retries_leave_the_budget_to_others(world: World) -> None:
     world.call(100, 5.0, REFUSALS["503"], timeout=60)
     assert world.attempts > 200
     assert all(retry.process_budget().try_spend() for _ in range(32))
+
+
+@pytest.mark.parametrize(("others", "passes"), [(None, False), (0.0, True), (0.5, True)])
+def test_what_one_server_asks_for_does_not_bind_others_that_are_soon_back(
+    world: World, others: float | None, passes: bool
+) -> None:
+    """It wants an hour, and the deadline is in a minute; another one can be asked now, or in half a second."""
+    world.others = others
+    hour = lambda: assay.OverloadedError("queue full", status=429, retry_after_s=3600.0)  # noqa: E731
+    ((result, end),) = world.call(1, 0.4, hour, timeout=60)
+    if passes:
+        assert isinstance(result, assay.ModelInfo) and end <= 2 + retry.BACKOFF_CAP_S
+    else:
+        assert isinstance(result, assay.OverloadedError) and end < 1

@@ -73,8 +73,10 @@ def when_it_learns(run: Path, act: Callable[[], object]) -> Iterator[None]:
 
     watching = threading.Thread(target=watch)
     watching.start()
-    yield
-    watching.join()
+    try:
+        yield
+    finally:  # so that it does nothing to the servers of another test
+        watching.join()
 
 
 @pytest.mark.parametrize("away_s", [1.0, pytest.param(20.0, marks=pytest.mark.slow)])

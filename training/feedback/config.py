@@ -53,8 +53,9 @@ class PolicyConfig(Section):
     temperature: float = Field(1.0, gt=0)
     """Of sampling, and of every probability in the loss."""
     bf16: bool = False
-    """Compute the trunk in bfloat16: faster where the processor has it. Logits, adapter, value head and losses stay in
-    float32, but log-probabilities then carry noise, which counts against ppo.clip."""
+    """Compute the trunk in bfloat16: faster where the processor has it. The logits that are learnt from, the value
+    head, the losses and all weights stay in float32, but log-probabilities then carry noise, which counts against
+    ppo.clip, and tokens are drawn from logits in bfloat16."""
 
 
 class FeedbackConfig(Section):

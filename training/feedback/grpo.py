@@ -29,6 +29,12 @@ def run_grpo(config: GrpoConfig) -> str:
     """
     tokenizer = load_tokenizer(config.policy.backbone)
     task = set_up(config, tokenizer)
+    prompts_of_an_update = config.responses // config.grpo.responses_per_prompt
+    if len(task.train) < prompts_of_an_update:  # of which TRL would make no batch at all, and end without a word
+        raise ValueError(
+            f"{len(task.train)} prompts to learn from, and an update takes {prompts_of_an_update} (responses over "
+            "grpo.responses_per_prompt): name more prompts, hold out fewer, or lower responses"
+        )
     model: Any = load_language_model(config.policy.backbone)
     with ExitStack() as stack:
         reward = stack.enter_context(Scorer(task.served))
@@ -61,6 +67,8 @@ def run_grpo(config: GrpoConfig) -> str:
             trainer.train()
         finally:
             save_adapter(model, tokenizer, config.run)
+        if trainer.state.global_step < config.updates:
+            raise RuntimeError(f"the trainer stopped after {trainer.state.global_step} of {config.updates} updates")
         policy.eval()
         after = measure(policy, task.held_out, reward, judge, config.seed)
     finish(config.run, before, after, config.seed)
@@ -114,6 +122,10 @@ class _Curves(TrainerCallback):
     def __init__(self, curves: CurveWriter, judged: bool) -> None:
         self._curves = curves
         self._judged = judged
+        self._began = time.monotonic()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The measurement before it does not count."""
         self._began = time.monotonic()
 
     def on_log(

@@ -71,9 +71,10 @@ def learn(rank: int, argument: tuple[PpoConfig, Task]) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda update: min(1.0, (update + 1) / warmup))
     prompts = PromptOrder(task.train, config.seed)
     with ExitStack() as stack:
+        # Left last: a request that it waits for ends when the client before it is closed.
+        scoring = stack.enter_context(ThreadPoolExecutor(1))
         reward = stack.enter_context(Scorer(task.served))
         judge = None if task.judge is None else stack.enter_context(Scorer(task.judge))
-        scoring = stack.enter_context(ThreadPoolExecutor(1))
         before = _held_out(policy, task, reward, judge, derived_seed(config.seed, 0, rank))
         began = time.monotonic()
         curves = stack.enter_context(

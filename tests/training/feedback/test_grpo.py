@@ -48,6 +48,15 @@ def test_rewards_are_what_the_server_said(config, tmp_path):
     assert "held-out prompts" in text
 
 
+def test_fewer_prompts_than_an_update_takes_are_refused(config):
+    """TRL would make no batch of them, learn nothing, and end as if all were well."""
+    with FakeRewardServer(worth) as server:
+        few = config(server.url)
+        few = few.model_copy(update={"prompts": few.prompts.model_copy(update={"held_out_count": 23})})
+        with pytest.raises(ValueError, match=r"1 prompts to learn from, and an update takes 2 \(responses over"):
+            run_grpo(few)
+
+
 def test_a_divergence_that_is_not_computed_is_none(config, tmp_path):
     with FakeRewardServer(worth) as server:
         run_grpo(config(server.url).model_copy(update={"kl_coefficient": 0.0}))

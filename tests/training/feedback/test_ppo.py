@@ -147,7 +147,7 @@ def test_another_model_ends_the_run_and_keeps_what_was_learnt(prompts, backbone,
     def soon_another(prompt: object, response: str) -> float:
         nonlocal calls
         calls += 1
-        if calls == 8 + 16:  # after the first round
+        if calls >= 8 + 16:  # after the first round; the server asks from several threads
             server.digest = "1" * 64
         return low_bytes(prompt, response)
 
@@ -157,8 +157,7 @@ def test_another_model_ends_the_run_and_keeps_what_was_learnt(prompts, backbone,
     rows = read_curves(tmp_path / "run")
     assert len(rows) <= 1
     assert not (tmp_path / "run" / "held_out.json").exists()
-    if rows:
-        assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_a_folder_is_not_overwritten_unasked(prompts, backbone, tmp_path):

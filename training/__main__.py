@@ -15,14 +15,14 @@ _USAGE = """usage: assay-train COMMAND [--config FILE.toml] [flags]
 Turn human preferences into a reward model that assay-serve can serve.
 
 commands:
-  fit        train on preference data; leaves weights and checkpoints in the run's folder
-  evaluate   score the held-out prompts; report.html has accuracy, calibration, biases, probes and mistakes
-  export     write the bundle: ONNX graph, proof that it matches the weights, report, manifest
-  run        fit, evaluate and export
-  compare    two evaluated runs on the same pairs, with a paired test:  assay-train compare runs/a runs/b
+  fit          train on preference data; leaves weights and checkpoints in the run's folder
+  evaluate     score the held-out prompts; report.html has accuracy, calibration, biases, probes and mistakes
+  export       write the bundle: ONNX graph, proof that it matches the weights, report, manifest
+  run          fit, evaluate and export
+  compare      two evaluated runs on the same pairs, with a paired test:  assay-train compare runs/a runs/b
   rewardbench  a run on a file of RewardBench, RewardBench 2 or RM-Bench:  assay-train rewardbench runs/a FILE
-  inspect    check a bundle and say what it is:  assay-train inspect bundles/default
-  ppo, grpo  let a language model learn from the scores of a running server (needs the extra `feedback`)
+  inspect      check a bundle and say what it is:  assay-train inspect bundles/default
+  ppo, grpo    let a language model learn from the scores of a running server (needs the extra `feedback`)
 
 Every setting is a flag, and a TOML key of the same name with _ for -; flags win over the file.
   assay-train run --data.train my.jsonl --run runs/mine --bundle bundles/mine

@@ -22,8 +22,8 @@ class Finding:
 class HygieneReport:
     """Counts over a data set.
 
-    `exact_duplicates`: judgements that repeat an earlier one (same prompt, same two texts, same votes and margin).
-    `contradictions`: pairs of texts under one prompt won by either side in different judgements.
+    `exact_duplicates`: judgements that repeat an earlier one: same prompt, texts, votes, margin, aspect and weight.
+    `contradictions`: pairs of texts under one prompt won by either side in different judgements on one aspect.
     `identical_responses`: judgements of a text against itself. `identical_decided`: those with a winner all
     the same. `near_duplicate_prompts`, `near_duplicate_responses`: distinct texts that are nearly the same as
     another one, counted without the first of each cluster.

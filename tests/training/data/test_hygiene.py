@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from training.data.hygiene import Finding, HygieneReport, check, deduplicate
 from training.data.leakage import LeakageReport, check_leakage
 from training.data.near_duplicates import near_duplicate_clusters
-from training.data.record import PreferenceRecord
+from training.data.record import Judgement, PreferenceRecord
 
 LONG = "The quick brown fox jumps over the lazy dog while the small cat sleeps by the warm fire in the old house"
 
@@ -138,3 +138,18 @@ def test_clusters_do_not_depend_on_order(orders: tuple[list[str], list[str]]) ->
         for texts in orders
     )
     assert one == other
+
+
+def test_to_win_on_one_aspect_and_lose_on_another_is_no_contradiction() -> None:
+    def judged(aspect: str | None, other: str | None) -> int:
+        record = PreferenceRecord(
+            id="r", prompt="p", responses=["a", "b"], source="s",
+            judgements=[
+                Judgement(i=0, j=1, i_wins=1, j_wins=0, aspect=aspect),
+                Judgement(i=0, j=1, i_wins=0, j_wins=1, aspect=other),
+            ],
+        )  # fmt: skip
+        return check([record]).contradictions.count
+
+    assert judged("helpful", "harmless") == 0
+    assert judged("helpful", "helpful") == judged(None, None) == 1

@@ -31,6 +31,8 @@ SHOWN = {
         "smollm2, best-of-64: assay openvino int8 to vllm",
     ),
     "race_minilm": ("minilm, mixed: assay openvino int8 to infinity optimum",),
+    "training_minilm_convarg": ("training, minilm, convarg: pairs a second over TRL's RewardTrainer",),
+    "training_smollm2_hh_harmless": ("training, smollm2, hh-harmless: pairs a second over TRL's RewardTrainer",),
     "packed_throughput": ("packed to padded, 8 responses, prompt 512, response 64",),
     "soak_minilm": ("30 minutes of mixed load: resident memory",),
 }

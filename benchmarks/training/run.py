@@ -59,7 +59,7 @@ def measure(part: str, quick: bool) -> Result:
     """One workload."""
     name = PARTS[part]
     workload = WORKLOADS[name]
-    steps, rounds = (3, 1) if quick else (8, 5)
+    steps, rounds = (3, 1) if quick else (workload.steps, workload.rounds)
     same = {contender: train(contender, name, 3, "--fp32").losses for contender in CONTENDERS}
     runs: dict[str, list[Trained]] = {contender: [] for contender in CONTENDERS}
     for _ in range(rounds):

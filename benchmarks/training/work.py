@@ -28,6 +28,7 @@ class Workload:
         elements: prompts of a step.
         max_tokens: of an item; longer prompts are cut on the left, for every contender.
         wanted: pairs a second over TRL's.
+        steps, rounds: of a measurement.
     """
 
     backbone: str
@@ -38,6 +39,8 @@ class Workload:
     elements: int
     max_tokens: int
     wanted: float
+    steps: int = 8
+    rounds: int = 5
 
     @property
     def pairs_of_a_step(self) -> int:
@@ -48,7 +51,7 @@ class Workload:
 WORKLOADS = {
     "minilm, convarg": Workload("minilm", "convarg.jsonl.gz", False, 8, 16, 1, 256, 1.3),
     "smollm2, hh-harmless": Workload("smollm2", "hh-harmless.jsonl.gz", False, 2, 1, 4, 512, 2.0),
-    "smollm2, qa-feedback with passages": Workload("smollm2", "qa-feedback.jsonl.gz", True, 4, 6, 1, 512, 2.0),
+    "smollm2, qa-feedback with passages": Workload("smollm2", "qa-feedback.jsonl.gz", True, 4, 6, 1, 512, 2.0, 4, 3),
 }
 
 

@@ -22,6 +22,11 @@ def score_examples(
 ) -> list[npt.NDArray[np.float64]]:
     """Rewards, for each example (responses,) float64; arguments and errors as of `score_heads`."""
     scores = score_heads(model, examples, block_queries, batch_tokens=batch_tokens, progress=progress)
+    return rewards_of(scores)
+
+
+def rewards_of(scores: Sequence[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.float64]]:
+    """The first of all heads' scores, for each example (responses,) of (responses, heads)."""
     return [part[:, 0] for part in scores]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from training.evaluation import metrics
 from training.evaluation.best_of_n import BestOfN, best_of_n
 from training.evaluation.disagreement import Disagreement, disagreement
-from training.evaluation.evaluate import judged_pairs
+from training.evaluation.evaluate import JudgedPairs, judged_pairs
 from training.evaluation.metrics import FloatArray, Interval
 from training.evaluation.mistakes import Mistake, hardest_mistakes
 from training.evaluation.probes import Probes
@@ -18,6 +18,7 @@ from training.evaluation.slices import Slice, slices
 from training.examples import Example
 from training.heads import Heads
 from training.judgement_weights import column_of
+from training.scoring import rewards_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,6 @@ def analyse(
         temperature: of its calibration.
         probes: if they were made.
     """
-    rewards = [part[:, 0] for part in scores]
     pairs = judged_pairs(examples, scores, partial(column_of, heads=heads))
     mask = pairs.preference != 0.5
     decided = pairs.select(mask)
@@ -72,18 +72,17 @@ def analyse(
         spread = disagreement(np.stack(members, axis=1), right, decided.cluster)
     return Analysis(
         slices=slices(examples, decided),
-        aspects=_by_aspect(examples, scores, heads) if heads.kind == "aspects" else None,
-        best_of_n=best_of_n(examples, rewards),
+        aspects=_by_aspect(examples, decided, right, heads) if heads.kind == "aspects" else None,
+        best_of_n=best_of_n(examples, rewards_of(scores)),
         disagreement=spread,
         probes=probes,
         mistakes=hardest_mistakes(examples, decided, temperature),
     )
 
 
-def _by_aspect(examples: Sequence[Example], scores: Sequence[FloatArray], heads: Heads) -> dict[str, Interval]:
-    pairs = judged_pairs(examples, scores, lambda judgement: column_of(judgement, heads))
-    decided = pairs.select(pairs.preference != 0.5)
-    right = metrics.correct(decided.margin, decided.preference)
+def _by_aspect(
+    examples: Sequence[Example], decided: JudgedPairs, right: FloatArray, heads: Heads
+) -> dict[str, Interval]:
     aspect = np.array([
         examples[number].record.judgements[place].aspect or ""
         for number, place in zip(decided.example, decided.judgement, strict=True)

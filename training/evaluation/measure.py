@@ -19,7 +19,7 @@ from training.judgement_weights import column_of
 from training.prepare import PreparedData
 from training.reference import select_reference
 from training.run_folder import write
-from training.scoring import score_heads
+from training.scoring import rewards_of, score_heads
 from training.text_scorer import TextScorer
 
 logger = logging.getLogger("assay.training")
@@ -58,7 +58,7 @@ def measure(run: Path, checkpoint: Checkpoint, data: PreparedData, probe_respons
     write(run / "evaluation.json", evaluation.as_json())
     (run / "summary.md").write_text(summary(description.name, evaluation), encoding="utf-8")
     write_rows(run / "pairs.jsonl", pair_rows(test, scores, column))
-    if (reference := select_reference(test, rewards(scores))) is not None:
+    if (reference := select_reference(test, rewards_of(scores))) is not None:
         write(run / "reference.json", reference.model_dump(mode="json"))
     probes = None
     if probe_responses:
@@ -78,13 +78,8 @@ def measure(run: Path, checkpoint: Checkpoint, data: PreparedData, probe_respons
     lengths = [[len(text) for text in example.record.responses] for example in test]
     html = page(
         subject, evaluation, analysis, calibration, pairs.select(pairs.preference != 0.5),
-        responses_of(rewards(scores), lengths),
+        responses_of(rewards_of(scores), lengths),
     )  # fmt: skip
     write(run / "report.json", {"evaluation": evaluation.as_json(), "analysis": analysis.as_json()})
     (run / "report.html").write_text(html, encoding="utf-8")
     return evaluation
-
-
-def rewards(scores: Sequence[FloatArray]) -> list[FloatArray]:
-    """The first of all heads' scores, for each example (responses,)."""
-    return [part[:, 0] for part in scores]

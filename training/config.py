@@ -75,6 +75,9 @@ class ModelConfig(Section):
     """Keep the backbone's dropout. Off by default: rewards of one text should not differ within a step."""
     block_queries: int = Field(DEFAULT_BLOCK_QUERIES, ge=1, le=1024)
     """Queries in one attention block of the layout."""
+    frozen_layers: int | None = Field(None, ge=0)
+    """Leave the embeddings and so many of the lowest layers as they were pretrained: faster, and often no worse where
+    preferences are few. Default: all learn; 0 for the embeddings alone."""
     gradient_checkpointing: bool = False
     """Keep less in memory and compute the inside of each layer twice."""
     lora_rank: int = Field(0, ge=0, le=1024)
@@ -93,6 +96,12 @@ class ModelConfig(Section):
         if self.ensemble > 1 and self.aspects:
             raise ValueError("ensemble and aspects: a model has members or aspects, not both")
         _ = self.heads
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_learn_less(self) -> Self:
+        if self.frozen_layers is not None and self.lora_rank:
+            raise ValueError("frozen_layers and lora_rank: adapters leave all layers as they were; not both")
         return self
 
     @property

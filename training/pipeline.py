@@ -34,6 +34,7 @@ from training.evaluation.measure import measure
 from training.examples import encode_records, truncated
 from training.export.bundle import export_bundle
 from training.fit import FitResult, checkpoint_to_resume, fit, make_optimiser
+from training.freezing import freeze
 from training.judgement_weights import check_aspects
 from training.model import RewardModel
 from training.prepare import PreparedData, prepare_data
@@ -171,6 +172,8 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
     model = RewardModel(backbone.model, family, pooling, config.model.heads, dropout=config.model.dropout)
     if config.model.gradient_checkpointing:
         model.checkpoint_gradients()
+    if config.model.frozen_layers is not None:
+        freeze(model, config.model.frozen_layers)
     if config.model.lora_rank:
         add_adapters(model, config.model.lora_rank, config.model.lora_alpha)
     return Checkpoint(model, formatter, description)

@@ -1,0 +1,53 @@
+"""What is frozen stays as it was, and all above it learns."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from service.bundle.layout import Family
+from tests.training.tiny import tiny_checkpoint, toy_records
+from training.attention import UnsupportedBackboneError
+from training.config import ModelConfig, OptimiserConfig, TrainingConfig
+from training.examples import encode_records
+from training.fit import fit
+from training.freezing import freeze
+
+
+@pytest.mark.parametrize("family", list(Family))
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_the_lower_part_stays_and_the_rest_learns(tmp_path: Path, family: Family, layers: int) -> None:
+    checkpoint = tiny_checkpoint(family)
+    before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
+    freeze(checkpoint.model, layers)
+    train, validation = (encode_records(toy_records(count, count, 2), checkpoint.formatter, False) for count in (16, 4))
+    config = TrainingConfig(run=tmp_path, progress=False, optimiser=OptimiserConfig(epochs=1, batch_elements=4))
+    fit(checkpoint.model, train, validation, config)
+    still = {name for name, tensor in checkpoint.model.state_dict().items() if torch.equal(tensor, before[name])}
+    lower = [
+        name
+        for name in before
+        if "embed" in name or any(f"layer.{k}." in name or f"layers.{k}." in name for k in range(layers))
+    ]
+    upper = [name for name in before if name.endswith("weight") and name not in lower]
+    assert lower
+    assert still.issuperset(lower)
+    assert not still.intersection(upper)
+
+
+def test_more_layers_than_there_are() -> None:
+    with pytest.raises(ValueError, match="frozen_layers is 3, and the backbone has 2 layers"):
+        freeze(tiny_checkpoint(Family.CAUSAL).model, 3)
+
+
+def test_a_backbone_without_layers_to_tell_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_checkpoint(Family.CAUSAL).model
+    monkeypatch.setattr("training.freezing.GradientCheckpointingLayer", torch.nn.Conv2d)
+    with pytest.raises(UnsupportedBackboneError, match="no layers that could be frozen"):
+        freeze(model, 1)
+
+
+def test_not_with_adapters() -> None:
+    with pytest.raises(ValidationError, match="frozen_layers and lora_rank"):
+        ModelConfig(frozen_layers=1, lora_rank=4)

@@ -62,7 +62,7 @@ class Result:
         """
         if not self.quick and (changed := uncommitted()):
             raise UncommittedError(changed)
-        if not self.quick and _commit() != _STARTED_AT:
+        if not self.quick and commit() != _STARTED_AT:
             raise CommitMovedError
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{self.benchmark}{'.quick' if self.quick else ''}.json"
@@ -112,7 +112,7 @@ class CommitMovedError(RuntimeError):
     """The code in the working tree is another one than when the measurement began."""
 
     def __init__(self) -> None:
-        super().__init__(f"the commit moved from {_STARTED_AT} to {_commit()} during the measurement: measure again")
+        super().__init__(f"the commit moved from {_STARTED_AT} to {commit()} during the measurement: measure again")
 
 
 def refuse_uncommitted(quick: bool) -> None:
@@ -175,13 +175,14 @@ def _versions() -> dict[str, str]:
 _UNKNOWN = "unknown"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of the working tree, and whether it holds changes beside."""
     git = ["git", "-C", str(RESULTS.parent), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     return f"{commit or _UNKNOWN}{' with uncommitted changes' if uncommitted() else ''}"
 
 
-_STARTED_AT = _commit()
+_STARTED_AT = commit()
 """When this module was imported: what runs is what was there then."""
 
 

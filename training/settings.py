@@ -17,6 +17,7 @@ from pydantic_settings import (
 from pydantic_settings.exceptions import SettingsError
 
 from training.config import Section
+from training.recipes import names, recipe_path
 
 _Config = TypeVar("_Config", bound=Section)
 
@@ -26,7 +27,7 @@ class ConfigurationError(ValueError):
 
 
 def load_configuration(command: str, arguments: Sequence[str], kind: type[_Config]) -> _Config:
-    """Read the flags of `command`, and the file that --config names, as a configuration of `kind`.
+    """Read the flags of `command`, and the file or recipe that --config names, as a configuration of `kind`.
 
     Only what was set explicitly counts as set in the result (`model_fields_set`).
 
@@ -41,8 +42,9 @@ def load_configuration(command: str, arguments: Sequence[str], kind: type[_Confi
     flags = [_spelling(argument) for argument in rest]
     parser = argparse.ArgumentParser(
         prog=f"assay-train {command}",
-        usage=f"assay-train {command} [--config FILE.toml] [flags]",
-        description="Every setting is a flag, and a TOML key of the same name with _ for -. Flags win over the file.",
+        usage=f"assay-train {command} [--config FILE.toml|RECIPE] [flags]",
+        description="Every setting is a flag, and a TOML key of the same name with _ for -. Flags win over the file. "
+        f"Recipes, found by experiment: {', '.join(names())}.",
         allow_abbrev=False,
     )
     from_file = {} if known.config is None else _read(known.config)
@@ -85,8 +87,9 @@ def _spelling(argument: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    path = recipe_path(str(path)) or path
     if not path.is_file():
-        raise FileNotFoundError(f"--config {path}: no such file")
+        raise FileNotFoundError(f"--config {path}: no such file, and no recipe; the recipes are {', '.join(names())}")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not TOML, or not UTF-8

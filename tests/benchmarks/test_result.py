@@ -26,7 +26,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(result, "RESULTS", tmp_path / "benchmarks" / "results")
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "benchmarks" / "results")
     (tmp_path / "benchmarks").mkdir()
-    monkeypatch.setattr(result, "_STARTED_AT", result._commit())
+    monkeypatch.setattr(result, "_STARTED_AT", result.commit())
     return tmp_path
 
 
@@ -48,7 +48,7 @@ def test_results_of_a_commit_are_written_one_after_the_other(tree: Path) -> None
 @pytest.mark.parametrize("name", ["code.py", "new.py"])
 def test_a_full_result_of_uncommitted_code_is_refused(tree: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (tree / name).write_text("two\n")
-    monkeypatch.setattr(result, "_STARTED_AT", result._commit())
+    monkeypatch.setattr(result, "_STARTED_AT", result.commit())
     with pytest.raises(UncommittedError, match=rf"{name} is not committed: commit it, or measure with --quick"):
         made(quick=False).write()
     with pytest.raises(SystemExit, match=name):

@@ -1,0 +1,77 @@
+"""A recipe on every fold and seed of a protocol, side by side in processes; what is done is kept for the next run."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.accuracy.folds import PROTOCOLS, Fold, with_hard_labels
+from benchmarks.accuracy.train import Tested, train_and_test
+from benchmarks.result import commit, uncommitted
+from training.config import TrainingConfig
+
+CACHE = Path("build/accuracy")
+UNCOMMITTED = "uncommitted"
+
+
+def cross_validate(
+    protocol: str,
+    recipe: TrainingConfig,
+    seeds: Sequence[int],
+    folds: Sequence[int] | None = None,
+    *,
+    hard_labels: bool = False,
+) -> list[list[Tested]]:
+    """Train and test; a list of folds for each seed.
+
+    Every process computes on one thread, so that figures do not depend on how many there are, and leaves its fold in
+    `build/accuracy/COMMIT/`: a run that was interrupted goes on where it was.
+
+    Args:
+        protocol: of `PROTOCOLS`.
+        recipe: see `train_and_test`.
+        seeds: of validation prompts, head, order and grouping.
+        folds: numbers of the folds wanted; all by default.
+        hard_labels: train on the winner of each pair alone, without its votes, and leave out ties.
+    """
+    if uncommitted():  # nobody knows what an earlier run of a changing tree was
+        shutil.rmtree(CACHE / UNCOMMITTED, ignore_errors=True)
+    numbers = range(len(PROTOCOLS[protocol](seeds[0]))) if folds is None else folds
+    folder = CACHE / (UNCOMMITTED if uncommitted() else commit()[:12])
+    name = f"{protocol}{'-hard' if hard_labels else ''}-{_digest(recipe)}"
+    jobs = {(seed, number): folder / f"{name}-{seed}-{number}.json" for seed in seeds for number in numbers}
+    missing = [job for job, place in jobs.items() if not place.is_file()]
+    # One thread each: with two a step is not twice as fast. Spawned, since torch's threads do not survive a fork.
+    workers = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+        running = [pool.submit(_run, protocol, recipe, hard_labels, *job, jobs[job]) for job in missing]
+        for done in tqdm(as_completed(running), protocol, len(running), unit=" folds", disable=not running):
+            done.result()
+    return [[Tested.load(jobs[seed, number]) for number in numbers] for seed in seeds]
+
+
+def _digest(recipe: TrainingConfig) -> str:
+    settings = recipe.model_dump_json(include={"data", "model", "loss", "optimiser"})
+    return hashlib.sha256(settings.encode()).hexdigest()[:12]
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _run(protocol: str, recipe: TrainingConfig, hard_labels: bool, seed: int, number: int, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    fold = _folds(protocol, seed)[number]
+    train_and_test(with_hard_labels(fold) if hard_labels else fold, recipe, seed).dump(place)
+
+
+@lru_cache(maxsize=1)
+def _folds(protocol: str, seed: int) -> list[Fold]:
+    return PROTOCOLS[protocol](seed)

@@ -1,0 +1,146 @@
+"""Choose recipes: variants of one, side by side on data that no figure of a protocol comes from.
+
+    python -m benchmarks.accuracy.study RECIPE [--variants NAME ...] [--seeds N]
+
+A recipe is a file of training/recipes/. Each variant changes a setting or two and trains on the development folds of
+its data (`benchmarks.accuracy.folds`), which lie within training data; the result is a table of all, best first.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from benchmarks.accuracy.cross_validation import cross_validate
+from benchmarks.accuracy.figures import Figures, Pooled, figures
+from benchmarks.result import Result, Row, refuse_uncommitted
+from training.config import TrainingConfig
+from training.recipes import read_recipe
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is changed of a recipe: settings by section and name, or the labels."""
+
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    hard_labels: bool = False
+
+    def of(self, recipe: TrainingConfig) -> TrainingConfig:
+        """The recipe with the changes."""
+        content = recipe.model_dump(exclude_unset=True)
+        for section, settings in self.settings.items():
+            content[section] = {**content.get(section, {}), **settings}
+        return TrainingConfig.model_validate(content)
+
+
+def optimiser(**settings: Any) -> Variant:
+    """Changes of the optimiser alone."""
+    return Variant({"optimiser": settings})
+
+
+def model(**settings: Any) -> Variant:
+    """Changes of the model alone."""
+    return Variant({"model": settings})
+
+
+def loss(**settings: Any) -> Variant:
+    """Changes of the loss alone."""
+    return Variant({"loss": settings})
+
+
+RATES = {f"learning rate {rate:g}": optimiser(learning_rate=rate) for rate in (2e-5, 3e-5, 5e-5, 1e-4, 2e-4)}
+LABELS = {
+    "hard labels, no ties": Variant(hard_labels=True),
+    "ties by Rao and Kupper": loss(kind="rao-kupper"),
+    "ties by Davidson": loss(kind="davidson"),
+    "votes weighed by reliability (Dawid-Skene)": Variant({"data": {"annotators": "dawid-skene"}}),
+}
+STUDIES: dict[str, tuple[str, dict[str, Variant]]] = {
+    "minilm-convarg": (
+        "convarg_development",
+        {
+            **RATES,
+            **{f"epochs {epochs}": optimiser(epochs=epochs) for epochs in (2, 8)},
+            "elements of 16 responses": optimiser(max_responses=16),
+            "elements of 8 responses": optimiser(max_responses=8),
+            "pooled at the first token": model(pooling="first"),
+            **{f"frozen layers {count}": model(frozen_layers=count) for count in (0, 2, 4)},
+            "ensemble of 5": model(ensemble=5),
+            "label smoothing 0.05": loss(label_smoothing=0.05),
+            "length residual": loss(length_residual=True),
+            **LABELS,
+        },
+    ),
+    "minilm-ethics": (
+        "ethics_development",
+        {
+            **RATES,
+            **{f"epochs {epochs}": optimiser(epochs=epochs) for epochs in (2, 6)},
+            "16 pairs a step": optimiser(batch_elements=16),
+            "frozen layers 2": model(frozen_layers=2),
+            "pooled at the first token": model(pooling="first"),
+            "ensemble of 5": model(ensemble=5),
+        },
+    ),
+}
+"""By recipe: the folds that decide, and what is tried."""
+
+
+def study(name: str, only: Sequence[str] | None, seeds: int, quick: bool) -> Result:
+    """All variants of a recipe beside the recipe itself."""
+    protocol, variants = STUDIES[name]
+    recipe = read_recipe(name)
+    tried = {
+        "the recipe": Variant(),
+        **{key: v for key, v in variants.items() if v.of(recipe) != recipe or v.hard_labels},
+    }
+    found: dict[str, tuple[Figures, float]] = {}
+    for key, variant in tried.items():
+        if only and key != "the recipe" and key not in only:
+            continue
+        folds = range(1) if quick else None
+        runs = cross_validate(protocol, variant.of(recipe), range(seeds), folds, hard_labels=variant.hard_labels)
+        seconds = sum(fold.seconds for run in runs for fold in run) / len(runs)
+        found[key] = figures(Pooled.of(runs)), seconds
+        print(f"{key}: {_line(*found[key])}", flush=True)
+    ranked = sorted(found, key=lambda key: -found[key][0].accuracy.value)
+    return Result(
+        f"study_{name.replace('-', '_')}",
+        quick,
+        0,
+        [],
+        {
+            "recipe": recipe.model_dump(mode="json", exclude_unset=True),
+            "protocol": protocol,
+            "seeds": seeds,
+            "variants": {
+                key: {
+                    "changes": {**tried[key].settings, "hard_labels": tried[key].hard_labels},
+                    "figures": asdict(found[key][0]),
+                    "seconds": found[key][1],
+                }
+                for key in ranked
+            },
+        },
+        [Row(f"study of {name}: {key}", _line(*found[key])) for key in ranked],
+    )
+
+
+def _line(found: Figures, seconds: float) -> str:
+    alike = "" if found.matched is None else f", {100 * found.matched.value:.1f} % at similar length"
+    low, high = min(found.accuracy_by_seed), max(found.accuracy_by_seed)
+    return (
+        f"{100 * found.accuracy.value:.1f} % (seeds {100 * low:.1f} to {100 * high:.1f}){alike}, "
+        f"log loss {found.log_loss:.3f}, {seconds:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", choices=STUDIES)
+    parser.add_argument("--variants", nargs="+", help="these alone, beside the recipe")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="one fold")
+    flags = parser.parse_args()
+    refuse_uncommitted(flags.quick)
+    study(flags.recipe, flags.variants, flags.seeds, flags.quick).publish()

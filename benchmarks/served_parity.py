@@ -41,8 +41,8 @@ def subset(folder: Path, prompts: int) -> Splits:
         *public_sets.qa_feedback(folder / "qa-feedback.jsonl.gz"),
     ]
     whole = split(records, (0.7, 0.05, 0.25), SEED)
-    random.Random(SEED).shuffle(whole.train)
-    return Splits(whole.train[:prompts], whole.validation[:12], whole.test)
+    train = random.Random(SEED).sample(whole.train, len(whole.train))
+    return Splits(train[:prompts], whole.validation[:12], whole.test)
 
 
 def score_alone(checkpoint: Checkpoint, examples: list[Example]) -> list[npt.NDArray[np.float64]]:

@@ -46,6 +46,10 @@ class DataConfig(Section):
     """Share of prompts held out for the test, when no test data are named."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of prompts held out for early stopping and calibration."""
+    store: Path | None = None
+    """Folder for training data that are larger than memory: records and tokens are kept there, mapped into memory, and
+    found again by the next run with the same sources. What needs all records at once is then left out: near duplicates,
+    contradictions, and the merging of rows of one prompt that do not follow one another."""
     on_bad_row: Literal["error", "skip"] = "error"
     """Stop at a row that cannot be read, or count it, report it and go on."""
     merge_prompts: bool = True
@@ -53,13 +57,26 @@ class DataConfig(Section):
     deduplicate: bool = True
     """Drop true repeats: the rows of a file named twice; without merge_prompts, a pair with the same votes again."""
     on_leakage: Literal["error", "drop", "report"] = "drop"
-    """When a training prompt is also in the named test data: stop, drop it from training, or only say so."""
+    """When a training prompt is also in the named test data, or contaminated by data.decontaminate: stop, drop it from
+    training, or only say so."""
+    decontaminate: Sources = ()
+    """Evaluation files, in whatever columns: what is learnt must not share 13 words in a row with a text there, nor a
+    whole text of 6 to 12 words; on_leakage says what becomes of a training prompt that does."""
+    mix: dict[str, Annotated[float, Field(gt=0, le=100)]] = {}
+    """How often an epoch sees the records of a source, by its name: 2 for twice, 0.5 for half of them, others in each
+    epoch. Sources that are not named: once."""
     annotators: Literal["equal", "dawid-skene"] = "equal"
     """Take votes as they are cast; or replace those on each training pair by the probabilities of who is better, given
     how reliable the votes show each annotator to be. These are much surer than shares of votes."""
     aspects: dict[str, str] = {}
     """What the judgements of a source are on, where its rows do not say: the name of a file without its ending, or of
     a row's `source`, and an aspect of model.aspects."""
+
+    @model_validator(mode="after")
+    def _a_store_is_a_stream(self) -> Self:
+        if self.store is not None and self.annotators != "equal":
+            raise ValueError("store and annotators: the reliability of annotators is estimated from all votes at once")
+        return self
 
 
 class ModelConfig(Section):

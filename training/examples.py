@@ -1,7 +1,8 @@
 """Preference records as token sequences, batches of them as tensors over a layout."""
 
 import random
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from service.bundle.layout import Family, IntArray, Layout, plan_layout
 from service.bundle.text_format import EncodedItem, Formatter, Truncation
 from training.data.record import Judgement, PreferenceRecord
 from training.groups import compared_groups, covered
+from training.judgement_weights import WeightTable
 from training.length import log_length
 
 TRAINING_TRUNCATION = (Truncation.PROMPT_LEFT, Truncation.RESPONSE_RIGHT)
@@ -72,6 +74,20 @@ def truncated(examples: Sequence[Example]) -> int:
     return sum(item.removed > 0 for example in examples for item in example.items)
 
 
+class ExampleStore(Sequence[Example], ABC):
+    """Examples that are read when they are asked for, and their records without the tokens."""
+
+    @property
+    @abstractmethod
+    def records(self) -> Sequence[PreferenceRecord]:
+        """Of all examples."""
+
+
+def records_of(examples: Sequence[Example]) -> Sequence[PreferenceRecord]:
+    """The records of some examples."""
+    return examples.records if isinstance(examples, ExampleStore) else [example.record for example in examples]
+
+
 class ElementDataset(Dataset[Element]):
     """Elements of at most `max_responses` responses, each with a judgement.
 
@@ -80,59 +96,93 @@ class ElementDataset(Dataset[Element]):
 
     Args:
         examples: what to learn from.
-        weights: for each example (judgements, heads), see `training.judgement_weights.judgement_weights`.
+        weights: of their judgements, see `training.judgement_weights.judgement_weights`.
         max_responses: the most responses of one element, >= 2.
-        seed: of the grouping.
+        seed: of the grouping, and of what a broken number of passes leaves out.
+        passes: how often an epoch sees the examples of a source, by its name; others once.
     """
 
     def __init__(
-        self, examples: Sequence[Example], weights: Sequence[npt.NDArray[np.float32]], max_responses: int, seed: int
+        self,
+        examples: Sequence[Example],
+        weights: WeightTable,
+        max_responses: int,
+        seed: int,
+        passes: Mapping[str, float] | None = None,
     ) -> None:
         self._examples = examples
+        self._records = records_of(examples)
         self._weights = weights
         self._max_responses = max_responses
         self._seed = seed
         self._epoch = 0
         self._groups: dict[int, list[list[int]]] = {}
-        self._counts = [len(self._drawn(number, None)) for number in range(len(examples))]
-        self._slots = [(number, part) for number, count in enumerate(self._counts) for part in range(count)]
+        counts, sources = np.ones(len(examples), dtype=np.int64), np.zeros(len(examples), dtype=np.int64)
+        named = list(passes or {})
+        self._large: list[int] = []
+        for number, record in enumerate(self._records):
+            if len(record.responses) > max_responses:
+                self._large.append(number)
+                counts[number] = len(self._drawn(record, None))
+            if record.source in named:
+                sources[number] = 1 + named.index(record.source)
+        self._counts = counts
+        owner = np.repeat(np.arange(len(examples)), counts)
+        part = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self._every = np.stack([owner, part], axis=1)
+        self._passes = [(sources[owner] == 1 + place, (passes or {})[name]) for place, name in enumerate(named)]
+        self._slots = self._mixed()
 
     def set_epoch(self, epoch: int) -> None:
         """Draw new groups; the training loop calls this at the start of each epoch."""
         if epoch != self._epoch:
             self._epoch = epoch
             self._groups.clear()
+            self._slots = self._mixed()
 
     @property
     def judgements(self) -> int:
         """All judgements of the examples."""
-        return sum(len(example.record.judgements) for example in self._examples)
+        return self._weights.judgements
 
     @property
     def judgements_seen(self) -> int:
-        """Those that this epoch sees: of a large prompt, not all responses are in one group."""
-        return sum(
-            covered(example.record.judgements, self._groups_of(number)) for number, example in enumerate(self._examples)
-        )
+        """Those that this epoch sees if it sees each element once: of a large prompt, not all are in one group."""
+        unseen = 0
+        for number in self._large:
+            judgements = self._records[number].judgements
+            unseen += len(judgements) - covered(judgements, self._groups_of(number))
+        return self.judgements - unseen
 
     def __len__(self) -> int:
         return len(self._slots)
 
     def __getitem__(self, slot: int) -> Element:
-        number, part = self._slots[slot]
-        return _element(self._examples[number], self._weights[number], self._groups_of(number)[part])
+        number, part = self._slots[slot].tolist()
+        example = self._examples[number]
+        responses = len(example.record.responses)
+        group = range(responses) if responses <= self._max_responses else self._groups_of(number)[part]
+        return _element(example, self._weights[number], group)
 
     def _groups_of(self, number: int) -> list[list[int]]:
         if number not in self._groups:
-            self._groups[number] = self._drawn(number, self._counts[number])
+            self._groups[number] = self._drawn(self._records[number], int(self._counts[number]))
         return self._groups[number]
 
-    def _drawn(self, number: int, count: int | None) -> list[list[int]]:
-        record = self._examples[number].record
-        if len(record.responses) <= self._max_responses:
-            return [list(range(len(record.responses)))]
+    def _drawn(self, record: PreferenceRecord, count: int | None) -> list[list[int]]:
         generator = random.Random(f"{self._seed}:{self._epoch}:{record.id}")
         return compared_groups(record.judgements, self._max_responses, generator, count)
+
+    def _mixed(self) -> npt.NDArray[np.int64]:
+        """Example and group (S, 2) of each element of this epoch: as many in all epochs."""
+        times = np.ones(len(self._every), dtype=np.int64)
+        generator = np.random.default_rng([self._seed, self._epoch])
+        for mask, wanted in self._passes:
+            times[mask] = int(wanted)
+            chosen = np.flatnonzero(mask)
+            more = round((wanted - int(wanted)) * len(chosen))
+            times[generator.choice(chosen, more, replace=False)] += 1
+        return self._every if not self._passes else np.repeat(self._every, times, axis=0)
 
 
 def _element(example: Example, weights: npt.NDArray[np.float32], responses: Sequence[int]) -> Element:

@@ -26,7 +26,7 @@ from training.config import LossConfig, TrainingConfig
 from training.data.record import PreferenceRecord
 from training.evaluation import metrics
 from training.evaluation.evaluate import judged_pairs
-from training.examples import Collator, ElementDataset, Example, ranking
+from training.examples import Collator, ElementDataset, Example, ranking, records_of
 from training.judgement_weights import column_of, judgement_weights
 from training.length import fit_length_slope, length_difference
 from training.model import RewardModel
@@ -81,7 +81,7 @@ def fit(
     if not train or not validation:
         raise ValueError(f"{len(train)} prompts to train on and {len(validation)} to validate on: both need some")
     set_seed(config.optimiser.seed)
-    records = [example.record for example in train]
+    records = records_of(train)
     if config.loss.kind == "plackett-luce":
         _refuse_unranked(records)
     if config.loss.kind in KNOW_TIES:
@@ -89,7 +89,7 @@ def fit(
             model.tie_threshold.fill_(first_threshold(config.loss.kind, _tie_share(records)))
     weights = judgement_weights(records, model.heads, config.loss.weigh_by, config.optimiser.seed)
     length_slope = fit_length_slope(records) if config.loss.length_residual else 0.0
-    dataset = ElementDataset(train, weights, config.optimiser.max_responses, config.optimiser.seed)
+    dataset = ElementDataset(train, weights, config.optimiser.max_responses, config.optimiser.seed, config.data.mix)
     seen, judgements = dataset.judgements_seen, dataset.judgements
     if seen < judgements:
         logger.warning(
@@ -134,8 +134,11 @@ def fit(
 
 
 def _tie_share(records: Sequence[PreferenceRecord]) -> float:
-    judgements = [judgement for record in records for judgement in record.judgements]
-    return sum(judgement.ties for judgement in judgements) / sum(judgement.votes for judgement in judgements)
+    ties = votes = 0.0
+    for record in records:
+        for judgement in record.judgements:
+            ties, votes = ties + judgement.ties, votes + judgement.votes
+    return ties / votes
 
 
 def _refuse_unranked(records: Sequence[PreferenceRecord]) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +16,56 @@ WeighBy = Literal["equal", "votes"]
 _MOST_DRAWS = 1000
 
 
+class WeightTable(Sequence[FloatArray]):
+    """For each record (J, L): what its J judgements weigh for the L heads that learn, in one array for all."""
+
+    def __init__(self, flat: FloatArray, judgements: npt.NDArray[np.int64]) -> None:
+        """`flat` (all judgements, L) in the order of the records, which have so many `judgements` each."""
+        self._flat = flat
+        self._starts = np.concatenate([[0], np.cumsum(judgements)])
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, number: int) -> FloatArray: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[FloatArray]: ...
+    def __getitem__(self, number: int | slice) -> FloatArray | list[FloatArray]:
+        if isinstance(number, slice):
+            return [self[place] for place in range(*number.indices(len(self)))]
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return self._flat[self._starts[number] : self._starts[number + 1]]
+
+    @property
+    def judgements(self) -> int:
+        """Of all records."""
+        return len(self._flat)
+
+
 def judgement_weights(
     records: Sequence[PreferenceRecord], heads: Heads, weigh_by: WeighBy = "equal", seed: int = 0
-) -> list[FloatArray]:
-    """For each record (J, L): what its J judgements weigh for the L `heads.learnt`.
+) -> WeightTable:
+    """What every judgement weighs for the L `heads.learnt`.
 
     A judgement's own weight, times its number of votes if so wished, scaled so that all judgements weigh 1 on average,
     goes to the head it is on: the one there is; each member of an ensemble as often as a bootstrap of prompts draws its
     record (a Poisson count of mean 1, Oza & Russell 2001), over the number of members; its aspect, or, without one, the
     sum of aspects that is the reward.
     """
-    own = [np.array([_weight(judgement, weigh_by) for judgement in record.judgements]) for record in records]
-    mean = np.concatenate(own).mean() if own else 1.0
-    shares = {"single": _single, "ensemble": _bootstrap, "aspects": _aspects}[heads.kind](records, heads, seed)
-    return [(weight[:, None] / mean * share).astype(np.float32) for weight, share in zip(own, shares, strict=True)]
+    judgements = np.fromiter((len(record.judgements) for record in records), np.int64, len(records))
+    own = np.fromiter(
+        (_weight(judgement, weigh_by) for record in records for judgement in record.judgements), np.float32
+    )
+    if heads.kind == "single":
+        shares = np.ones((len(own), 1), dtype=np.float32)
+    elif heads.kind == "ensemble":
+        shares = np.repeat(_bootstrap(records, len(heads.weights), seed) / len(heads.weights), judgements, axis=0)
+    else:
+        shares = _aspects(records, len(own), heads)
+    mean = own.mean(dtype=np.float64) if len(own) else 1.0
+    return WeightTable((own[:, None] / mean * shares).astype(np.float32), judgements)
 
 
 def check_aspects(train: Sequence[PreferenceRecord], others: Sequence[PreferenceRecord], heads: Heads) -> None:
@@ -69,34 +105,28 @@ def _weight(judgement: Judgement, weigh_by: WeighBy) -> float:
     return weight * judgement.votes if weigh_by == "votes" else weight
 
 
-def _single(records: Sequence[PreferenceRecord], heads: Heads, seed: int) -> list[npt.NDArray[np.float64]]:
-    return [np.ones((len(record.judgements), 1)) for record in records]
+def _bootstrap(records: Sequence[PreferenceRecord], members: int, seed: int) -> npt.NDArray[np.float32]:
+    """(records, members) counts that depend on seed and record alone.
 
-
-def _bootstrap(records: Sequence[PreferenceRecord], heads: Heads, seed: int) -> list[npt.NDArray[np.float64]]:
-    """Counts that depend on seed and record alone; where a member got no record at all, of few, all are drawn anew."""
-    members = len(heads.weights)
+    Where a member got no record at all, of few, all are drawn anew.
+    """
     for draw in range(_MOST_DRAWS):
-        counts = [
-            _counts(f"{seed}:{record.id}" if draw == 0 else f"{seed}:{draw}:{record.id}", members) for record in records
-        ]
-        if not records or np.all(np.sum(counts, axis=0) > 0):
+        prefix = f"{seed}" if draw == 0 else f"{seed}:{draw}"
+        counts = np.zeros((len(records), members), dtype=np.float32)
+        for number, record in enumerate(records):
+            counts[number] = _counts(f"{prefix}:{record.id}", members)
+        if not len(records) or np.all(counts.sum(axis=0) > 0):
             break
-    return [
-        np.tile(count / members, (len(record.judgements), 1)) for count, record in zip(counts, records, strict=True)
-    ]
+    return counts
 
 
 def _counts(key: str, members: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(list(hashlib.sha256(key.encode()).digest())).poisson(1.0, members)
 
 
-def _aspects(records: Sequence[PreferenceRecord], heads: Heads, seed: int) -> list[npt.NDArray[np.float64]]:
-    """The reward and every aspect learn, in this order."""
-    shares = []
-    for record in records:
-        weights = np.zeros((len(record.judgements), len(heads.learnt)))
-        for number, judgement in enumerate(record.judgements):
-            weights[number, column_of(judgement, heads)] = 1.0
-        shares.append(weights)
+def _aspects(records: Sequence[PreferenceRecord], judgements: int, heads: Heads) -> npt.NDArray[np.float32]:
+    """(judgements, heads that learn): 1 at the aspect of each; the reward and every aspect learn, in this order."""
+    columns = (column_of(judgement, heads) for record in records for judgement in record.judgements)
+    shares = np.zeros((judgements, len(heads.learnt)), dtype=np.float32)
+    shares[np.arange(judgements), np.fromiter(columns, np.int64, judgements)] = 1.0
     return shares

@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import logging
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,20 @@ from training.checkpoint import (
     weights_sha256,
 )
 from training.checkpoint_error import CheckpointError, first_complaint
-from training.config import TrainingConfig
+from training.config import DataConfig, TrainingConfig
+from training.data.record import PreferenceRecord
+from training.data.record_store import RecordStore
 from training.destination import destination_of
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.measure import measure
-from training.examples import encode_records, truncated
+from training.examples import Example, encode_records, truncated
 from training.export.bundle import export_bundle
 from training.fit import FitResult, checkpoint_to_resume, fit, make_optimiser
 from training.freezing import freeze
 from training.judgement_weights import check_aspects
 from training.model import RewardModel
 from training.prepare import PreparedData, prepare_data
+from training.prepare_stored import prepare_stored
 from training.run_folder import (
     BEGUN,
     CHECKPOINTS,
@@ -52,6 +56,7 @@ from training.run_folder import (
     remove,
     write,
 )
+from training.token_store import TokenStore, tokenize
 
 logger = logging.getLogger("assay.training")
 
@@ -79,16 +84,16 @@ def run_fit(config: TrainingConfig) -> FitResult:
         config = _as_begun(config, begun.configuration)
     else:
         refuse_to_delete(config)
-    data = prepare_data(config.data, config.optimiser.seed)
+    data = _prepared(config.data, config.optimiser.seed, config.progress)
     _report_data(data)
     if not config.model.aspects and (named := _on_aspects(data)):
         logger.warning("%d training judgements name an aspect; without model.aspects they all teach one score", named)
     check_aspects(data.splits.train, [*data.splits.validation, *data.splits.test], config.model.heads)
     checkpoint = new_checkpoint(config, data)
     formatter = checkpoint.formatter
-    train = encode_records(data.splits.train, formatter, config.progress)
+    train = _encoded(data.splits.train, formatter, config.progress)
     validation = encode_records(data.splits.validation, formatter, config.progress)
-    if cut := truncated(train) + truncated(validation):
+    if cut := (train.truncated if isinstance(train, TokenStore) else truncated(train)) + truncated(validation):
         logger.warning("%d items were longer than %d tokens and were cut", cut, formatter.max_tokens)
     if begun is not None:
         if begun.data_sha256 != data.sha256:
@@ -108,6 +113,16 @@ def run_fit(config: TrainingConfig) -> FitResult:
     write(config.run / TRAINED, asdict(result))
     logger.info("trained %d updates, validation loss %.4f", result.updates, result.best_validation_loss)
     return result
+
+
+def _prepared(config: DataConfig, seed: int, progress: bool) -> PreparedData:
+    return prepare_data(config, seed) if config.store is None else prepare_stored(config, seed, progress)
+
+
+def _encoded(records: Sequence[PreferenceRecord], formatter: Formatter, progress: bool) -> Sequence[Example]:
+    if isinstance(records, RecordStore):
+        return tokenize(records, formatter, progress)
+    return encode_records(records, formatter, progress)
 
 
 def _on_aspects(data: PreparedData) -> int:
@@ -193,7 +208,7 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
     trained = _configuration(config.run / "model", provenance.configuration)
     _refuse_other_settings(config, trained)
     remove(config.run, EVALUATION)
-    data = prepare_data(trained.data, provenance.seed)
+    data = _prepared(trained.data, provenance.seed, config.progress)
     if data.sha256 != provenance.data_sha256:
         raise CheckpointError(
             f"{config.run}: the data have changed since the model was trained, so its test prompts are not the "
@@ -239,6 +254,7 @@ def _report_data(data: PreparedData) -> None:
     for row in data.account["skipped_rows"]:
         logger.warning("skipped %s:%s: %s", row["file"], row["line"], row["reason"])
     findings = {**data.account["hygiene"], **(data.account["leakage"] or {})}
+    findings["training_prompts_that_share_passages_with_data.decontaminate"] = data.account["contaminated"]
     for name, finding in findings.items():
         if isinstance(finding, dict) and finding["count"]:
             logger.warning("%s: %d, such as %s", name.replace("_", " "), finding["count"], finding["examples"][0])

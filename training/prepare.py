@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from training.data import (
     split,
 )
 from training.data.annotators import with_posteriors
+from training.data.contamination import read_passages
+from training.data.hygiene import Finding
 from training.data.leakage import leaking
-from training.data.pairs import decided
+from training.data.pairs import pairs_of
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,9 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
     repeated = judgements - _judgements(records)
     if config.merge_prompts:  # rows on one pair, in whatever source, are votes
         records, test = (add_up_votes(merge_by_prompt(part)) for part in (records, test))
-    unknown = sorted(set(config.aspects) - {record.source for record in [*records, *test]})
-    if unknown:
-        known = ", ".join(sorted({record.source for record in [*records, *test]}))
-        raise DataError(f"data.aspects names the source {unknown[0]!r}, and the sources are {known}")
-    test_fraction = 0.0 if test else config.test_fraction
-    fractions = (1 - test_fraction - config.validation_fraction, config.validation_fraction, test_fraction)
+    for name in ("aspects", "mix"):
+        refuse_unknown(name, getattr(config, name), {record.source for record in [*records, *test]})
+    fractions = fractions_of(config)
     splits = split(records, fractions, seed)
     leakage = asdict(check_leakage([*splits.train, *splits.validation], test or splits.test))
     dropped = 0
@@ -88,6 +87,9 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
         else:
             shared = set()
         splits = Splits(_without(splits.train, shared), _without(splits.validation, shared), test)
+    contaminated: Finding | None = None
+    if config.decontaminate:
+        splits, contaminated = _decontaminated(splits, config)
     annotators: dict[str, Any] | None = None
     if config.annotators == "dawid-skene":  # of the training votes alone: what is held out stays as people voted
         try:
@@ -96,17 +98,7 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
             raise DataError(str(error)) from error
         splits = Splits(believed, splits.validation, splits.test)
     parts = {name: [shuffle_sides(record, seed) for record in part] for name, part in vars(splits).items()}
-    for name, part in parts.items():
-        if not part:
-            raise DataError(
-                f"no {name} prompts: {len(records)} prompts in shares of {_shares(fractions)} for training, "
-                "validation and test leave it empty; use more data, other fractions or another seed"
-            )
-        if not decided(part):
-            raise DataError(
-                f"no {name} pair has a majority: all votes tie, so there is nothing to "
-                f"{'learn' if name == 'train' else 'measure'} there; use more data, other fractions or another seed"
-            )
+    refuse_empty(Splits(**parts), len(records), fractions)
     return PreparedData(
         splits=Splits(**parts),
         sha256=hash_records([*records, *test]),
@@ -114,14 +106,40 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
             "sources": {"train": config.train, "test": config.test},
             "rows": {"read": hygiene.records, "skipped": len(skipped)},
             "skipped_rows": [asdict(row) for row in skipped],
-            "parts": {name: _size(part) for name, part in parts.items()},
+            "parts": {name: size_of(part) for name, part in parts.items()},
             "repeated_judgements_removed": repeated,
             "leaking_prompts_dropped": dropped,
             "hygiene": asdict(hygiene),
             "leakage": leakage,
+            "contaminated": None if contaminated is None else asdict(contaminated),
             "annotators": annotators,
         },
     )
+
+
+def fractions_of(config: DataConfig) -> tuple[float, float, float]:
+    """Shares of the prompts for training, validation and test."""
+    test = 0.0 if config.test else config.test_fraction
+    return 1 - test - config.validation_fraction, config.validation_fraction, test
+
+
+def refuse_empty(splits: Splits, prompts: int, fractions: tuple[float, float, float]) -> None:
+    """Refuse a part that teaches or tells nothing.
+
+    Raises:
+        DataError: one of the parts, made of so many `prompts` by these `fractions`, is empty or all ties.
+    """
+    for name, part in vars(splits).items():
+        if not part:
+            raise DataError(
+                f"no {name} prompts: {prompts} prompts in shares of {_shares(fractions)} for training, "
+                "validation and test leave it empty; use more data, other fractions or another seed"
+            )
+        if not any(pair.direction for pair in pairs_of(part)):
+            raise DataError(
+                f"no {name} pair has a majority: all votes tie, so there is nothing to "
+                f"{'learn' if name == 'train' else 'measure'} there; use more data, other fractions or another seed"
+            )
 
 
 def unique_ids(parts: Sequence[Sequence[PreferenceRecord]]) -> list[list[PreferenceRecord]]:
@@ -158,27 +176,49 @@ def _read(
             file: first.setdefault(os.path.realpath(file), (number, file)) != (number, file)
             for file in dict.fromkeys(result.files)
         }
-        records += _with_aspects(result.records, config.aspects)
+        records += with_aspects(result.records, config.aspects)
         again += [before[file] for file in result.files]
         skipped += result.skipped
     return records, again
 
 
-def _with_aspects(records: Sequence[PreferenceRecord], aspects: Mapping[str, str]) -> list[PreferenceRecord]:
+def with_aspects(records: Iterable[PreferenceRecord], aspects: Mapping[str, str]) -> Iterator[PreferenceRecord]:
     """The records with the aspect of their source in the judgements that name none."""
-    return [
-        record.model_copy(
-            update={
-                "judgements": [
-                    judgement.model_copy(update={"aspect": judgement.aspect or aspects[record.source]})
-                    for judgement in record.judgements
-                ]
-            }
-        )
-        if record.source in aspects
-        else record
-        for record in records
-    ]
+    for record in records:
+        aspect = aspects.get(record.source)
+        if aspect is None:
+            yield record
+            continue
+        named = [judgement.model_copy(update={"aspect": judgement.aspect or aspect}) for judgement in record.judgements]
+        yield record.model_copy(update={"judgements": named})
+
+
+def refuse_unknown(setting: str, named: Iterable[str], sources: set[str]) -> None:
+    """Refuse a setting that names a source that is not there.
+
+    Raises:
+        DataError: naming it and the sources.
+    """
+    if unknown := sorted(set(named) - sources):
+        known = ", ".join(sorted(sources))
+        raise DataError(f"data.{setting} names the source {unknown[0]!r}, and the sources are {known}")
+
+
+def _decontaminated(splits: Splits, config: DataConfig) -> tuple[Splits, Finding]:
+    """The parts with which weights are learnt and chosen without what is in an evaluation, and how much that was.
+
+    Raises:
+        DataError: there is some, and the configuration refuses it.
+    """
+    passages = read_passages(config.decontaminate)
+    found = [record.id for record in [*splits.train, *splits.validation] if passages.shared_by(record)]
+    if found and config.on_leakage == "error":
+        raise DataError(f"{len(found)} training prompts share passages with data.decontaminate, such as {found[0]!r}")
+    finding = Finding(len(found), tuple(found[:5]))
+    if config.on_leakage == "report":
+        return splits, finding
+    dropped = set(found)
+    return Splits(_without(splits.train, dropped), _without(splits.validation, dropped), splits.test), finding
 
 
 def _leaking(test: Sequence[PreferenceRecord], known: Sequence[PreferenceRecord]) -> set[str]:
@@ -196,7 +236,8 @@ def _shares(fractions: Sequence[float]) -> str:
     return ", ".join(f"{fraction:g}" for fraction in fractions)
 
 
-def _size(records: Sequence[PreferenceRecord]) -> dict[str, int]:
+def size_of(records: Sequence[PreferenceRecord]) -> dict[str, int]:
+    """Of a part, for the account."""
     return {
         "prompts": len(records),
         "responses": sum(len(record.responses) for record in records),

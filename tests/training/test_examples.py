@@ -1,6 +1,7 @@
 """From records to batches: groups that lose no response, and judgements that point at the right scores."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -231,3 +232,26 @@ def test_what_no_cut_makes_fit_is_named() -> None:
     formatter = pocket_formatter(Family.BIDIRECTIONAL, max_tokens=3)
     with pytest.raises(ValueError, match=f"record '{record.id}', response 0: .* cutting prompt_left and"):
         encode_records([record], formatter, progress=False)
+
+
+def test_a_mix_sees_a_source_as_often_as_it_says_and_epochs_stay_of_one_length() -> None:
+    given = [
+        record.model_copy(update={"source": source, "id": f"{source}-{record.id}"})
+        for source in ("often", "seldom", "other")
+        for record in records(2, count=20)
+    ]
+    examples = encode_records(given, pocket_formatter(), progress=False)
+    weights = judgement_weights(given, Heads())
+    dataset = ElementDataset(examples, weights, 8, 0, {"often": 2.5, "seldom": 0.25})
+    place = {id(example.items[0].ids): example.record.id for example in examples}
+    drawn: list[Counter[str]] = []
+    for epoch in range(12):
+        dataset.set_epoch(epoch)
+        assert len(dataset) == 50 + 5 + 20
+        drawn.append(Counter(place[id(dataset[slot].sequences[0])] for slot in range(len(dataset))))
+    for seen in drawn:
+        assert {seen[name] for name in place.values() if name.startswith("often")} == {2, 3}
+        assert all(seen[name] == 1 for name in place.values() if name.startswith("other"))
+    assert len({name for seen in drawn for name in seen if name.startswith("seldom")}) > 15
+    dataset.set_epoch(3)
+    assert Counter(place[id(dataset[slot].sequences[0])] for slot in range(len(dataset))) == drawn[3]

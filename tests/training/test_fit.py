@@ -20,6 +20,7 @@ from training.evaluation.evaluate import judged_pairs
 from training.examples import ElementDataset, Example, encode_records
 from training.fit import CHECKPOINTS, TENSORBOARD, FitResult, fit, training_arguments
 from training.heads import Heads
+from training.judgement_weights import WeightTable
 from training.model import RewardModel
 from training.scoring import score_examples, score_heads
 
@@ -150,8 +151,9 @@ def test_an_ensemble_learns_and_its_members_differ(tmp_path: Path) -> None:
 def test_a_member_learns_from_what_was_drawn_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the draws leave everything to one member, the others stay as they began."""
 
-    def all_to_the_second(records: Sequence[PreferenceRecord], *_: Any) -> list[Any]:
-        return [np.tile(np.array([0, 1, 0], dtype=np.float32), (len(record.judgements), 1)) for record in records]
+    def all_to_the_second(records: Sequence[PreferenceRecord], *_: Any) -> WeightTable:
+        judgements = np.array([len(record.judgements) for record in records])
+        return WeightTable(np.tile(np.array([0, 1, 0], dtype=np.float32), (judgements.sum(), 1)), judgements)
 
     monkeypatch.setattr("training.fit.judgement_weights", all_to_the_second)
     model = with_heads(Heads.ensemble(3))

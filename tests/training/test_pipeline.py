@@ -1,6 +1,7 @@
 """The steps of a run over one folder: what each leaves, what a new one takes away, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,3 +283,21 @@ def test_a_short_limit_is_the_backbone_s(configure: Configure) -> None:
         run_fit(configure(model=ModelConfig(backbone=config.model.backbone, max_tokens=9999)))
     with pytest.raises(ValueError, match="model.pooling: a causal model cannot be pooled by mean"):
         run_fit(configure(model=ModelConfig(backbone=config.model.backbone, pooling="mean")))
+
+
+def test_data_on_disk_give_the_same_run(configure: Configure, tmp_path: Path) -> None:
+    """From Arrow files, again from those that are there, and resumed: the weights are those of data in memory."""
+    plain = configure(run=tmp_path / "plain")
+    run_fit(plain)
+    stored = configure(run=tmp_path / "stored", data=plain.data.model_copy(update={"store": tmp_path / "store"}))
+    run_fit(stored)
+    expected = weights(plain)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(stored).items())
+    assert run_evaluate(stored).accuracy == run_evaluate(plain).accuracy
+    (stored.run / "training.json").unlink()
+    oldest = min((stored.run / "checkpoints").iterdir(), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in (stored.run / "checkpoints").iterdir():
+        if path != oldest:
+            shutil.rmtree(path)
+    run_fit(stored.model_copy(update={"resume": True}))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(stored).items())

@@ -229,3 +229,41 @@ def test_the_built_in_data_have_a_name() -> None:
     data = prepare_data(DataConfig(), seed=0)
     assert data.records >= 400
     assert data.account["sources"]["train"] == ("sample",)
+
+
+def contaminated(tmp_path: Path, policy: str) -> PreparedData:
+    """Half of the training prompts hold a sentence of an evaluation, in a file of columns that are no preferences."""
+    shared = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    train = [
+        {
+            "prompt": f"question {number}",
+            "chosen": f"{'so: ' + shared if number % 2 else 'yes'} {number}",
+            "rejected": "no",
+        }
+        for number in range(60)
+    ]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
+    evaluation = {"subset": "x", "turns": [{"text": shared.upper().replace(" ", ",  ") + "!"}]}
+    (tmp_path / "evaluation.json").write_text(json.dumps([evaluation]))
+    named = (str(tmp_path / "evaluation.json"),)
+    return prepare_data(config(str(tmp_path / "train.jsonl"), decontaminate=named, on_leakage=policy), seed=0)
+
+
+def test_what_is_in_an_evaluation_is_not_learnt(tmp_path: Path) -> None:
+    data = contaminated(tmp_path, "drop")
+    assert not [r.id for r in [*data.splits.train, *data.splits.validation] if any("seven" in t for t in r.responses)]
+    assert [r.id for r in data.splits.test if any("seven" in t for t in r.responses)]  # what is tested is not learnt
+    assert data.account["contaminated"]["count"] > 15
+    kept = contaminated(tmp_path, "report")
+    assert kept.account["contaminated"] == data.account["contaminated"]
+    assert len(kept.splits.train) > len(data.splits.train)
+    with pytest.raises(
+        DataError, match=r"training prompts share passages with data.decontaminate, such as 'train-\d+'"
+    ):
+        contaminated(tmp_path, "error")
+
+
+def test_a_source_of_the_mix_that_is_not_there(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "pairs.jsonl", 40)
+    with pytest.raises(DataError, match=r"data.mix names the source 'pears', and the sources are pairs"):
+        prepare_data(config(path, mix={"pears": 2.0}), seed=0)

@@ -49,9 +49,13 @@ def leaking(
     train: Iterable[PreferenceRecord], test: Iterable[PreferenceRecord], kind: Shared
 ) -> list[PreferenceRecord]:
     """The test records that share a prompt, a response, a pair or a sentence of a response with training."""
-    traits = _TRAITS[kind]
-    known = {trait for record in train for trait in traits(record)}
-    return [record for record in test if any(trait in known for trait in traits(record))]
+    known = traits(train, kind)
+    return [record for record in test if not known.isdisjoint(_TRAITS[kind](record))]
+
+
+def traits(records: Iterable[PreferenceRecord], kind: Shared) -> set[Hashable]:
+    """What others must not share with the records."""
+    return {trait for record in records for trait in _TRAITS[kind](record)}
 
 
 def sentences(text: str) -> set[str]:

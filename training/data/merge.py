@@ -21,7 +21,7 @@ def merge_by_prompt(records: Iterable[PreferenceRecord]) -> list[PreferenceRecor
     """
     merged: dict[Hashable, list[PreferenceRecord]] = {}
     for number, record in enumerate(records):
-        merged.setdefault(_merge_key(record) if record.has_prompt else number, []).append(record)
+        merged.setdefault(merge_key(record) if record.has_prompt else number, []).append(record)
     return [_merge(members) if members[0].has_prompt else members[0] for members in merged.values()]
 
 
@@ -55,7 +55,8 @@ def add_up_votes(records: Iterable[PreferenceRecord]) -> list[PreferenceRecord]:
     ]
 
 
-def _merge_key(record: PreferenceRecord) -> Hashable:
+def merge_key(record: PreferenceRecord) -> Hashable:
+    """Equal for records of one prompt that `merge_by_prompt` would merge."""
     return (record.prompt_key, record.source, record.group, record.category, record.qualities is None)
 
 

@@ -13,9 +13,9 @@ from training.data.record import PreferenceRecord
 class Splits:
     """The three parts of a data set, each in the order in which its records were given."""
 
-    train: list[PreferenceRecord]
-    validation: list[PreferenceRecord]
-    test: list[PreferenceRecord]
+    train: Sequence[PreferenceRecord]
+    validation: Sequence[PreferenceRecord]
+    test: Sequence[PreferenceRecord]
 
 
 def split(
@@ -36,7 +36,7 @@ def split(
     listed = list(records)
     parts: tuple[list[PreferenceRecord], ...] = ([], [], [])
     for record, key in zip(listed, _linked_keys(listed), strict=True):
-        parts[_part(key, fractions, seed)].append(record)
+        parts[part_of(key, fractions, seed)].append(record)
     return Splits(*parts)
 
 
@@ -54,7 +54,8 @@ def _linked_keys(records: Sequence[PreferenceRecord]) -> list[str]:
     return [least[label] for label in labels]
 
 
-def _part(key: str, fractions: tuple[float, float, float], seed: int) -> int:
+def part_of(key: str, fractions: tuple[float, float, float], seed: int) -> int:
+    """Where a `split_key` goes: 0 for training, 1 for validation, 2 for the test."""
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     # 53 bits are what a float holds; the draw is in [0, 1).
     draw = (int.from_bytes(digest[:8], "big") >> 11) / 2**53

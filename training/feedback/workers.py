@@ -17,6 +17,7 @@ from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from assay_client import AssayError
+from training.cores import available_cores
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ def run_workers(count: int, work: Callable[[int, Any], None], argument: Any) -> 
     failures: Any = get_context("spawn").SimpleQueue()
     # That the others are ended is what `WorkerError` means; it need not be logged too.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-    threads = max(1, _cores() // count)
+    threads = max(1, available_cores() // count)
     context = start_processes(  # type: ignore[no-untyped-call]
         _run, (count, _free_port(), threads, failures, work, argument), nprocs=count, join=False, start_method="spawn"
     )
@@ -87,11 +88,6 @@ def _run(
         failures.put(f"worker {rank}: {type(error).__name__}: {error}")
         os._exit(1)
     dist.destroy_process_group()
-
-
-def _cores() -> int:
-    """Those this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_port() -> int:

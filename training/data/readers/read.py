@@ -1,5 +1,6 @@
 """Files and data sets to preference records, with every row accounted for."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, get_args
@@ -43,36 +44,71 @@ def read_records(
     `on_bad_row="skip"`, returns it among the skipped; always for a source that cannot be read, has no rows,
     or whose format cannot be told.
     """
-    if format != "auto" and format not in ROW_READERS:
-        raise ValueError(f"format is {format!r}; it must be auto or one of {', '.join(get_args(Format))}")
-    if on_bad_row not in ("error", "skip"):
-        raise ValueError(f"on_bad_row is {on_bad_row!r}; it must be error or skip")
-    known: Format | None = None if format == "auto" else format
     records: list[PreferenceRecord] = []
     files: list[str] = []
-    skipped: list[BadRow] = []
     places: dict[str, str] = {}
-    for row in raw_rows(path_or_name):
-        try:
-            if known is None and not isinstance(row.columns, DataError):
-                known = detect(row.columns)
-            record = _record(row, known)
-            if record.id in places:
-                raise DataError(f"id {record.id!r} was already used at {places[record.id]}")
-        except DataError as error:
-            if on_bad_row == "error":
-                raise DataError(error.reason, file=row.file, line=row.line) from error
-            skipped.append(BadRow(row.file, row.line, error.reason))
+    reading = Reading(path_or_name, format, on_bad_row)
+    for row, record in reading:
+        if record.id in places:
+            reading.refuse(row, DataError(f"id {record.id!r} was already used at {places[record.id]}"))
             continue
         places[record.id] = f"{row.file}:{row.line}"
         records.append(record)
         files.append(row.file)
-    if known is None:
-        lost = f"none of its {len(skipped)} rows can be read; the first: {skipped[0].reason}" if skipped else "no rows"
-        raise DataError(lost, file=str(path_or_name))
-    if not records and not skipped:
-        raise DataError("no rows", file=str(path_or_name))
-    return ReadResult(records, files, skipped, known)
+    return ReadResult(records, files, reading.skipped, reading.format)
+
+
+class Reading:
+    """A source as a stream of rows and what they say, one at a time; arguments and errors as of `read_records`.
+
+    Ids are not compared. After the last row `skipped` holds the rows that gave no record.
+    """
+
+    def __init__(
+        self,
+        path_or_name: str | Path,
+        format: Format | Literal["auto"] = "auto",
+        on_bad_row: Literal["error", "skip"] = "error",
+    ) -> None:
+        if format != "auto" and format not in ROW_READERS:
+            raise ValueError(f"format is {format!r}; it must be auto or one of {', '.join(get_args(Format))}")
+        if on_bad_row not in ("error", "skip"):
+            raise ValueError(f"on_bad_row is {on_bad_row!r}; it must be error or skip")
+        self.skipped: list[BadRow] = []
+        self._name = path_or_name
+        self._known: Format | None = None if format == "auto" else format
+        self._on_bad_row = on_bad_row
+
+    @property
+    def format(self) -> Format:
+        """What the rows turned out to be."""
+        assert self._known is not None  # the first readable row decided
+        return self._known
+
+    def __iter__(self) -> Iterator[tuple[RawRow, PreferenceRecord]]:
+        found = False
+        for row in raw_rows(self._name):
+            try:
+                if self._known is None and not isinstance(row.columns, DataError):
+                    self._known = detect(row.columns)
+                record = _record(row, self._known)
+            except DataError as error:
+                self.refuse(row, error)
+                continue
+            found = True
+            yield row, record
+        if self._known is None:
+            count = len(self.skipped)
+            lost = f"none of its {count} rows can be read; the first: {self.skipped[0].reason}" if count else "no rows"
+            raise DataError(lost, file=str(self._name))
+        if not found and not self.skipped:
+            raise DataError("no rows", file=str(self._name))
+
+    def refuse(self, row: RawRow, error: DataError) -> None:
+        """Count a row that gives no record, or stop at it."""
+        if self._on_bad_row == "error":
+            raise DataError(error.reason, file=row.file, line=row.line) from error
+        self.skipped.append(BadRow(row.file, row.line, error.reason))
 
 
 def _record(row: RawRow, known: Format | None) -> PreferenceRecord:

@@ -1,0 +1,67 @@
+"""Passages are told whatever their dress, and only long ones count."""
+
+import gzip
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.data import DataError, Judgement, Message, PreferenceRecord
+from training.data.contamination import PASSAGE_WORDS, Passages, read_passages
+
+WORDS = st.lists(st.sampled_from([f"w{k}" for k in range(200)]), min_size=PASSAGE_WORDS, max_size=40)
+
+
+def record(prompt: str | list[Message], *responses: str) -> PreferenceRecord:
+    return PreferenceRecord(
+        id="a",
+        prompt=prompt,
+        responses=list(responses),
+        judgements=[Judgement(i=0, j=1, i_wins=1, j_wins=0)],
+        source="s",
+    )
+
+
+@given(WORDS, WORDS, WORDS, st.data())
+def test_any_thirteen_words_in_a_row_are_found(
+    before: list[str], known: list[str], after: list[str], data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, len(known) - PASSAGE_WORDS))
+    text = " ".join([*before, *known[start : start + PASSAGE_WORDS], *after])
+    assert _passages_of({"x": " ".join(known)}).hold(text)
+
+
+def _passages_of(row: object) -> Passages:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "e.jsonl.gz"
+        with gzip.open(path, "wt") as stream:
+            stream.write(json.dumps(row) + "\n")
+        return read_passages([str(path)])
+
+
+def test_prompt_and_responses_of_a_record_are_looked_at_in_every_turn() -> None:
+    passages = _passages_of({"chosen": [{"role": "user", "content": "What is the tallest hill of Rutland?"}]})
+    turns = [
+        Message(role="user", content="what is  the tallest hill of RUTLAND"),
+        Message(role="assistant", content="?"),
+    ]
+    assert passages.shared_by(record(turns, "one", "two"))
+    assert passages.shared_by(record("p", "one", "What is the tallest hill of Rutland?"))
+    assert not passages.shared_by(
+        record("What is the tallest hill of Rutland, say?", "one", "two")
+    )  # short: as a whole
+
+
+def test_what_anybody_says_is_no_passage() -> None:
+    assert not _passages_of({"a": "Yes, of course I can.", "b": 3, "c": None}).shared_by(
+        record("p", "Yes, of course I can.", "b")
+    )
+
+
+def test_a_bad_evaluation_is_named(tmp_path: Path) -> None:
+    (tmp_path / "e.jsonl").write_text('{"a": 1}\n{')
+    with pytest.raises(DataError, match=r"e\.jsonl:2: invalid JSON"):
+        read_passages([str(tmp_path / "e.jsonl")])

@@ -1,0 +1,141 @@
+"""A stream to disk gives what memory gives, and is found again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tests.training.test_prepare import config, write_pairs
+from training.config import DataConfig
+from training.data import DataError, PreferenceRecord, record_store
+from training.data.record_store import RecordStore
+from training.prepare import prepare_data
+from training.prepare_stored import prepare_stored
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_store, "SHARD_RECORDS", 7)
+
+
+def stored(tmp_path: Path, *train: str, **settings: Any) -> DataConfig:
+    return config(*train, store=tmp_path / "store", **settings)
+
+
+def by_id(records: Any) -> dict[str, PreferenceRecord]:
+    return {record.id: record for record in records}
+
+
+@pytest.mark.parametrize("named_test", [False, True])
+def test_the_parts_are_those_of_memory(tmp_path: Path, named_test: bool) -> None:
+    sources = [write_pairs(tmp_path / "a.jsonl", 60), write_pairs(tmp_path / "b.jsonl", 40, "other")]
+    test = (write_pairs(tmp_path / "test.jsonl", 30, "other"),) if named_test else ()
+    streamed = prepare_stored(stored(tmp_path, *sources, test=test), seed=3, progress=False)
+    whole = prepare_data(config(*sources, test=test), seed=3)
+    assert isinstance(streamed.splits.train, RecordStore)
+    assert len(list((streamed.splits.train.folder).glob("*.arrow"))) > 3
+    for part in ("train", "validation", "test"):
+        assert by_id(getattr(streamed.splits, part)) == by_id(getattr(whole.splits, part)), part
+    assert streamed.account["parts"] == whole.account["parts"]
+    assert streamed.account["leaking_prompts_dropped"] == whole.account["leaking_prompts_dropped"] == 30 * named_test
+
+
+def test_a_store_is_any_sequence(tmp_path: Path) -> None:
+    store = prepare_stored(stored(tmp_path, write_pairs(tmp_path / "a.jsonl", 60)), 0, False).splits.train
+    assert list(store) == [store[number] for number in range(len(store))]
+    assert store[5:9] == [store[number] for number in range(5, 9)]
+    for number in (-1, len(store)):
+        with pytest.raises(IndexError):
+            store[number]
+
+
+def test_what_was_prepared_is_found_again_until_a_file_or_a_setting_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_pairs(tmp_path / "a.jsonl", 60)
+    first = prepare_stored(stored(tmp_path, path), 0, False)
+    with monkeypatch.context() as patch:
+        patch.setattr("training.prepare_stored.Reading", None)  # nothing is read again
+        again = prepare_stored(stored(tmp_path, path), 0, False)
+    assert (again.sha256, again.account) == (first.sha256, json.loads(json.dumps(first.account)))
+    assert list(again.splits.train) == list(first.splits.train)
+    assert prepare_stored(stored(tmp_path, path), 1, False).splits.test != first.splits.test
+    write_pairs(tmp_path / "a.jsonl", 61)
+    assert prepare_stored(stored(tmp_path, path), 0, False).account["rows"]["read"] == 61
+
+
+def test_what_was_interrupted_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_pairs(tmp_path / "a.jsonl", 60)
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.prepare_stored.write_records", fail)
+        with pytest.raises(OSError, match="No space left"):
+            prepare_stored(stored(tmp_path, path), 0, False)
+    assert prepare_stored(stored(tmp_path, path), 0, False).account["rows"]["read"] == 60
+
+
+def test_neighbours_of_one_prompt_are_one_record_and_repeats_go(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{number // 3}", "chosen": f"good {number}", "rejected": "bad"} for number in range(90)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "b.jsonl").write_text((tmp_path / "a.jsonl").read_text())
+    sources = [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
+    data = prepare_stored(stored(tmp_path, *sources, validation_fraction=0.1), 0, False)
+    assert {len(record.responses) for record in data.splits.train} == {4}
+    assert sum(size["judgements"] for size in data.account["parts"].values()) == 90
+    assert data.account["repeated_judgements_removed"] == 90
+    assert sum(size["prompts"] for size in data.account["parts"].values()) == 30
+
+
+def test_ids_that_come_twice(tmp_path: Path) -> None:
+    row = {"id": "x", "prompt": "p", "chosen": "a", "rejected": "b"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=r"a\.jsonl:2: id 'x' was already used"):
+        prepare_stored(stored(tmp_path, str(tmp_path / "a.jsonl")), 0, False)
+    sources = [write_pairs(tmp_path / name / "same.jsonl", 30, name) for name in ("one", "two")]
+    data = prepare_stored(stored(tmp_path, *sources), 0, False)
+    ids = [record.id for part in vars(data.splits).values() for record in part]
+    assert len(ids) == len(set(ids)) == 60
+
+
+def test_contamination_and_leakage_follow_the_policy(tmp_path: Path) -> None:
+    words = " ".join(f"word{k}" for k in range(13))
+    rows = [{"prompt": f"p{k} {words if k % 2 else ''}", "chosen": "a", "rejected": "b"} for k in range(60)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "e.jsonl").write_text(json.dumps({"q": words}) + "\n")
+    given = {"decontaminate": str(tmp_path / "e.jsonl"), "validation_fraction": 0.2}
+    data = prepare_stored(stored(tmp_path, str(tmp_path / "a.jsonl"), **given), 0, False)
+    assert data.account["contaminated"]["count"] > 15
+    assert not [r for r in [*data.splits.train, *data.splits.validation] if "word5" in str(r.prompt)]
+    with pytest.raises(DataError, match="share passages with data.decontaminate"):
+        prepare_stored(stored(tmp_path, str(tmp_path / "a.jsonl"), **given, on_leakage="error"), 0, False)
+    again = write_pairs(tmp_path / "pairs.jsonl", 40)
+    with pytest.raises(DataError, match="are also in the test data"):
+        prepare_stored(stored(tmp_path, again, test=again, on_leakage="error"), 0, False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"test_fraction": 0.0}, "no test prompts"), ({"mix": {"pears": 2.0}}, "data.mix names the source 'pears'")],
+)
+def test_what_cannot_be(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        prepare_stored(stored(tmp_path, write_pairs(tmp_path / "a.jsonl", 60), **settings), 0, False)
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    settings = stored(tmp_path, write_pairs(tmp_path / "a.jsonl", 60))
+    store = prepare_stored(settings, 0, False).splits.train
+    assert isinstance(store, RecordStore)
+    (store.folder / "shard-000001.arrow").write_bytes(b"ARROW1 and no more")
+    with pytest.raises(ValueError, match=r"shard-000001\.arrow is damaged .*remove its folder"):
+        prepare_stored(settings, 0, False)
+
+
+def test_annotators_need_all_votes_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="store and annotators"):
+        stored(tmp_path, "a.jsonl", annotators="dawid-skene")

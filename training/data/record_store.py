@@ -1,0 +1,121 @@
+"""Records on disk, read when they are asked for: training data larger than memory."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import pyarrow as pa
+
+from training.data.record import PreferenceRecord
+
+SHARD_RECORDS = 20_000
+"""Records of one file: what is in memory at a time while it is written."""
+
+
+class Shards:
+    """Arrow files of one record batch each, mapped into memory, as one run of rows.
+
+    Raises:
+        ValueError: a file that is no such file.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._batches = [_mapped(file) for file in files]
+        self._stops: list[int] = []
+        for batch in self._batches:
+            self._stops.append(batch.num_rows + (self._stops[-1] if self._stops else 0))
+
+    def __len__(self) -> int:
+        return self._stops[-1] if self._stops else 0
+
+    @property
+    def batches(self) -> Sequence[Any]:
+        """Of each file."""
+        return self._batches
+
+    def place(self, number: int) -> tuple[Any, int]:
+        """The batch that holds a row, and which of its rows it is."""
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        shard = bisect_right(self._stops, number)
+        return self._batches[shard], number - (self._stops[shard - 1] if shard else 0)
+
+
+class RecordStore(Sequence[PreferenceRecord]):
+    """The records of a folder that `write_store` made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._shards = Shards(shard_files(folder))
+
+    @property
+    def shard_sizes(self) -> list[int]:
+        """Records of each shard."""
+        return [batch.num_rows for batch in self._shards.batches]
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __iter__(self) -> Iterator[PreferenceRecord]:
+        return (_record(line) for batch in self._shards.batches for line in batch.column("record"))
+
+    @overload
+    def __getitem__(self, number: int) -> PreferenceRecord: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[PreferenceRecord]: ...
+    def __getitem__(self, number: int | slice) -> PreferenceRecord | list[PreferenceRecord]:
+        if isinstance(number, slice):
+            return [self[place] for place in range(*number.indices(len(self)))]
+        batch, row = self._shards.place(number)
+        return _record(batch.column("record")[row])
+
+    def lines(self, shard: int) -> list[str]:
+        """The records of a shard as JSON."""
+        return list(self._shards.batches[shard].column("record").to_pylist())
+
+
+def write_store(folder: Path, records: Iterable[PreferenceRecord]) -> RecordStore:
+    """Write records to an empty folder, a shard in memory at a time."""
+    folder.mkdir(parents=True)
+    rows = iter(records)
+    for number in range(10**6):
+        lines = [record.model_dump_json(exclude_none=True) for record in islice(rows, SHARD_RECORDS)]
+        if not lines:
+            break
+        write_shard(folder / shard_name(number), {"record": pa.array(lines, pa.large_string())})
+    return RecordStore(folder)
+
+
+def shard_name(number: int) -> str:
+    """Names sort as the numbers do."""
+    return f"shard-{number:06}.arrow"
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """In order."""
+    return sorted(folder.glob("shard-*.arrow"))
+
+
+def write_shard(path: Path, columns: dict[str, Any]) -> None:
+    """One record batch, whole or not at all."""
+    batch = pa.RecordBatch.from_pydict(columns)
+    part = path.with_suffix(".part")
+    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    part.replace(path)
+
+
+def _mapped(file: Path) -> Any:
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(file)))
+        if reader.num_record_batches != 1:
+            raise ValueError(f"{file}: {reader.num_record_batches} batches, not one")
+        return reader.get_batch(0)
+    except pa.ArrowException as error:
+        raise ValueError(f"{file} is damaged ({error}); remove its folder, and it is made again") from error
+
+
+def _record(line: Any) -> PreferenceRecord:
+    return PreferenceRecord.model_validate_json(line.as_py())

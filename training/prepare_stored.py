@@ -1,0 +1,229 @@
+"""The same preparation for data larger than memory: one record at a time, and what is learnt from goes to disk."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from training.config import SAMPLE, SAMPLE_DATA, DataConfig
+from training.data import (
+    BadRow,
+    DataError,
+    PreferenceRecord,
+    Splits,
+    add_up_votes,
+    merge_by_prompt,
+    read_records,
+    shuffle_sides,
+    write_records,
+)
+from training.data.contamination import Passages, read_passages
+from training.data.hygiene import Finding
+from training.data.leakage import Shared, traits
+from training.data.merge import merge_key
+from training.data.readers import Reading
+from training.data.readers.folder import files_of
+from training.data.readers.rows import HUGGING_FACE
+from training.data.record_store import RecordStore, write_store
+from training.data.splits import part_of
+from training.prepare import PreparedData, fractions_of, refuse_empty, refuse_unknown, size_of, with_aspects
+from training.run_folder import read, write
+
+logger = logging.getLogger("assay.training")
+
+MANY_HELD_OUT = 20_000
+"""Validation and test prompts are held in memory, and every evaluation scores them."""
+_VERSION = 1
+_SHARED: tuple[Shared, ...] = ("prompt", "pair")
+_Leaks = tuple[list[set[Hashable]], set[str | None]]
+_MOST_SKIPPED = 1000
+
+
+def prepare_stored(config: DataConfig, seed: int, progress: bool = True) -> PreparedData:
+    """Prepare into `config.store`, or find there what was prepared before from the same files and settings.
+
+    Raises:
+        DataError: as of `training.prepare.prepare_data`.
+    """
+    assert config.store is not None
+    folder = config.store / f"records-{_identity(config, seed)}"
+    if not (folder / "account.json").is_file():
+        part = folder.with_name(folder.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        _Preparation(config, seed, progress).write(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+    account: dict[str, Any] = read(folder / "account.json")
+    held_out = (read_records(folder / f"{name}.jsonl").records for name in ("validation", "test"))
+    splits = Splits(RecordStore(folder / "train"), *held_out)
+    return PreparedData(splits=splits, sha256=account["sha256"], account=account)
+
+
+def _identity(config: DataConfig, seed: int) -> str:
+    """Of settings and files; a file that was written again is another one."""
+    settings = config.model_dump(mode="json", exclude={"store", "mix"})
+    named = (*config.train, *config.test, *config.decontaminate)
+    files = [file for source in named for file in _files(source)]
+    known = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return hashlib.sha256(json.dumps([_VERSION, settings, seed, known]).encode()).hexdigest()[:16]
+
+
+def _files(source: str) -> list[Path]:
+    if source.startswith(HUGGING_FACE):
+        return []
+    path = SAMPLE_DATA if source == SAMPLE else Path(source)
+    if not path.exists():
+        raise DataError("no such file or folder", file=source)
+    return files_of(path) if path.is_dir() else [path]
+
+
+class _Preparation:
+    """One pass over the sources. Of a training record that went by, two hashes are kept in memory."""
+
+    def __init__(self, config: DataConfig, seed: int, progress: bool) -> None:
+        self.config = config
+        self.seed = seed
+        self.progress = progress
+        self.skipped: list[BadRow] = []
+        self.sources: set[str] = set()
+        self.contaminated = Finding(0)
+        self.rows = self.repeated = self.leaking = 0
+        self.held_out: tuple[list[PreferenceRecord], list[PreferenceRecord]] = ([], [])
+        self._ids: set[int] = set()
+        self._digest = 0
+
+    def write(self, folder: Path) -> None:
+        """All parts and the account of them, which comes last."""
+        test = list(self._records(self.config.test))
+        leaks = [traits(test, kind) for kind in _SHARED], {record.group for record in test} - {None}
+        passages = read_passages(self.config.decontaminate) if self.config.decontaminate else None
+        train = write_store(folder / "train", self._train(leaks, passages))
+        validation, split_off = self.held_out
+        fractions = fractions_of(self.config)
+        splits = Splits(train, validation, [shuffle_sides(record, self.seed) for record in test] or split_off)
+        refuse_empty(splits, self.rows, fractions)
+        for name in ("aspects", "mix"):
+            refuse_unknown(name, getattr(self.config, name), self.sources)
+        write_records(folder / "validation.jsonl", splits.validation)
+        write_records(folder / "test.jsonl", splits.test)
+        write(folder / "account.json", self._account(splits))
+
+    def _train(self, leaks: _Leaks, passages: Passages | None) -> Iterator[PreferenceRecord]:
+        """What is learnt from; what is held out is put aside."""
+        fractions = fractions_of(self.config)
+        seen: set[int] = set()
+        for record in self._records(self.config.train):
+            part = part_of(record.split_key, fractions, self.seed)
+            if self._leaks(record, leaks):
+                continue
+            if part < 2 and passages is not None and passages.shared_by(record) and self._is_dropped(record):
+                continue
+            content = hash((record.prompt_key, *record.responses, *map(repr, record.judgements)))
+            if self.config.deduplicate and content in seen:
+                self.repeated += len(record.judgements)
+                continue
+            seen.add(content)
+            shuffled = shuffle_sides(record, self.seed)
+            if part:
+                self.held_out[part - 1].append(shuffled)
+            else:
+                yield shuffled
+
+    def _leaks(self, record: PreferenceRecord, leaks: _Leaks) -> bool:
+        """Whether a record is not to be learnt from since it is in the test.
+
+        Raises:
+            DataError: it is, and the configuration refuses it.
+        """
+        known, groups = leaks
+        if record.group not in groups and all(
+            traits_of_test.isdisjoint(traits([record], kind))
+            for traits_of_test, kind in zip(known, _SHARED, strict=True)
+        ):
+            return False
+        if self.config.on_leakage == "error":
+            raise DataError(f"training prompts are also in the test data, such as {record.id!r}")
+        self.leaking += self.config.on_leakage == "drop"
+        return self.config.on_leakage == "drop"
+
+    def _is_dropped(self, record: PreferenceRecord) -> bool:
+        """Count a record that shares passages with an evaluation; whether it goes.
+
+        Raises:
+            DataError: the configuration refuses it.
+        """
+        if self.config.on_leakage == "error":
+            raise DataError(f"training prompts share passages with data.decontaminate, such as {record.id!r}")
+        examples = (*self.contaminated.examples, record.id)[:5]
+        self.contaminated = Finding(self.contaminated.count + 1, examples)
+        return self.config.on_leakage == "drop"
+
+    def _records(self, sources: Iterable[str]) -> Iterator[PreferenceRecord]:
+        """Records with ids of their own, neighbours of one prompt merged, and hashed."""
+        bar = tqdm(desc="reading", unit=" rows", disable=not self.progress, leave=False)
+        with bar:
+            for source in sources:
+                rows = with_aspects(self._rows(source, bar), self.config.aspects)
+                if not self.config.merge_prompts:
+                    yield from map(self._noted, rows)
+                    continue
+                for _, members in groupby(
+                    rows, key=lambda record: merge_key(record) if record.has_prompt else record.id
+                ):
+                    yield from map(self._noted, add_up_votes(merge_by_prompt(members)))
+
+    def _rows(self, source: str, bar: Any) -> Iterator[PreferenceRecord]:
+        path: str | Path = SAMPLE_DATA if source == SAMPLE else source
+        reading = Reading(path, self.config.format, self.config.on_bad_row)
+        own: set[int] = set()
+        for row, record in reading:
+            bar.update()
+            self.rows += 1
+            if hash(record.id) in own:
+                reading.refuse(row, DataError(f"id {record.id!r} was already used"))
+                continue
+            own.add(hash(record.id))
+            number, name = 1, record.id
+            while hash(name) in self._ids:
+                number, name = number + 1, f"{record.id}#{number + 1}"
+            self._ids.add(hash(name))
+            yield record if name == record.id else record.model_copy(update={"id": name})
+        self.skipped += reading.skipped
+
+    def _noted(self, record: PreferenceRecord) -> PreferenceRecord:
+        """A sum of hashes does not depend on the order, and needs no more memory with every record."""
+        self.sources.add(record.source)
+        digest = hashlib.sha256(record.model_dump_json(exclude_none=True).encode()).digest()
+        self._digest = (self._digest + int.from_bytes(digest, "big")) % 2**256
+        return record
+
+    def _account(self, splits: Splits) -> dict[str, Any]:
+        for name in ("validation", "test"):
+            if (count := len(getattr(splits, name))) > MANY_HELD_OUT:
+                logger.warning(
+                    "%d %s prompts are held in memory and scored at every evaluation; data.%s-fraction can be smaller",
+                    count,
+                    name,
+                    name,
+                )
+        return {
+            "sha256": f"{self._digest:064x}",
+            "sources": {"train": self.config.train, "test": self.config.test},
+            "rows": {"read": self.rows, "skipped": len(self.skipped)},
+            "skipped_rows": [asdict(row) for row in self.skipped[:_MOST_SKIPPED]],
+            "parts": {name: size_of(part) for name, part in vars(splits).items()},
+            "repeated_judgements_removed": self.repeated,
+            "leaking_prompts_dropped": self.leaking,
+            "hygiene": {},
+            "leakage": None,
+            "contaminated": asdict(self.contaminated) if self.config.decontaminate else None,
+            "annotators": None,
+        }

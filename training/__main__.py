@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -42,7 +43,8 @@ def main() -> int:
         return _fail(2, f"unknown command {command!r}; one of {', '.join(_COMMANDS)}")
     # Our own progress, and of the libraries only what is wrong.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("assay").setLevel(logging.INFO)
+    # One of several processes that train together speaks for all.
+    logging.getLogger("assay").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         if command == "inspect":
@@ -142,6 +144,7 @@ def _train(command: str, arguments: Sequence[str]) -> int:
     # Only here, so that --help and a misspelt setting do not wait for torch.
     from training.destination import refuse_destination
     from training.pipeline import run_evaluate, run_export, run_fit
+    from training.processes import is_main
     from training.run_folder import resumable
 
     if command == "run":
@@ -154,6 +157,8 @@ def _train(command: str, arguments: Sequence[str]) -> int:
                 raise
             way_on = f"`assay-train {command} --run {config.run} --resume` goes on from the last checkpoint"
             return _fail(130, f"interrupted; {way_on}")
+    if not is_main():
+        return 0
     if command in ("evaluate", "run"):
         run_evaluate(config)
         print((config.run / "summary.md").read_text(encoding="utf-8"))

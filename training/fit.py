@@ -22,6 +22,7 @@ from transformers import (
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from service.bundle.layout import GRAPH_INPUTS
+from training import processes
 from training.config import LossConfig, TrainingConfig
 from training.data.record import PreferenceRecord
 from training.evaluation import metrics
@@ -84,6 +85,8 @@ def fit(
     records = records_of(train)
     if config.loss.kind == "plackett-luce":
         _refuse_unranked(records)
+    # Where nothing is learnt of ties, several processes must not wait for a gradient of it.
+    model.tie_threshold.requires_grad_(config.loss.kind in KNOW_TIES)
     if config.loss.kind in KNOW_TIES:
         with torch.no_grad():
             model.tie_threshold.fill_(first_threshold(config.loss.kind, _tie_share(records)))
@@ -203,19 +206,31 @@ def _best(run: Path, state: TrainerState) -> Path:
 
 
 def _reporting(config: TrainingConfig) -> list[TrainerCallback]:
+    if not processes.is_main():
+        return []
     writer = SummaryWriter(log_dir=str(config.run / TENSORBOARD))
     return [TensorBoardCallback(writer)]  # type: ignore[no-untyped-call]
 
 
 def training_arguments(config: TrainingConfig, elements: int) -> TrainingArguments:
-    """The Trainer's arguments for `elements` elements an epoch, on one device however many there are."""
+    """The Trainer's arguments for `elements` elements an epoch, on one device a process however many there are.
+
+    Raises:
+        ValueError: the elements of a step cannot be shared alike among the processes.
+    """
     optimiser = config.optimiser
+    if optimiser.batch_elements % processes.count():
+        raise ValueError(
+            f"optimiser.batch_elements is {optimiser.batch_elements}, the elements of a step over all processes, and "
+            f"{processes.count()} processes cannot share that alike"
+        )
     updates_per_epoch = max(1, math.ceil(elements / optimiser.batch_elements / optimiser.accumulation))
     every = max(1, updates_per_epoch // optimiser.evaluations_per_epoch)
     arguments = TrainingArguments(
         output_dir=str(config.run / CHECKPOINTS),
         num_train_epochs=optimiser.epochs,
-        per_device_train_batch_size=optimiser.batch_elements,
+        per_device_train_batch_size=optimiser.batch_elements // processes.count(),
+        ddp_find_unused_parameters=False,  # there are none, and the threshold of ties is used outside of `forward`
         gradient_accumulation_steps=optimiser.accumulation,
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(optimiser.warmup * updates_per_epoch * optimiser.epochs),
@@ -235,7 +250,7 @@ def training_arguments(config: TrainingConfig, elements: int) -> TrainingArgumen
         logging_steps=min(10, every),
         report_to=[],  # see `_reporting`
         restore_callback_states_from_checkpoint=True,  # the patience that is left
-        disable_tqdm=not config.progress,
+        disable_tqdm=not (config.progress and processes.is_main()),
         remove_unused_columns=False,
         label_names=[],
         dataloader_pin_memory=False,

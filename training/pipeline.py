@@ -18,6 +18,7 @@ from service.bundle.manifest import Provenance
 from service.bundle.reader import Bundle
 from service.bundle.reference import Reference
 from service.bundle.text_format import Formatter
+from training import processes
 from training.adapters import add_adapters, merge_adapters
 from training.backbone import load_backbone
 from training.checkpoint import (
@@ -84,14 +85,16 @@ def run_fit(config: TrainingConfig) -> FitResult:
         config = _as_begun(config, begun.configuration)
     else:
         refuse_to_delete(config)
-    data = _prepared(config.data, config.optimiser.seed, config.progress)
+    with processes.main_first():
+        data = _prepared(config.data, config.optimiser.seed, config.progress)
     _report_data(data)
     if not config.model.aspects and (named := _on_aspects(data)):
         logger.warning("%d training judgements name an aspect; without model.aspects they all teach one score", named)
     check_aspects(data.splits.train, [*data.splits.validation, *data.splits.test], config.model.heads)
     checkpoint = new_checkpoint(config, data)
     formatter = checkpoint.formatter
-    train = _encoded(data.splits.train, formatter, config.progress)
+    with processes.main_first():
+        train = _encoded(data.splits.train, formatter, config.progress)
     validation = encode_records(data.splits.validation, formatter, config.progress)
     if cut := (train.truncated if isinstance(train, TokenStore) else truncated(train)) + truncated(validation):
         logger.warning("%d items were longer than %d tokens and were cut", cut, formatter.max_tokens)
@@ -100,19 +103,30 @@ def run_fit(config: TrainingConfig) -> FitResult:
             raise CheckpointError(f"{config.run}: the data have changed since the run began; train anew")
         # Before anything is taken away: a finished run keeps its model when its checkpoint is damaged.
         checkpoint_to_resume(checkpoint.model, make_optimiser(checkpoint.model, config), config)
+    processes.wait()
+    if processes.is_main():
+        _begin(config, data, resumed=begun is not None)
+    processes.wait()
+    result = fit(checkpoint.model, train, validation, config)
+    if config.model.lora_rank:
+        merge_adapters(checkpoint.model)
+    if processes.is_main():
+        save_checkpoint(checkpoint, config.run / "model")
+        write(config.run / TRAINED, asdict(result))
+    processes.wait()
+    logger.info("trained %d updates, validation loss %.4f", result.updates, result.best_validation_loss)
+    return result
+
+
+def _begin(config: TrainingConfig, data: PreparedData, resumed: bool) -> None:
+    """Take away what an earlier run left, and note what this one begins with."""
+    if resumed:
         remove(config.run, RESULTS)
     else:
         remove(config.run, (*RESULTS, BEGUN, CHECKPOINTS, TENSORBOARD))
         config.run.mkdir(parents=True, exist_ok=True)
         write(config.run / BEGUN, {"configuration": config.portable(), "data_sha256": data.sha256})
     write(config.run / "data.json", data.account)
-    result = fit(checkpoint.model, train, validation, config)
-    if config.model.lora_rank:
-        merge_adapters(checkpoint.model)
-    save_checkpoint(checkpoint, config.run / "model")
-    write(config.run / TRAINED, asdict(result))
-    logger.info("trained %d updates, validation loss %.4f", result.updates, result.best_validation_loss)
-    return result
 
 
 def _prepared(config: DataConfig, seed: int, progress: bool) -> PreparedData:

@@ -13,9 +13,14 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """The number of this one among them."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_main() -> bool:
     """Whether this one writes files, logs and shows bars."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
 
 
 def wait() -> None:

@@ -13,10 +13,11 @@ from torch import nn
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
+from training import processes
 from training.checkpoint_error import CheckpointError, first_line
 from training.run_folder import CHECKPOINTS, STATE, whole_checkpoints
 
-WEIGHTS, OPTIMISER, SCHEDULE, RANDOM = "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"
+WEIGHTS, OPTIMISER, SCHEDULE = "model.safetensors", "optimizer.pt", "scheduler.pt"
 
 _REMEDY = "remove this checkpoint to resume from an earlier one"
 
@@ -65,10 +66,18 @@ def check_whole(checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optim
     Raises:
         CheckpointError: a part is missing, cannot be read, or belongs to another model.
     """
+    saved_by = len(list(checkpoint.glob("rng_state*.pth")))
+    if saved_by and not (checkpoint / random_state()).is_file():
+        raise CheckpointError(f"{checkpoint}: {saved_by} processes trained it, and {processes.count()} cannot go on")
     _weights(checkpoint / WEIGHTS, model, _REMEDY)
     _part(checkpoint / OPTIMISER, _optimiser, optimiser)
     _part(checkpoint / SCHEDULE, _schedule)
-    _part(checkpoint / RANDOM, _random)
+    _part(checkpoint / random_state(), _random)
+
+
+def random_state() -> str:
+    """The file of this process's random numbers, as the loop names it."""
+    return f"rng_state_{processes.rank()}.pth" if processes.count() > 1 else "rng_state.pth"
 
 
 def load_best(folder: Path, model: nn.Module) -> None:

@@ -14,7 +14,7 @@ from service.bundle.reader import sha256_of
 from service.bundle.text_format import Formatter, TextFormat
 from service.bundle.tokenizer import TextTokenizer
 from training.backbone import from_configuration
-from training.checkpoint_error import CheckpointError, first_complaint, first_line
+from training.checkpoint_error import CheckpointError, cannot_write, first_complaint, first_line
 from training.heads import Heads
 from training.model import RewardModel
 
@@ -49,11 +49,18 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write the checkpoint; the description goes last, so that a folder with one is whole."""
+    """Write the checkpoint; the description goes last, so that a folder with one is whole.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _DESCRIPTION).unlink(missing_ok=True)
     checkpoint.model.backbone.config.save_pretrained(folder)
-    save_model(checkpoint.model, str(folder / _WEIGHTS))
+    try:
+        save_model(checkpoint.model, str(folder / _WEIGHTS))
+    except SafetensorError as error:  # a full disk is none of Python's own errors here
+        raise cannot_write(folder, error) from error
     # As bytes: both are hashed, and a text file may come back with other line ends.
     (folder / TOKENIZER_NAME).write_bytes(checkpoint.formatter.tokenizer.definition.encode())
     (folder / TEMPLATE_NAME).write_bytes(checkpoint.formatter.template.encode())

@@ -1,5 +1,8 @@
 """The error of checkpoints and runs' folders, apart from torch so that messages do not wait for it."""
 
+import shutil
+from pathlib import Path
+
 from pydantic import ValidationError
 
 
@@ -23,3 +26,12 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def cannot_write(folder: Path, error: BaseException) -> CheckpointError:
+    """That a checkpoint in `folder` could not be written, and how much room there is: seldom is it anything else."""
+    free = shutil.disk_usage(folder.parent).free / 2**20
+    return CheckpointError(
+        f"{folder}: cannot be written with {free:.0f} MiB free there ({first_line(error)}); make room, and go on from "
+        "the checkpoint before it with --resume"
+    )

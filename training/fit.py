@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     EarlyStoppingCallback,
@@ -23,6 +25,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from service.bundle.layout import GRAPH_INPUTS
 from training import processes
+from training.checkpoint_error import cannot_write
 from training.config import LossConfig, TrainingConfig
 from training.data.record import PreferenceRecord
 from training.evaluation import metrics
@@ -296,6 +299,19 @@ class RewardTrainer(Trainer):
                 "lower the learning rate or turn off bf16"
             )
         return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write the state of the loop.
+
+        Raises:
+            CheckpointError: it cannot be written; what was begun is taken away, and the checkpoints before it stay.
+        """
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # each writer has its own for a full disk
+            shutil.rmtree(folder, ignore_errors=True)
+            raise cannot_write(folder, error) from error
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Score the validation prompts; logs loss, accuracy, mean margin and mean score.

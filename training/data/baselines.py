@@ -54,11 +54,12 @@ def bag_of_words(records: Iterable[PreferenceRecord], folds: int = 5, min_texts:
         raise ValueError(f"{len(set(groups))} groups of decided pairs for {folds} folds; lower folds or add data")
     margins = np.zeros(len(pairs))
     for train, test in GroupKFold(n_splits=folds).split(pairs, groups=groups):
-        margins[test] = _fold_margins([pairs[k] for k in train], [pairs[k] for k in test], min_texts)
+        margins[test] = bag_of_words_margins([pairs[k] for k in train], [pairs[k] for k in test], min_texts)
     return accuracy(pairs, margins.tolist(), [0.0] * len(pairs))
 
 
-def _fold_margins(train: list[Pair], test: list[Pair], min_texts: int) -> npt.NDArray[np.float64]:
+def bag_of_words_margins(train: Sequence[Pair], test: Sequence[Pair], min_texts: int = 2) -> npt.NDArray[np.float64]:
+    """The log odds (test pairs,) that `i` is preferred, as of `bag_of_words`; both are decided pairs."""
     words = CountVectorizer(binary=True, min_df=min_texts, token_pattern=r"(?u)\b\w+\b", dtype=np.float64)
     words.fit(sorted({text for pair in train for text in (pair.text_i, pair.text_j)}))
     differences = _differences(words, train)
@@ -70,5 +71,5 @@ def _fold_margins(train: list[Pair], test: list[Pair], min_texts: int) -> npt.ND
     return margins
 
 
-def _differences(words: CountVectorizer, pairs: list[Pair]) -> Any:
+def _differences(words: CountVectorizer, pairs: Sequence[Pair]) -> Any:
     return words.transform([pair.text_i for pair in pairs]) - words.transform([pair.text_j for pair in pairs])

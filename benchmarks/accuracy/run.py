@@ -1,0 +1,204 @@
+"""How good the rewards are on real human preferences, by published protocols and with the recipes of training/recipes.
+
+    python -m benchmarks.accuracy.run [--quick] [--only convarg|convarg_debates|ethics|responses]
+
+convarg: which of two arguments is more convincing; 32 debate sides, each held out in turn (Habernal & Gurevych 2016);
+the debate's other side is in training, as published, and convarg_debates holds out both. ethics: the more pleasant of
+two scenarios (Hendrycks et al. 2021). responses: hh-harmless, qa-feedback, pandalm and autoj together, 10 folds grouped
+by prompt.
+
+Intervals are bootstrapped over what belongs together (debate sides, families of scenarios, prompts) of the mean
+over seeds. Needs the public data; ASSAY_DATA names their folder. Folds that are done are kept under build/accuracy.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import numpy as np
+
+from benchmarks.accuracy.baselines import bag_of_words, untuned_backbone
+from benchmarks.accuracy.cross_validation import cross_validate
+from benchmarks.accuracy.figures import Figures, Pooled, figures
+from benchmarks.accuracy.folds import PROTOCOLS, RESPONSES, ethics_repeated, seen_in_development
+from benchmarks.length_rule import percent, points, with_interval
+from benchmarks.result import Result, Row, Target, publish_parts
+from training.data import public_sets
+from training.evaluation import metrics
+from training.evaluation.disagreement import Disagreement, disagreement
+from training.evaluation.metrics import FloatArray
+from training.recipes import read_recipe
+
+SEEDS = 3
+WELL_CALIBRATED = 0.03
+RECIPES = {
+    "convarg": "minilm-convarg",
+    "convarg_debates": "minilm-convarg",
+    "ethics": "minilm-ethics",
+    "responses": "minilm-responses",
+}
+
+
+def tested(part: str, quick: bool) -> Pooled:
+    """The pairs of a protocol; quickly: one seed, and four folds if there are more."""
+    folds = len(PROTOCOLS[part](0))
+    chosen = range(0, folds, max(1, folds // 4)) if quick else None
+    return Pooled.of(cross_validate(part, read_recipe(RECIPES[part]), range(1 if quick else SEEDS), chosen))
+
+
+def convarg(quick: bool) -> Result:
+    """The published protocol."""
+    pooled = tested("convarg", quick)
+    every = figures(pooled)
+    unseen = figures(pooled.select(~np.isin(pooled.record, sorted(seen_in_development()))))
+    assert every.matched is not None
+    assert every.matched_rule is not None
+    seeds = _seeds(every)
+    targets = [
+        Target(
+            "convarg strict, each debate side held out: mean accuracy of the folds",
+            "at least 83 % (SVM 78, BiLSTM 76, GPPL about 81)",
+            f"{percent(every.accuracy_by_fold)}; over pairs {with_interval(every.accuracy)}, {seeds}; length rule "
+            f"{percent(every.length_rule.value)}",
+            every.accuracy_by_fold >= 0.83,
+        ),
+        Target(
+            "convarg strict, each debate side held out, pairs of similar length", "at least 70 %",
+            f"{with_interval(every.matched)}; length rule {percent(every.matched_rule.value)}",
+            every.matched.value >= 0.70,
+        ),
+        _calibrated("convarg strict, each debate side held out", every),
+    ]  # fmt: skip
+    rows = [
+        Row("convarg strict, debates that no recipe was chosen with", f"{with_interval(unseen.accuracy)}"),
+        Row("convarg strict, better than the length rule by", points(every.above_rule)),
+        *_disagreement("convarg strict", pooled),
+    ]
+    return _result("convarg", quick, targets, {"all": every, "debates not in the study": unseen}, rows, pooled)
+
+
+def convarg_debates(quick: bool) -> Result:
+    """Nothing of a debate is known."""
+    pooled = tested("convarg_debates", quick)
+    every = figures(pooled)
+    target = Target(
+        "convarg strict, each whole debate held out",
+        "the interval of the paired difference to the length rule above 0",
+        f"{with_interval(every.accuracy)}, {_seeds(every)}; length rule {percent(every.length_rule.value)}; "
+        f"{points(every.above_rule)}",
+        every.above_rule.low > 0,
+    )
+    return _result("convarg_debates", quick, [target], {"all": every}, [], pooled)
+
+
+def ethics(quick: bool) -> Result:
+    """The published test, and what is left of it without sentences that training has."""
+    pooled = tested("ethics", quick)
+    repeated = np.isin(pooled.record, sorted(ethics_repeated()))
+    every, fresh = figures(pooled), figures(pooled.select(~repeated))
+    targets = [
+        Target(
+            "ETHICS utilitarianism, test", "above BERT-large, 74.6 % (BERT-base 73.4, RoBERTa-large 79.5)",
+            f"{with_interval(every.accuracy)}, {_seeds(every)}; without the {int(repeated.sum())} rows that share a "
+            f"sentence with training {with_interval(fresh.accuracy)}",
+            every.accuracy.value > 0.746,
+        ),
+        _calibrated("ETHICS utilitarianism, test", every),
+    ]  # fmt: skip
+    rows = _disagreement("ETHICS utilitarianism, test", pooled)
+    return _result("ethics", quick, targets, {"all": every, "without repeated sentences": fresh}, rows, pooled)
+
+
+def responses(quick: bool) -> Result:
+    """Each source beside the best of three baselines."""
+    pooled = tested("responses", quick)
+    every_fold = PROTOCOLS["responses"](0)
+    folds = every_fold[:: max(1, len(every_fold) // 4)] if quick else every_fold
+    baselines = {
+        "length rule": metrics.length_margin(*pooled.lengths.T),
+        "bag of words": bag_of_words(folds),
+        "untuned backbone": untuned_backbone(folds, read_recipe(RECIPES["responses"])),
+    }
+    targets, rows, found = [], [], {"all": figures(pooled)}
+    for source in RESPONSES:
+        mask = pooled.source == source
+        part = pooled.select(mask)
+        found[source] = figures(part)
+        theirs = {name: metrics.correct(margin[mask], part.preference) for name, margin in baselines.items()}
+        best = max(theirs, key=lambda name: float(theirs[name].mean()))
+        gain = part.interval(part.right - theirs[best])
+        targets += [
+            Target(
+                f"{source}, held-out prompts", "above the best of three baselines, with the interval of the difference",
+                f"{with_interval(found[source].accuracy)}, {_seeds(found[source])}; {best} "
+                f"{percent(float(theirs[best].mean()))}; {points(gain)}",
+                gain.low > 0,
+            ),
+            _calibrated(f"{source}, held-out prompts", found[source]),
+        ]  # fmt: skip
+        shown = ", ".join(f"{name} {percent(float(right.mean()))}" for name, right in theirs.items())
+        rows.append(Row(f"{source}, {len(part.right)} pairs: baselines", shown))
+    rows += _disagreement("LLM responses", pooled)
+    return _result("responses", quick, targets, found, rows, pooled)
+
+
+def _calibrated(name: str, found: Figures) -> Target:
+    low, high = min(found.ece_by_seed), max(found.ece_by_seed)
+    figure = f"{found.ece:.3f} (seeds {low:.3f} to {high:.3f})"
+    return Target(f"{name}: calibration error", f"at most {WELL_CALIBRATED}", figure, found.ece <= WELL_CALIBRATED)
+
+
+def _seeds(found: Figures) -> str:
+    each = found.accuracy_by_seed
+    return f"{len(each)} seeds {percent(min(each))} to {percent(max(each))}" if len(each) > 1 else "1 seed"
+
+
+def _disagreement(name: str, pooled: Pooled) -> list[Row]:
+    """Error by fifths of the members' deviation, of the first seed."""
+    if pooled.margins.shape[2] == 1:
+        return []
+    found = _of_members(pooled)
+    errors = ", ".join(percent(group.error.value) for group in found.groups)
+    return [Row(f"{name}: errors by fifths of the ensemble's deviation, the surest first", errors)]
+
+
+def _of_members(pooled: Pooled) -> Disagreement:
+    right: FloatArray = metrics.correct(pooled.margin[0], pooled.preference)
+    return disagreement(pooled.margins[0], right, pooled.cluster)
+
+
+def _result(
+    part: str, quick: bool, targets: list[Target], found: dict[str, Figures], rows: list[Row], pooled: Pooled
+) -> Result:
+    recipe = RECIPES[part]
+    content = {
+        "recipe": {"name": recipe, **read_recipe(recipe).model_dump(mode="json", exclude_unset=True)},
+        "seeds": len(pooled.margins),
+        **{name: asdict(value) for name, value in found.items()},
+    }
+    if pooled.margins.shape[2] > 1:
+        content["disagreement"] = asdict(_of_members(pooled))
+    return Result(f"accuracy_{part}", quick, 0, targets, content, rows)
+
+
+PARTS: dict[str, Callable[[bool], Result]] = {
+    "convarg": convarg,
+    "convarg_debates": convarg_debates,
+    "ethics": ethics,
+    "responses": responses,
+}
+
+
+def run(part: str, quick: bool) -> Result:
+    """One of `PARTS`.
+
+    Raises:
+        FileNotFoundError: the public data are not there.
+    """
+    folder = public_sets.data_folder()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: the public preference data are not there; set ASSAY_DATA to their folder")
+    return PARTS[part](quick)
+
+
+if __name__ == "__main__":
+    publish_parts(__doc__, PARTS, run, quick="one seed, four folds")

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.result import Row, Target
+from training.encoding import Example
 from training.evaluation import metrics
 from training.evaluation.evaluate import Evaluation, judged_pairs
 from training.evaluation.metrics import FloatArray, Interval
-from training.examples import Example
 
 
 @dataclass(frozen=True)

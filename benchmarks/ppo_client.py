@@ -27,8 +27,8 @@ from benchmarks.result import Result, Target, refuse_uncommitted
 from benchmarks.server import serving
 from training.config import SAMPLE_DATA, ModelConfig, OptimiserConfig
 from training.data import Splits, read_records, shuffle_sides, split
+from training.encoding import encode_records
 from training.evaluation.evaluate import evaluate
-from training.examples import encode_records
 from training.export.bundle import export_bundle
 from training.scoring import score_examples
 

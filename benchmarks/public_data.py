@@ -23,9 +23,9 @@ from service.bundle.calibration import Calibration
 from training.checkpoint import Checkpoint
 from training.config import DataConfig, ModelConfig, OptimiserConfig, TrainingConfig
 from training.data import Splits, add_up_votes, merge_by_prompt, public_sets, split
+from training.encoding import encode_records
 from training.evaluation.evaluate import Evaluation, calibrate, evaluate
 from training.evaluation.metrics import FEW_CLUSTERS
-from training.examples import encode_records
 from training.fit import FitResult, fit
 from training.pipeline import new_checkpoint
 from training.prepare import PreparedData, hash_records

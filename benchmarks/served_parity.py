@@ -24,8 +24,8 @@ from benchmarks.server import serving
 from training.checkpoint import Checkpoint
 from training.config import ModelConfig, OptimiserConfig
 from training.data import PreferenceRecord, Splits, public_sets, split
+from training.encoding import Example, encode_records
 from training.evaluation.evaluate import evaluate
-from training.examples import Example, encode_records
 from training.export.bundle import export_bundle
 from training.scoring import score_examples
 

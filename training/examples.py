@@ -1,7 +1,6 @@
-"""Preference records as token sequences, batches of them as tensors over a layout."""
+"""What a step sees: elements of token sequences, and batches of them as tensors over a layout."""
 
 import random
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,30 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from service.bundle.layout import Family, IntArray, Layout, plan_layout
-from service.bundle.text_format import EncodedItem, Formatter, Truncation
 from training.data.record import Judgement, PreferenceRecord
+from training.encoding import Example, records_of
 from training.groups import compared_groups, covered
 from training.judgement_weights import WeightTable
 from training.length import log_length
-
-TRAINING_TRUNCATION = (Truncation.PROMPT_LEFT, Truncation.RESPONSE_RIGHT)
-"""In training the prompt goes first, as in evaluation; what was cut is counted and reported."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prompt: its tokenized items and the judgements between them."""
-
-    record: PreferenceRecord
-    items: tuple[EncodedItem, ...]
-
-    @property
-    def sequences(self) -> list[IntArray]:
-        """(L,) int64 of each response."""
-        return [item.ids for item in self.items]
 
 
 @dataclass(frozen=True)
@@ -50,42 +32,6 @@ class Element:
     log_lengths: list[float]
     judgements: list[Judgement]
     weights: npt.NDArray[np.float32]
-
-
-def encode_records(records: Sequence[PreferenceRecord], formatter: Formatter, progress: bool = True) -> list[Example]:
-    """Tokenize records; over-long items are cut from the prompt's left, then from the response's right.
-
-    Raises:
-        ValueError: an item that no cut makes fit, named by record and response.
-        FormatError: the chat template refuses a prompt.
-    """
-    examples = []
-    for record in tqdm(records, "tokenizing", unit=" records", disable=not progress, leave=False):
-        items = formatter.encode(record.prompt, record.responses, TRAINING_TRUNCATION)
-        for number, item in enumerate(items):
-            if not isinstance(item, EncodedItem):
-                raise ValueError(f"record {record.id!r}, response {number}: {item}")
-        examples.append(Example(record, tuple(item for item in items if isinstance(item, EncodedItem))))
-    return examples
-
-
-def truncated(examples: Sequence[Example]) -> int:
-    """Items that were cut to fit."""
-    return sum(item.removed > 0 for example in examples for item in example.items)
-
-
-class ExampleStore(Sequence[Example], ABC):
-    """Examples that are read when they are asked for, and their records without the tokens."""
-
-    @property
-    @abstractmethod
-    def records(self) -> Sequence[PreferenceRecord]:
-        """Of all examples."""
-
-
-def records_of(examples: Sequence[Example]) -> Sequence[PreferenceRecord]:
-    """The records of some examples."""
-    return examples.records if isinstance(examples, ExampleStore) else [example.record for example in examples]
 
 
 class ElementDataset(Dataset[Element]):

@@ -28,9 +28,10 @@ from training import processes
 from training.checkpoint_error import cannot_write
 from training.config import LossConfig, TrainingConfig
 from training.data.record import PreferenceRecord
+from training.encoding import Example, records_of
 from training.evaluation import metrics
 from training.evaluation.evaluate import judged_pairs
-from training.examples import Collator, ElementDataset, Example, ranking, records_of
+from training.examples import Collator, ElementDataset, ranking
 from training.judgement_weights import column_of, judgement_weights
 from training.length import fit_length_slope, length_difference
 from training.model import RewardModel

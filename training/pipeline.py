@@ -33,9 +33,9 @@ from training.config import DataConfig, TrainingConfig
 from training.data.record import PreferenceRecord
 from training.data.record_store import RecordStore
 from training.destination import destination_of
+from training.encoding import Example, encode_records, truncated
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.measure import measure
-from training.examples import Example, encode_records, truncated
 from training.export.bundle import export_bundle
 from training.fit import FitResult, checkpoint_to_resume, fit, make_optimiser
 from training.freezing import freeze

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.bundle.reference import Reference, ReferencePair
-from training.examples import Example
+from training.encoding import Example
 
 MOST_PAIRS, MOST_TOKENS = 256, 32_768
 """A server scores them all before it is ready: on two cores half a minute for a decoder of 135 M parameters."""

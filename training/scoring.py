@@ -8,7 +8,8 @@ import torch
 from tqdm import tqdm
 
 from service.bundle.layout import IntArray, plan_layout
-from training.examples import Example, layout_tensors
+from training.encoding import Example
+from training.examples import layout_tensors
 from training.model import RewardModel
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from service.bundle.text_format import EncodedItem, Formatter, Message
 from training.checkpoint import Checkpoint
-from training.examples import TRAINING_TRUNCATION
+from training.encoding import TRAINING_TRUNCATION
 from training.scoring import score_sequences
 
 Prompt = str | list[Message]

@@ -15,7 +15,7 @@ from service.bundle.tokenizer import TextTokenizer
 from training.cores import available_cores
 from training.data.record import PreferenceRecord
 from training.data.record_store import RecordStore, Shards, shard_files, shard_name, write_shard
-from training.examples import Example, ExampleStore, encode_records
+from training.encoding import Example, ExampleStore, encode_records
 
 _CHUNK = 250
 """Records that a process is given at a time."""
@@ -70,7 +70,7 @@ def tokenize(records: RecordStore, formatter: Formatter, progress: bool = True) 
     The tokens lie beside the records, in a folder named after the text format.
 
     Raises:
-        ValueError, FormatError: see `training.examples.encode_records`.
+        ValueError, FormatError: see `training.encoding.encode_records`.
     """
     folder = records.folder.parent / f"tokens-{formatter.sha256[:16]}"
     folder.mkdir(exist_ok=True)

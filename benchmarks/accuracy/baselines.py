@@ -15,8 +15,8 @@ from training.config import TrainingConfig
 from training.data import Splits
 from training.data.baselines import bag_of_words_margins
 from training.data.pairs import Pair, decided
+from training.encoding import encode_records
 from training.evaluation.metrics import FloatArray
-from training.examples import encode_records
 from training.pipeline import new_checkpoint
 from training.prepare import PreparedData
 from training.scoring import score_heads

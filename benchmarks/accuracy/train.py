@@ -15,9 +15,9 @@ from training.checkpoint import Checkpoint
 from training.config import TrainingConfig
 from training.data import Splits
 from training.data.annotators import with_posteriors
+from training.encoding import encode_records
 from training.evaluation.evaluate import calibrate, judged_pairs
 from training.evaluation.metrics import FloatArray, IntArray
-from training.examples import encode_records
 from training.fit import FitResult, fit
 from training.pipeline import new_checkpoint
 from training.prepare import PreparedData, hash_records

@@ -26,7 +26,8 @@ from benchmarks.training.padded import PaddedRewardModel, pairs_of, rows_of
 from benchmarks.training.work import WORKLOADS, Workload, examples_of, untrained
 from training.checkpoint import Checkpoint
 from training.config import LossConfig, TrainingConfig
-from training.examples import Collator, ElementDataset, Example
+from training.encoding import Example
+from training.examples import Collator, ElementDataset
 from training.fit import RewardTrainer, make_optimiser, training_arguments
 from training.judgement_weights import judgement_weights
 

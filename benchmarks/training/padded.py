@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from service.bundle.layout import Pooling
-from training.examples import Example
+from training.encoding import Example
 from training.model import RewardModel
 
 Pair = tuple[list[int], list[int]]

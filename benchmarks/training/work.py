@@ -10,7 +10,7 @@ from training.checkpoint import Checkpoint
 from training.config import DataConfig, ModelConfig, OptimiserConfig, TrainingConfig
 from training.data import PreferenceRecord, Splits, public_sets
 from training.data.readers.rows import raw_rows
-from training.examples import Example, encode_records
+from training.encoding import Example, encode_records
 from training.groups import compared_groups
 from training.pipeline import new_checkpoint
 from training.prepare import PreparedData

@@ -10,9 +10,9 @@ from benchmarks.public_data import FILES, convarg_splits, debate_splits, interva
 from tests.pocket import pocket_formatter
 from training.data import Judgement, PreferenceRecord, Splits
 from training.data.public_sets import data_folder
+from training.encoding import Example, encode_records
 from training.evaluation.evaluate import evaluate
 from training.evaluation.metrics import Interval
-from training.examples import Example, encode_records
 
 
 @pytest.fixture

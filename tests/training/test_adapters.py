@@ -10,9 +10,10 @@ from service.bundle.layout import Family, plan_layout
 from tests.training.tiny import tiny_checkpoint, toy_records
 from training.adapters import add_adapters, merge_adapters
 from training.config import ModelConfig, OptimiserConfig, TrainingConfig
+from training.encoding import Example, encode_records
 from training.evaluation import metrics
 from training.evaluation.evaluate import judged_pairs
-from training.examples import Example, encode_records, layout_tensors
+from training.examples import layout_tensors
 from training.fit import fit
 from training.model import RewardModel
 from training.scoring import score_examples

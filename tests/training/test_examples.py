@@ -12,7 +12,8 @@ from service.bundle.layout import GRAPH_INPUTS, Family, plan_layout
 from tests.pocket import pocket_formatter, pocket_reward
 from tests.training.tiny import toy_records
 from training.data import Judgement, PreferenceRecord
-from training.examples import Collator, ElementDataset, Example, encode_records, ranking, truncated
+from training.encoding import Example, encode_records, truncated
+from training.examples import Collator, ElementDataset, ranking
 from training.heads import Heads
 from training.judgement_weights import judgement_weights
 

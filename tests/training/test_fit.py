@@ -15,9 +15,10 @@ from service.bundle.layout import Family
 from tests.training.tiny import tiny_checkpoint, toy_records
 from training.config import LossConfig, ModelConfig, OptimiserConfig, TrainingConfig
 from training.data import Judgement, PreferenceRecord
+from training.encoding import Example, encode_records
 from training.evaluation import metrics
 from training.evaluation.evaluate import judged_pairs
-from training.examples import ElementDataset, Example, encode_records
+from training.examples import ElementDataset
 from training.fit import CHECKPOINTS, TENSORBOARD, FitResult, fit, training_arguments
 from training.heads import Heads
 from training.judgement_weights import WeightTable

@@ -10,7 +10,7 @@ from service.bundle.layout import Family
 from tests.training.tiny import tiny_checkpoint, toy_records
 from training.attention import UnsupportedBackboneError
 from training.config import ModelConfig, OptimiserConfig, TrainingConfig
-from training.examples import encode_records
+from training.encoding import encode_records
 from training.fit import fit
 from training.freezing import freeze
 

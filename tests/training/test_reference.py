@@ -7,7 +7,7 @@ from service.bundle.reference import Reference
 from service.bundle.text_format import EncodedItem
 from training import reference
 from training.data.record import Judgement, PreferenceRecord
-from training.examples import Example
+from training.encoding import Example
 from training.reference import select_reference
 
 

@@ -13,7 +13,7 @@ from training import token_store
 from training.config import ModelConfig, OptimiserConfig, TrainingConfig
 from training.data import record_store
 from training.data.record_store import RecordStore, write_store
-from training.examples import Example, encode_records, truncated
+from training.encoding import Example, encode_records, truncated
 from training.fit import fit
 from training.token_store import TokenStore, tokenize
 

@@ -16,7 +16,8 @@ from tests.pocket import SPECIAL_IDS
 from tests.training.tiny import CHAT, causal_tokenizer, save_backbone, tiny_checkpoint, toy_records, with_bos
 from training.backbone import load_backbone
 from training.checkpoint import Checkpoint
-from training.examples import Collator, ElementDataset, Example, encode_records, layout_tensors
+from training.encoding import Example, encode_records
+from training.examples import Collator, ElementDataset, layout_tensors
 from training.heads import Heads
 from training.judgement_weights import judgement_weights
 from training.losses import bradley_terry, mean_by_element

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from training.encoding import Example
 from training.evaluation import metrics
 from training.evaluation.best_of_n import BestOfN, best_of_n
 from training.evaluation.disagreement import Disagreement, disagreement
@@ -15,7 +16,6 @@ from training.evaluation.metrics import FloatArray, Interval
 from training.evaluation.mistakes import Mistake, hardest_mistakes
 from training.evaluation.probes import Probes
 from training.evaluation.slices import Slice, slices
-from training.examples import Example
 from training.heads import Heads
 from training.judgement_weights import column_of
 from training.scoring import rewards_of

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln
 
+from training.encoding import Example
 from training.evaluation.metrics import FloatArray, IntArray, Interval, clustered_interval
-from training.examples import Example
 
 LEAST_RESPONSES = 3
 

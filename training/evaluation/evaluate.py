@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from service.bundle.calibration import Calibration
 from training.data.record import Judgement
+from training.encoding import Example
 from training.evaluation import metrics
 from training.evaluation.agreement import annotator_accuracy, model_as_annotator
 from training.evaluation.length_bias import length_trend
 from training.evaluation.metrics import Bin, FloatArray, Interval
-from training.examples import Example
 
 LEAST_PROMPTS = 5
 """Prompts that a category must have for its accuracy to be given: an interval over fewer would only look sure."""

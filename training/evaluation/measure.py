@@ -7,6 +7,7 @@ from pathlib import Path
 
 from training.checkpoint import Checkpoint
 from training.data.record import PreferenceRecord
+from training.encoding import Example, encode_records
 from training.evaluation.analysis import analyse
 from training.evaluation.evaluate import Evaluation, calibrate, evaluate, judged_pairs
 from training.evaluation.metrics import FloatArray
@@ -14,7 +15,6 @@ from training.evaluation.pair_table import pair_rows, write_rows
 from training.evaluation.probes import probe
 from training.evaluation.report.page import Subject, page, responses_of
 from training.evaluation.summary import summary
-from training.examples import Example, encode_records
 from training.judgement_weights import column_of
 from training.prepare import PreparedData
 from training.reference import select_reference

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
+from training.encoding import Example
 from training.evaluation.evaluate import JudgedPairs
-from training.examples import Example
 
 MOST_CHARACTERS = 2000
 """Of a text that is shown; longer ones keep their beginning and their end."""

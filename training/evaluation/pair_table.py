@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from service.bundle.calibration import Calibration
 from training.checkpoint_error import CheckpointError, first_complaint
+from training.encoding import Example
 from training.evaluation.evaluate import Column
 from training.evaluation.metrics import FloatArray
-from training.examples import Example
 from training.run_folder import read_as
 
 

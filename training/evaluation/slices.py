@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from training.encoding import Example
 from training.evaluation import metrics
 from training.evaluation.evaluate import LEAST_PROMPTS, JudgedPairs
 from training.evaluation.metrics import Interval
-from training.examples import Example
 
 Labels = npt.NDArray[np.str_]
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.pocket import pocket_formatter
 from training.data import Judgement, PreferenceRecord
+from training.encoding import encode_records
 from training.evaluation.best_of_n import best_of_n, expected
-from training.examples import encode_records
 
 values = st.lists(st.tuples(st.floats(0, 1), st.integers(-3, 3)), min_size=1, max_size=6)
 

@@ -11,11 +11,11 @@ from tests.pocket import pocket_formatter
 from tests.training.tiny import toy_records
 from training.checkpoint_error import CheckpointError
 from training.data import Judgement, PreferenceRecord, shuffle_sides
+from training.encoding import encode_records
 from training.evaluation.compare import compare, permutation_p_value
 from training.evaluation.comparison_text import comparison_text
 from training.evaluation.metrics import FloatArray
 from training.evaluation.pair_table import PairRow, pair_rows, read_rows, write_rows
-from training.examples import encode_records
 
 
 def rows_of(records: list[PreferenceRecord], errors: float, seed: int = 0) -> list[PairRow]:

@@ -9,10 +9,10 @@ from pydantic import TypeAdapter
 
 from service.bundle.text_format import EncodedItem
 from training.data import Judgement, PreferenceRecord
+from training.encoding import Example
 from training.evaluation.evaluate import Evaluation, calibrate, evaluate, judged_pairs
 from training.evaluation.metrics import FloatArray
 from training.evaluation.summary import summary
-from training.examples import Example
 
 
 def example(

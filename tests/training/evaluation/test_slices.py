@@ -5,11 +5,11 @@ import pytest
 
 from tests.pocket import pocket_formatter
 from training.data import Judgement, PreferenceRecord
+from training.encoding import Example, encode_records
 from training.evaluation.evaluate import JudgedPairs, judged_pairs
 from training.evaluation.metrics import FloatArray
 from training.evaluation.mistakes import MOST_CHARACTERS, hardest_mistakes, shortened
 from training.evaluation.slices import slices
-from training.examples import Example, encode_records
 
 
 def record(

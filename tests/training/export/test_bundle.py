@@ -19,8 +19,9 @@ from service.bundle.reader import Bundle, BundleError, read_bundle
 from service.bundle.text_format import EncodedItem
 from tests.training.tiny import tiny_checkpoint, toy_records
 from training.checkpoint import Checkpoint
+from training.encoding import encode_records
 from training.evaluation.evaluate import Evaluation, calibrate, evaluate
-from training.examples import encode_records, layout_tensors
+from training.examples import layout_tensors
 from training.export import bundle as export
 from training.export.bundle import export_bundle
 from training.export.graph import ExportError

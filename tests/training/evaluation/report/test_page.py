@@ -12,12 +12,12 @@ from service.bundle.layout import Family
 from tests.pocket import pocket_formatter
 from tests.training.tiny import tiny_checkpoint, toy_records
 from training.data import Judgement, PreferenceRecord
+from training.encoding import encode_records
 from training.evaluation.analysis import analyse
 from training.evaluation.evaluate import evaluate, judged_pairs
 from training.evaluation.metrics import FloatArray
 from training.evaluation.probes import probe
 from training.evaluation.report.page import Subject, page, responses_of
-from training.examples import encode_records
 from training.heads import Heads
 from training.text_scorer import Prompt, TextScores
 

@@ -35,8 +35,10 @@ verify-engine: $(VENV)/.dev-installed ## race the server against its peers again
 verify-frameworks: $(VENV)/.dev-installed ## run other systems' own clients against a real server (installs them under build/)
 	$(BIN)/python -m benchmarks.frameworks.run
 
-verify-training: $(VENV)/.dev-installed ## race training against TRL and a padded loop again (quick form)
+verify-training: $(VENV)/.dev-installed ## measure accuracy, calibration, training speed and data at scale again (quick forms)
+	$(BIN)/python -m benchmarks.accuracy.run --quick
 	$(BIN)/python -m benchmarks.training.run --quick
+	$(BIN)/python -m benchmarks.data_at_scale --quick
 
 clean: ## remove what the targets made, the virtual environment included
 	rm -rf $(VENV) bundles runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

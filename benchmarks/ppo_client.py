@@ -22,10 +22,10 @@ import numpy as np
 
 from assay_client import AsyncRewardClient, Scores
 from assay_client.types import Prompt
-from benchmarks.public_data import train_checkpoint
+from benchmarks.accuracy.train import train_checkpoint
 from benchmarks.result import Result, Target, refuse_uncommitted
 from benchmarks.server import serving
-from training.config import SAMPLE_DATA, ModelConfig, OptimiserConfig
+from training.config import SAMPLE_DATA, ModelConfig, OptimiserConfig, TrainingConfig
 from training.data import Splits, read_records, shuffle_sides, split
 from training.encoding import encode_records
 from training.evaluation.evaluate import evaluate
@@ -154,9 +154,12 @@ def causal_bundle(work: Path) -> Path:
     whole = split([shuffle_sides(record, SEED) for record in records], (0.7, 0.1, 0.2), SEED)
     checkpoint, calibration, _ = train_checkpoint(
         Splits(whole.train[:40], whole.validation[:12], whole.test[:20]),
-        OptimiserConfig(learning_rate=2e-5, epochs=1, batch_elements=4, patience=0, seed=SEED),
-        ModelConfig(backbone="smollm2", max_tokens=512),
-        work / "run",
+        TrainingConfig(
+            run=work / "run",
+            progress=False,
+            model=ModelConfig(backbone="smollm2", max_tokens=512),
+            optimiser=OptimiserConfig(learning_rate=2e-5, epochs=1, batch_elements=4, patience=0, seed=SEED),
+        ),
     )
     test = encode_records(whole.test[:20], checkpoint.formatter, False)
     scores = score_examples(checkpoint.model, test, checkpoint.description.block_queries)

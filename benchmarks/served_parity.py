@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from assay_client import AsyncRewardClient
 from assay_client.types import Prompt
-from benchmarks.public_data import train_checkpoint
+from benchmarks.accuracy.train import train_checkpoint
 from benchmarks.result import Result, Target, refuse_uncommitted
 from benchmarks.server import serving
 from training.checkpoint import Checkpoint
-from training.config import ModelConfig, OptimiserConfig
+from training.config import ModelConfig, OptimiserConfig, TrainingConfig
 from training.data import PreferenceRecord, Splits, public_sets, split
 from training.encoding import Example, encode_records
 from training.evaluation.evaluate import evaluate
@@ -113,9 +113,9 @@ def run(quick: bool) -> Result:
     count = 120 if quick else 500
     with tempfile.TemporaryDirectory() as work:
         optimiser = OptimiserConfig(learning_rate=2e-5, epochs=1, batch_elements=4, patience=0, seed=SEED)
-        checkpoint, calibration, _ = train_checkpoint(
-            splits, optimiser, ModelConfig(backbone="smollm2", max_tokens=MAX_TOKENS), Path(work, "run")
-        )
+        model = ModelConfig(backbone="smollm2", max_tokens=MAX_TOKENS)
+        config = TrainingConfig(run=Path(work, "run"), progress=False, model=model, optimiser=optimiser)
+        checkpoint, calibration, _ = train_checkpoint(splits, config)
         test = encode_records(splits.test, checkpoint.formatter, False)
         enough = holding([example for example in test if not any(item.removed for item in example.items)], count)
         alone = score_alone(checkpoint, enough)

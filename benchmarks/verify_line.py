@@ -2,8 +2,8 @@
 
     python -m benchmarks.verify_line
 
-Three are measured by the full commands alone, for they would take longer than the 15 minutes of this one: whole debates
-held out and the response sets (`public_data`), and the load on a decoder (`ppo_client`).
+The load on a decoder (`ppo_client`) is measured by the full command alone, for it would take longer than the 15 minutes
+of this one; training has `make verify-training`.
 """
 
 import functools
@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import client_calls, packed_throughput, ppo_client, public_data, served_parity
+from benchmarks import client_calls, packed_throughput, ppo_client, served_parity
+from benchmarks.accuracy.folds import FILES
 from benchmarks.queueing import __main__ as queueing
 from benchmarks.result import Result, Target
 from training.config import TrainingConfig
@@ -44,7 +45,6 @@ LOCAL: dict[str, Callable[[], Result]] = {
 }
 PUBLIC: dict[str, Callable[[], Result]] = {
     "served_parity": functools.partial(served_parity.run, quick=True),
-    "public_data convarg": functools.partial(public_data.run, "convarg", quick=True),
 }
 """Those that need the public data."""
 
@@ -75,7 +75,7 @@ def main() -> int:
         if folder.is_dir():
             targets += measure(name, claim)
         else:
-            files = ", ".join(public_data.FILES)
+            files = ", ".join(FILES)
             missing = f"its public preference data ({files}) are not in {folder}; set ASSAY_DATA to their folder"
             targets.append(not_held(name, missing))
     held = sum(target.held for target in targets)

@@ -61,8 +61,9 @@ STUDIES: dict[str, tuple[str, dict[str, Variant]]] = {
         {
             **RATES,
             **{f"epochs {epochs}": optimiser(epochs=epochs) for epochs in (2, 8)},
-            "elements of 16 responses": optimiser(max_responses=16),
+            "elements of 40 responses": optimiser(max_responses=40),
             "elements of 8 responses": optimiser(max_responses=8),
+            "2 elements of 8 responses a step": optimiser(max_responses=8, batch_elements=2),
             "pooled at the first token": model(pooling="first"),
             **{f"frozen layers {count}": model(frozen_layers=count) for count in (0, 2, 4)},
             "ensemble of 5": model(ensemble=5),

@@ -1,18 +1,19 @@
 """What the report has beyond the figures of `evaluate`: where the model is good, where not, and what it falls for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from training.encoding import Example
 from training.evaluation import metrics
 from training.evaluation.best_of_n import BestOfN, best_of_n
 from training.evaluation.disagreement import Disagreement, disagreement
-from training.evaluation.evaluate import JudgedPairs, judged_pairs
-from training.evaluation.metrics import FloatArray, Interval
+from training.evaluation.evaluate import JudgedPairs, judged_pairs, within_prompt
+from training.evaluation.metrics import FloatArray, IntArray, Interval
 from training.evaluation.mistakes import Mistake, hardest_mistakes
 from training.evaluation.probes import Probes
 from training.evaluation.slices import Slice, slices
@@ -26,6 +27,7 @@ class Analysis:
     """Parts that a model or its data do not have are None.
 
     Attributes:
+        intervals: of `Evaluation`'s log_loss, brier, ece_before, ece_after and spearman_length, over prompts.
         slices: accuracy by dimension.
         aspects: accuracy of each aspect's head on the pairs judged on it.
         best_of_n: of prompts with several judged responses.
@@ -34,6 +36,7 @@ class Analysis:
         mistakes: for people to read.
     """
 
+    intervals: dict[str, Interval | None]
     slices: dict[str, list[Slice]]
     aspects: dict[str, Interval] | None
     best_of_n: BestOfN | None
@@ -71,6 +74,7 @@ def analyse(
         members = [judged_pairs(examples, [part[:, column] for part in scores]).margin[mask] for column in heads.learnt]
         spread = disagreement(np.stack(members, axis=1), right, decided.cluster)
     return Analysis(
+        intervals=_intervals(pairs, examples, rewards_of(scores), temperature),
         slices=slices(examples, decided),
         aspects=_by_aspect(examples, decided, right, heads) if heads.kind == "aspects" else None,
         best_of_n=best_of_n(examples, rewards_of(scores)),
@@ -78,6 +82,24 @@ def analyse(
         probes=probes,
         mistakes=hardest_mistakes(examples, decided, temperature),
     )
+
+
+def _intervals(
+    pairs: JudgedPairs, examples: Sequence[Example], rewards: Sequence[FloatArray], temperature: float
+) -> dict[str, Interval | None]:
+    margin, preference = pairs.margin, pairs.preference
+
+    def calibration_error(temperature: float) -> Callable[[IntArray], float]:
+        return lambda rows: metrics.calibration_error(margin[rows], preference[rows], temperature)
+
+    score, length, prompt = within_prompt(examples, rewards)
+    return {
+        "log_loss": metrics.clustered_interval(metrics.pair_losses(margin, preference), pairs.cluster),
+        "brier": metrics.clustered_interval(np.square(expit(margin) - preference), pairs.cluster),
+        "ece_before": metrics.resampled_interval(calibration_error(1.0), pairs.cluster),
+        "ece_after": metrics.resampled_interval(calibration_error(temperature), pairs.cluster),
+        "spearman_length": metrics.resampled_interval(lambda rows: metrics.spearman(score[rows], length[rows]), prompt),
+    }
 
 
 def _by_aspect(

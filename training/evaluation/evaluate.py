@@ -215,6 +215,7 @@ def evaluate(
 
     everything = np.ones(len(right), dtype=np.bool_)
     category = np.array([examples[number].record.category or "" for number in decided.example])
+    score, length, _ = within_prompt(examples, [_rewards(part) for part in scores])
     items = sum(len(example.items) for example in examples)
     return Evaluation(
         prompts=len(set(prompts)),
@@ -241,7 +242,7 @@ def evaluate(
         rule="longer" if rule.mean() >= 0.5 else "shorter",
         above_rule=interval(right - better_rule, everything),
         reliability=metrics.reliability(pairs.margin, pairs.preference, temperature),
-        spearman_length=_within_prompt_spearman(examples, [_rewards(part) for part in scores], prompts),
+        spearman_length=metrics.spearman(score, length),
         truncated=sum(item.removed > 0 for example in examples for item in example.items) / items,
         by_category={
             str(name): interval(right, category == name)
@@ -276,11 +277,12 @@ def _rewards(scores: FloatArray) -> FloatArray:
     return scores if scores.ndim == 1 else scores[:, 0]
 
 
-def _within_prompt_spearman(
-    examples: Sequence[Example], scores: Sequence[FloatArray], prompts: Sequence[int]
-) -> float | None:
+def within_prompt(
+    examples: Sequence[Example], rewards: Sequence[FloatArray]
+) -> tuple[FloatArray, FloatArray, npt.NDArray[np.int64]]:
+    """Reward and length in characters of every response, less the mean of its prompt, and the number of its prompt."""
     lengths = [np.array([len(text) for text in example.record.responses], dtype=np.float64) for example in examples]
-    prompt = np.repeat(prompts, [len(length) for length in lengths])
+    prompt = np.repeat(prompt_numbers(examples), [len(length) for length in lengths])
 
     def centred(values: Sequence[FloatArray]) -> FloatArray:
         every = np.concatenate(list(values))
@@ -288,4 +290,4 @@ def _within_prompt_spearman(
         differences: FloatArray = every - means[prompt]
         return differences
 
-    return metrics.spearman(centred(scores), centred(lengths))
+    return centred(rewards), centred(lengths), prompt

@@ -74,10 +74,47 @@ def clustered_interval(
     return Interval(float(values.mean()), float(low), float(high), len(sums))
 
 
+def resampled_interval(
+    statistic: Callable[[IntArray], float | None], cluster: IntArray, *, seed: int = 0, draws: int = 400
+) -> Interval | None:
+    """A figure that is no mean over pairs, with the spread that it has over draws of clusters.
+
+    The draws are centred on the figure: that of a calibration error, say, grows by being drawn again.
+
+    Args:
+        statistic: the figure of the rows with these numbers (one may come more than once), None where there is none.
+        cluster: of each row.
+        seed, draws: of the bootstrap.
+
+    Returns:
+        The figure with its 95 % interval; None where it or a draw has none.
+    """
+    value = statistic(np.arange(len(cluster)))
+    if value is None:
+        return None
+    order = np.argsort(cluster, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(cluster[order])) + 1)
+    generator = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(draws):
+        picks = generator.integers(0, len(members), len(members))
+        figure = statistic(np.concatenate([members[pick] for pick in picks]))
+        if figure is None:
+            return None
+        drawn.append(figure)
+    low, high = np.quantile(drawn, [0.025, 0.975]) - np.mean(drawn) + value
+    return Interval(value, float(low), float(high), len(members))
+
+
+def pair_losses(margin: FloatArray, preference: FloatArray) -> FloatArray:
+    """Cross-entropy of each vote share under sigma(margin), in nats; `log_loss` is its mean."""
+    losses: FloatArray = preference * np.logaddexp(0, -margin) + (1 - preference) * np.logaddexp(0, margin)
+    return losses
+
+
 def log_loss(margin: FloatArray, preference: FloatArray, temperature: float = 1.0) -> float:
     """Mean cross-entropy of the vote shares under sigma(margin / temperature), in nats."""
-    scaled = margin / temperature
-    return float((preference * np.logaddexp(0, -scaled) + (1 - preference) * np.logaddexp(0, scaled)).mean())
+    return float(pair_losses(margin / temperature, preference).mean())
 
 
 def entropy(preference: FloatArray) -> float:

@@ -1,4 +1,4 @@
-"""Accuracy by what the pairs are: source, category, agreement of the votes, length."""
+"""Accuracy by what the pairs are: source, category, agreement of the votes, length, margin."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from training.encoding import Example
 from training.evaluation import metrics
 from training.evaluation.evaluate import LEAST_PROMPTS, JudgedPairs
-from training.evaluation.metrics import Interval
+from training.evaluation.metrics import FloatArray, Interval
 
 Labels = npt.NDArray[np.str_]
 
@@ -80,7 +80,16 @@ def _labels(examples: Sequence[Example], pairs: JudgedPairs) -> dict[str, Labels
             "3: the shorter has under 50 %",
         ),
         "length of the longer response": _quarters(longer),
+        "how far apart the model puts the two": _fifths(np.abs(pairs.margin)),
     }
+
+
+def _fifths(margin: FloatArray) -> Labels:
+    """Equally many in each, in order."""
+    place = np.empty(len(margin), dtype=np.int64)
+    place[np.argsort(margin, kind="stable")] = np.arange(len(margin)) * 5 // max(1, len(margin))
+    names = ["1: the closest fifth", "2", "3", "4", "5: the furthest fifth"]
+    return np.array(names)[place]
 
 
 def _quarters(length: npt.NDArray[np.int64]) -> Labels:

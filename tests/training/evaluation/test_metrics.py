@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import expit
 
+from training.evaluation import metrics
 from training.evaluation.metrics import (
     FloatArray,
     accuracy,
@@ -160,3 +161,35 @@ def test_spearman() -> None:
     assert spearman(a, -a) == pytest.approx(-1)
     assert spearman(a, np.ones(4)) is None
     assert spearman(a[:1], a[:1]) is None
+
+
+@given(st.integers(0, 2**31), st.integers(3, 12))
+def test_a_resampled_mean_has_the_interval_of_the_mean(seed: int, clusters: int) -> None:
+    generator = np.random.default_rng(seed)
+    cluster = np.repeat(np.arange(clusters), 4)[generator.permutation(4 * clusters)]
+    values = generator.normal(size=len(cluster)) + cluster
+    found = metrics.resampled_interval(lambda rows: float(values[rows].mean()), cluster, draws=2000)
+    expected = metrics.clustered_interval(values, cluster, draws=4000)
+    assert found is not None
+    assert found.value == pytest.approx(expected.value)
+    assert found.clusters == expected.clusters == clusters
+    tolerance = 0.25 * (expected.high - expected.low) + 1e-9
+    assert found.low == pytest.approx(expected.low, abs=tolerance)
+    assert found.high == pytest.approx(expected.high, abs=tolerance)
+
+
+def test_a_resampled_figure_that_is_none_has_no_interval() -> None:
+    assert metrics.resampled_interval(lambda rows: None, np.arange(5)) is None
+
+
+def test_a_resampled_calibration_error_lies_around_its_figure() -> None:
+    """Drawn again, the error itself would be larger than the figure in nearly every draw."""
+    generator = np.random.default_rng(0)
+    margin = generator.normal(size=300)
+    preference = (generator.random(300) < 1 / (1 + np.exp(-margin))).astype(float)
+    found = metrics.resampled_interval(
+        lambda rows: metrics.calibration_error(margin[rows], preference[rows]), np.arange(300)
+    )
+    assert found is not None
+    assert found.low < found.value < found.high
+    assert found.value == metrics.calibration_error(margin, preference)

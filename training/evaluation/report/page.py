@@ -66,7 +66,7 @@ def page(
         loader=PackageLoader("training.evaluation.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"interval": _interval, "percent": _percent, "signed": _signed}
+    environment.filters |= {"interval": _interval, "percent": _percent, "signed": _signed, "number": _number}
     return environment.get_template("page.html.jinja").render(
         subject=subject,
         e=evaluation,
@@ -108,6 +108,8 @@ def _trained_with(config: TrainingConfig) -> str:
     parts = [config.loss.kind, f"{config.optimiser.epochs:g} epochs", f"rate {config.optimiser.learning_rate:g}"]
     if config.model.lora_rank:
         parts.append(f"LoRA of rank {config.model.lora_rank}")
+    if config.model.frozen_layers is not None:
+        parts.append(f"embeddings and {config.model.frozen_layers} layers frozen")
     if config.loss.length_residual:
         parts.append("length residual")
     if config.data.annotators != "equal":
@@ -130,6 +132,13 @@ def _intervals(value: Any) -> Iterator[Interval]:
 
 def _signed(value: float | None) -> str:
     return "none" if value is None else f"{value:+.2f}"
+
+
+def _number(interval: Interval | None) -> str:
+    if interval is None:
+        return "none"
+    mark = "*" if interval.too_narrow else ""
+    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f}){mark}"
 
 
 def _percent(value: float | None) -> str:

@@ -32,6 +32,7 @@ ACCOUNT = {
     "hygiene": {"records": 3, "exact_duplicates": SOURCE},
     "leakage": None,
     "annotators": None,
+    "contaminated": None,
 }
 
 

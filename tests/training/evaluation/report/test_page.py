@@ -105,7 +105,7 @@ def test_the_page_needs_nothing_else() -> None:
     assert "script" not in found.seen
     assert "@import" not in html
     assert "url(http" not in html
-    assert found.seen.count("svg") == 5
+    assert found.seen.count("svg") == 6
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_the_verdict_is_at_the_top() -> None:
 
 
 def test_what_is_marked_has_its_footnote() -> None:
-    few, many = rendered(toy_records(12), probes=False), rendered(toy_records(40), probes=False)
+    few, many = rendered(toy_records(12), probes=False), rendered(toy_records(160), probes=False)
     assert ")*</td>" in few
     assert "* Drawn over fewer than 20 independent prompts" in few
     assert ")*</td>" not in many

@@ -1,10 +1,12 @@
 """Attention over the blocks of a layout, registered with transformers so that any backbone runs unchanged."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
@@ -26,14 +28,35 @@ class BlockTensors:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """The layout's tensors that attention needs; shapes and dtypes as in `service.bundle.layout.Layout`."""
+    """The layout's tensors that attention needs; shapes and dtypes as in `service.bundle.layout.Layout`.
+
+    With `flexible`, attention runs over all tokens at once in a kernel that skips what nobody sees
+    (FlexAttention, Dong et al. 2024, arXiv 2412.05496), in place of the blocks.
+    """
 
     position_ids: torch.Tensor
     seen_from: torch.Tensor
     seen_to: torch.Tensor
     unblock_index: torch.Tensor
     groups: tuple[BlockTensors, ...]
+    flexible: bool = False
+    _masks: dict[int | None, BlockMask] = field(default_factory=dict, init=False)
     _bias: dict[tuple[int, int | None, int, torch.dtype], torch.Tensor] = field(default_factory=dict, init=False)
+
+    def mask(self, window: int | None) -> BlockMask:
+        """What each token sees, by tiles, for `flex_attention`; made once a forward pass for each kind of layer."""
+        if window not in self._masks:
+
+            def visible(batch: Any, head: Any, query: Any, key: Any) -> Any:
+                seen = (self.seen_from[key] <= query) & (query < self.seen_to[key])
+                if window is None:
+                    return seen
+                return seen & ((self.position_ids[query] - self.position_ids[key]).abs() < window)
+
+            tokens = len(self.position_ids)
+            device = str(self.position_ids.device)
+            self._masks[window] = create_block_mask(visible, None, None, tokens, tokens, device=device)
+        return self._masks[window]
 
     @property
     def windows(self) -> set[int | None]:
@@ -119,6 +142,8 @@ def block_attention(
     for argument, meaning in _REFUSED.items():
         if kwargs.get(argument) is not None:
             raise UnsupportedBackboneError(f"{name} uses {meaning}, which attention over blocks does not compute")
+    if plan.flexible:
+        return _flexible(query, key, value, plan.mask(sliding_window), scaling), None
     # (1, heads, T, head_dim) -> (T, heads * head_dim)
     q, k, v = (states[0].transpose(0, 1).flatten(1) for states in (query, key, value))
     results = [
@@ -128,6 +153,22 @@ def block_attention(
     ]  # fmt: skip
     flat = torch.cat(results).index_select(0, plan.unblock_index)
     return flat.view(1, -1, query.shape[1], value.shape[3]), None
+
+
+def _flexible(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: BlockMask, scaling: float | None
+) -> torch.Tensor:
+    """(1, heads, T, head_dim) of each -> (1, T, heads, head_dim)."""
+    attend = _compiled() if query.is_cuda else flex_attention  # elsewhere it is computed whole, to be tested
+    result: torch.Tensor = attend(
+        query, key, value, block_mask=mask, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
+    )
+    return result.transpose(1, 2)
+
+
+@cache
+def _compiled() -> Any:
+    return torch.compile(flex_attention, dynamic=True)
 
 
 def _attend(

@@ -90,6 +90,8 @@ class ModelConfig(Section):
     """The most tokens of an item. Default: the backbone's positions, at most 1024."""
     dropout: bool = False
     """Keep the backbone's dropout. Off by default: rewards of one text should not differ within a step."""
+    attention: Literal["blocks", "flex"] = "blocks"
+    """How training attends: over the blocks that the graph has, on any device; or by FlexAttention, on a GPU alone."""
     block_queries: int = Field(DEFAULT_BLOCK_QUERIES, ge=1, le=1024)
     """Queries in one attention block of the layout."""
     frozen_layers: int | None = Field(None, ge=0)

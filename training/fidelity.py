@@ -66,8 +66,13 @@ def check_fidelity(backbone: PreTrainedModel, reference: Reference) -> None:
     layout = plan_layout(reference.sequences, reference.family, block_queries=_BLOCK_QUERIES)
     tensors = {name: torch.from_numpy(array) for name, array in layout.arrays().items()}
     input_ids, read_index = tensors["input_ids"], tensors["read_index"]
-    flat = {name: tensors[name] for name in ("position_ids", "seen_from", "seen_to", "unblock_index")}
-    plan = BlockPlan(**flat, groups=block_tensors(tensors))
+    plan = BlockPlan(
+        tensors["position_ids"],
+        tensors["seen_from"],
+        tensors["seen_to"],
+        tensors["unblock_index"],
+        block_tensors(tensors),
+    )
     try:
         with torch.no_grad():
             packed = model.hidden_states(input_ids, plan)

@@ -64,6 +64,7 @@ class RewardModel(nn.Module):
         self.tie_threshold = nn.Parameter(torch.zeros((), dtype=torch.float32))
         weights = torch.tensor(list(heads.weights.values()), dtype=torch.float32)
         self.register_buffer("_weights", weights, persistent=False)
+        self.flexible = False
         self._position_offset = position_offset(backbone)
         self._extra_inputs = _extra_inputs(backbone)
 
@@ -92,6 +93,16 @@ class RewardModel(nn.Module):
         except ValueError as error:
             raise UnsupportedBackboneError(f"model.gradient_checkpointing: {error}") from error
 
+    def use_flexible_attention(self) -> None:
+        """Attend in one kernel over all tokens, see `training.attention.BlockPlan`; without dropout.
+
+        Raises:
+            UnsupportedBackboneError: dropout acts on attention here, which the kernel does not have.
+        """
+        if self.dropout:
+            raise UnsupportedBackboneError("model.attention flex has no dropout; turn model.dropout off")
+        self.flexible = True
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -103,7 +114,7 @@ class RewardModel(nn.Module):
         **blocks: torch.Tensor,
     ) -> torch.Tensor:
         """Scores (N, `heads.outputs`) float32; arguments are `service.bundle.layout.Layout.arrays()` as tensors."""
-        plan = BlockPlan(position_ids, seen_from, seen_to, unblock_index, block_tensors(blocks))
+        plan = BlockPlan(position_ids, seen_from, seen_to, unblock_index, block_tensors(blocks), self.flexible)
         hidden = self.hidden_states(input_ids, plan)
         # Under autocast the head would run in bf16, whose steps make false ties between close scores.
         with torch.autocast(hidden.device.type, enabled=False):

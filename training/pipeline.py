@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from transformers import set_seed
 
@@ -199,6 +200,10 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
     )
     formatter = Formatter(backbone.text_format, backbone.template, backbone.tokenizer, max_tokens)
     model = RewardModel(backbone.model, family, pooling, config.model.heads, dropout=config.model.dropout)
+    if config.model.attention == "flex":
+        if not torch.cuda.is_available():
+            raise ValueError("model.attention is flex, whose gradients need a CUDA device, and there is none here")
+        model.use_flexible_attention()
     if config.model.gradient_checkpointing:
         model.checkpoint_gradients()
     if config.model.frozen_layers is not None:

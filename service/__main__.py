@@ -1,6 +1,7 @@
 """assay-serve: settings -> application -> uvicorn."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import math
@@ -19,16 +20,20 @@ from pydantic_settings.exceptions import SettingsError
 
 from service.api.context import Context, State
 from service.api.protocol import limited_protocol
-from service.app import build_app
+from service.app import build_app, build_operations_app
 from service.bundle.reader import BundleError, read_bundle
 from service.engine.cpus import usable_cpus
 from service.engine.load import Wanted, load_session
 from service.engine.session import ProviderError
+from service.listeners import OperationsServer, address_of, bind, check_tls, listen
 from service.observability.logs import configure_logging
 from service.open_files import open_files, raise_open_files
 from service.settings import Settings, refuse_unknown_variables
 
 logger = logging.getLogger("assay.server")
+
+_OPERATIONS_CONNECTIONS = 64
+"""Probes and scrapers that may be connected at once."""
 
 
 class Server(uvicorn.Server):
@@ -38,9 +43,13 @@ class Server(uvicorn.Server):
     of the signal once it has stopped; a server that was told to stop and did so has succeeded, and says so.
     """
 
-    def __init__(self, config: uvicorn.Config, context: Context) -> None:
+    def __init__(self, config: uvicorn.Config, context: Context, operations: socket.socket | None = None) -> None:
+        """`operations`: a bound socket for probes and scrapes."""
         super().__init__(config)
         self.context = context
+        self.operations = operations
+        self._operations: OperationsServer | None = None
+        self._operating: asyncio.Task[None] | None = None
         self.address: str | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -71,26 +80,36 @@ class Server(uvicorn.Server):
         Raises:
             OSError: naming the address and the reason.
         """
-        for listener in sockets or ():
-            _listen(listener)
+        for listener in (*(sockets or ()), *([self.operations] if self.operations else ())):
+            listen(listener)
         await super().startup(sockets)
         if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-            self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            if self.operations is not None:
+                self._operations = _operations_server(self.context)
+                self._operating = asyncio.create_task(self._operations.serve(sockets=[self.operations]))
+            scheme = "https" if self.config.is_ssl else "http"
+            self.address = address_of(self.servers[0].sockets[0], scheme)
             if self.context.state is State.READY:
                 self.greet()
             else:
                 print(f"\n  Assay listens at {self.address} and warms up; /ready says when it is done", flush=True)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop; probes and scrapes are answered until the last request has ended."""
+        await super().shutdown(sockets)
+        if self._operations is not None and self._operating is not None:
+            self._operations.should_exit = True
+            await self._operating
+
     def greet(self) -> None:
         """Say how to call the server, as soon as that works."""
         if self.address is not None:
-            print(_GREETING.format(address=self.address), flush=True)
+            operations = self.address if self.operations is None else address_of(self.operations)
+            print(_GREETING.format(address=self.address, operations=operations), flush=True)
 
 
 _GREETING = """
-  Assay serves at {address}   docs: {address}/docs   metrics: {address}/metrics
+  Assay serves at {address}   docs: {address}/docs   metrics: {operations}/metrics
 
   curl -s {address}/v1/score -H 'Content-Type: application/json' -d '{{
     "prompt": "How do I boil an egg?",
@@ -125,8 +144,14 @@ def _serve(settings: Settings) -> int:
     configure_logging(settings.log_level, settings.log_json)
     files = raise_open_files()
     connections = settings.connections_for(files)
-    with bind(settings.host, settings.port) as listener:  # first: it is quick, and loading may take minutes
-        if not settings.api_keys and settings.host not in ("127.0.0.1", "::1", "localhost"):
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        check_tls(settings.tls_certificate, settings.tls_key)
+    with contextlib.ExitStack() as listeners:  # first: it is quick, and loading may take minutes
+        listener = listeners.enter_context(bind(settings.host, settings.port))
+        operations = None
+        if settings.operations_port is not None:
+            operations = listeners.enter_context(bind(settings.host, settings.operations_port))
+        if not (settings.api_keys or settings.api_keys_file) and settings.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("open to everybody who reaches %s: no api_keys are set", settings.host)
         began = time.monotonic()
         bundle = read_bundle(settings.bundle)
@@ -139,7 +164,8 @@ def _serve(settings: Settings) -> int:
             settings.max_batch_tokens,
         )
         loaded = load_session(bundle, wanted)
-        server = build_server(build_app(settings, bundle, loaded.session, time.monotonic() - began, loaded.gate))
+        app = build_app(settings, bundle, loaded.session, time.monotonic() - began, loaded.gate)
+        server = build_server(app, operations)
         logger.info("at most %d connections, of %d files that may be open", connections, files)
         # All that was loaded stays. A collection that looks through it holds up everything for a tenth of a second.
         gc.collect()
@@ -150,8 +176,30 @@ def _serve(settings: Settings) -> int:
     return 0 if server.started else 1
 
 
-def build_server(app: FastAPI) -> Server:
-    """The HTTP server for the application, with the limits of its settings."""
+def _operations_server(context: Context) -> OperationsServer:
+    settings = context.settings
+    config = uvicorn.Config(
+        build_operations_app(context),
+        http=limited_protocol(
+            settings.max_header_bytes, settings.receive_timeout_s, _OPERATIONS_CONNECTIONS, context.count_refusal
+        ),
+        ws="none",
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=1,
+        server_header=False,
+    )
+    return OperationsServer(config)
+
+
+def build_server(app: FastAPI, operations: socket.socket | None = None) -> Server:
+    """The HTTP server for the application, with the limits of its settings.
+
+    Args:
+        app: the application.
+        operations: a bound socket for probes and scrapes alone.
+    """
     context: Context = app.state.context
     settings = context.settings
     config = uvicorn.Config(
@@ -169,47 +217,14 @@ def build_server(app: FastAPI) -> Server:
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
         server_header=False,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
     )
-    server = Server(config, context)
+    server = Server(config, context, operations)
     context.metrics.watch_connections(lambda: len(server.server_state.connections))
     context.on_failed = server.stop
     context.on_ready = server.greet
     return server
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, not listening yet.
-
-    Raises:
-        OSError: naming the address and the reason.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise _cannot_listen(host, port, error) from error
-    return listener
-
-
-def _listen(listener: socket.socket) -> None:
-    """Listen, where two servers that were started together have both bound the address: the later one fails here.
-
-    uvloop would go on without a listener.
-    """
-    try:
-        listener.listen()
-    except OSError as error:
-        host, port = listener.getsockname()[:2]
-        raise _cannot_listen(host, port, error) from error
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> OSError:
-    reason = error.strerror or str(error)
-    return OSError(f"cannot listen on {host} port {port}: {reason}; choose another --host or --port")
 
 
 if __name__ == "__main__":

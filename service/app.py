@@ -19,6 +19,7 @@ from service.api.context import ClientGoneError, Context, State
 from service.api.dialects.registry import install_dialects
 from service.api.docs import install_docs
 from service.api.errors import install_error_handlers
+from service.api.keys import Keys
 from service.api.middleware import LimitBody, Observe, RequireKey
 from service.bundle.reader import Bundle
 from service.engine.gate import Gate
@@ -108,6 +109,7 @@ def build_app(
             else:
                 logger.error("the engine is stuck in a batch; leaving it behind")
 
+    keys = Keys([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file)
     app = FastAPI(
         title="Assay",
         version=version,
@@ -118,7 +120,7 @@ def build_app(
         redirect_slashes=False,  # a redirect is built from the Host header, which is the caller's
         middleware=[
             Middleware(Observe, metrics=metrics),
-            Middleware(RequireKey, keys=[key.get_secret_value() for key in settings.api_keys], metrics=metrics),
+            Middleware(RequireKey, keys=keys, metrics=metrics),
             Middleware(LimitBody, max_bytes=settings.max_body_bytes),
         ],
     )
@@ -129,15 +131,27 @@ def build_app(
         return Response(status_code=499)  # nobody reads it; the status is for log and metrics
 
     app.add_exception_handler(ClientGoneError, on_client_gone)
-    app.include_router(v1.router)
-    app.include_router(health.router)
+    routers = [v1.router, health.probes]
+    if settings.operations_port is None:
+        routers.append(health.scrapes)
+    for router in routers:
+        app.include_router(router)
     install_docs(app)
     for path, method in install_dialects(app, settings.dialects, settings.root_dialect):
         metrics.expect_requests(path, method)
-    for route in (*v1.router.routes, *health.router.routes):
+    for route in (route for router in routers for route in router.routes):
         if isinstance(route, APIRoute):
             for method in sorted(route.methods or ()):
                 metrics.expect_requests(route.path, method)
+    return app
+
+
+def build_operations_app(context: Context) -> FastAPI:
+    """Probes and metrics alone, for a port that callers do not reach."""
+    app = FastAPI(title="Assay operations", openapi_url=None, redirect_slashes=False)
+    app.state.context = context
+    app.include_router(health.probes)
+    app.include_router(health.scrapes)
     return app
 
 

@@ -22,6 +22,11 @@ from pydantic_settings import (
 from service.observability.metrics import SECONDS
 
 
+def is_sendable(key: str) -> bool:
+    """Whether a header can carry the key."""
+    return " " not in key and key.isascii() and key.isprintable()
+
+
 def _keys(given: object) -> object:
     """The keys of a comma-separated list. One that holds none is a mistake, and would open the server to all."""
     if not isinstance(given, str):
@@ -29,7 +34,7 @@ def _keys(given: object) -> object:
     keys = [part.strip() for part in given.split(",") if part.strip()]
     if not keys:
         raise ValueError("holds no key; give one, or do not set it at all to leave the server open to everybody")
-    if any(" " in key or not (key.isascii() and key.isprintable()) for key in keys):
+    if not all(is_sendable(key) for key in keys):
         raise ValueError("a key holds a space or a character that is not plain ASCII; no header could carry it")
     return keys
 
@@ -100,6 +105,15 @@ class Settings(BaseSettings):
     """Port to listen on; 0 takes a free one."""
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)] = ()
     """Keys that callers may send as `Authorization: Bearer KEY`, comma-separated; none means open to all."""
+    api_keys_file: Path | None = None
+    """File of such keys, one a line, or a folder of such files, as Kubernetes mounts a Secret; read again when it
+    changes, so that keys can be exchanged without a restart."""
+    operations_port: int | None = Field(None, ge=0, le=65535)
+    """Port of /live, /ready and /metrics alone, for probes and scrapes; /metrics is then on no other. Never TLS."""
+    tls_certificate: Path | None = None
+    """Certificate chain, PEM; with tls_key the port speaks TLS."""
+    tls_key: Path | None = None
+    """Its private key, PEM, without a password."""
     provider: Literal["auto", "cuda", "tensorrt", "openvino", "cpu"] = "auto"
     """What runs the graph. One that is asked for by name and cannot run is an error at start."""
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
@@ -180,7 +194,11 @@ class Settings(BaseSettings):
         return init_settings, env_settings
 
     @model_validator(mode="after")
-    def _queue_holds_a_request(self) -> Self:
+    def _settings_go_together(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together: give both, or neither")
+        if self.operations_port and self.operations_port == self.port:
+            raise ValueError(f"operations_port and port are both {self.port}")
         if self.queue_items < self.max_items:
             raise ValueError(
                 f"queue_items ({self.queue_items}) is below max_items ({self.max_items}): "

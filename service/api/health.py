@@ -6,11 +6,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.api.context import State, context_of
 
-router = APIRouter(tags=["operations"])
+probes = APIRouter(tags=["operations"])
+scrapes = APIRouter(tags=["operations"])
 
 
-@router.head("/live", include_in_schema=False)
-@router.get("/live", summary="Is the engine making progress?")
+@probes.head("/live", include_in_schema=False)
+@probes.get("/live", summary="Is the engine making progress?")
 async def live(request: Request) -> Response:
     """200 while the runner thread is there and not stuck in a batch; idle is alive. 503 means: restart me."""
     context = context_of(request)
@@ -18,8 +19,8 @@ async def live(request: Request) -> Response:
     return JSONResponse({"live": alive, "state": context.shown_state}, 200 if alive else 503)
 
 
-@router.head("/ready", include_in_schema=False)
-@router.get("/ready", summary="Should I get traffic?")
+@probes.head("/ready", include_in_schema=False)
+@probes.get("/ready", summary="Should I get traffic?")
 async def ready(request: Request) -> Response:
     """200 when the model is loaded, warm, not draining, and the engine alive."""
     context = context_of(request)
@@ -28,7 +29,7 @@ async def ready(request: Request) -> Response:
     return JSONResponse({"ready": is_ready, "state": context.shown_state}, 200 if is_ready else 503, headers)
 
 
-@router.get("/metrics", summary="Prometheus metrics")
+@scrapes.get("/metrics", summary="Prometheus metrics")
 async def metrics(request: Request) -> Response:
     """All metrics in the Prometheus text format."""
     return Response(generate_latest(context_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -4,18 +4,16 @@ Pure ASGI: wrappers built on Starlette's BaseHTTPMiddleware hide a client's disc
 """
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.context import Context
 from service.api.errors import ApiError, error_response
+from service.api.keys import Keys
 from service.observability.logs import request_id
 from service.observability.metrics import Metrics
 
@@ -145,18 +143,17 @@ def _too_many(limit: int) -> ApiError:
 class RequireKey:
     """Lets only callers with a key reach anything but health and metrics; the default is to deny.
 
-    Goes by the ASGI path, which no Host header can bend (CVE-2026-48746), and compares digests of equal length in
-    constant time.
+    Goes by the ASGI path, which no Host header can bend (CVE-2026-48746).
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics) -> None:
         self._app = app
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._keys = keys
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] != "http" or not self._digests or scope["path"] in OPEN_PATHS or self._allowed(scope):
+        if scope["type"] != "http" or not self._keys.wanted or scope["path"] in OPEN_PATHS or self._allowed(scope):
             await self._app(scope, receive, send)
             return
         self._metrics.rejected.labels("unauthorized").inc()
@@ -166,9 +163,8 @@ class RequireKey:
 
     def _allowed(self, scope: Scope) -> bool:
         scheme, _, key = (_header(scope, b"authorization") or "").partition(" ")
-        given = hashlib.sha256(key.strip().encode()).digest()
-        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
+        valid = self._keys.valid(key.strip())
+        return scheme.lower() == "bearer" and valid
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

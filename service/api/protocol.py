@@ -143,8 +143,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends nothing more; true to keep the connection until it has its replies."""
-        if self._unread is not None or not self._reply_due():
-            return False
+        if self._unread is not None or not self._reply_due() or not self.transport.can_write_eof():
+            return False  # TLS has no half of a connection
         self._half_closed = True
         if not self._arriving:
             self.cycle.keep_alive = False
@@ -280,6 +280,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.flow.resume_reading()
+        if not self.transport.can_write_eof():  # TLS: closing says so, and sends what was written
+            self.transport.close()
+            return
         self.transport.write_eof()
         self._receive_deadline = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,15 +52,17 @@ class Process:
             )
         self.said = ""
         self.url = self._address()
-        self.host, port = self.url.removeprefix("http://").split(":")
-        self.port = int(port)
+        address = urllib.parse.urlsplit(self.url)
+        assert address.hostname is not None
+        assert address.port is not None
+        self.host, self.port = address.hostname, address.port
 
     @property
     def log(self) -> str:
         return self._log.read_text()
 
     def _address(self) -> str:
-        return self.until_said(r" at (http://\S+)\s")[1]
+        return self.until_said(r" at (https?://\S+)\s")[1]
 
     def until_said(self, pattern: str) -> re.Match[str]:
         """Read what it prints until the pattern is in it."""

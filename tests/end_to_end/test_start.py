@@ -16,9 +16,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from service.__main__ import bind, main
+from service.__main__ import main
 from service.bundle.manifest import MODEL_NAME
 from service.engine.load import load_session
+from service.listeners import bind
 from service.settings import Settings
 from tests.end_to_end.process import command, environment, run_to_the_end
 from tests.pocket import reseal

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from service.__main__ import Server, bind, build_server
+from service.__main__ import Server, build_server
 from service.api.context import Context, State
 from service.app import build_app
 from service.bundle.reader import Bundle
 from service.engine.providers import PROVIDERS
 from service.engine.session import Session
+from service.listeners import bind
 from service.settings import Settings
 from tests.service.doubles import PATIENCE
 

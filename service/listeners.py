@@ -1,0 +1,80 @@
+"""Where the server listens: sockets, TLS, and the second server for probes and scrapes."""
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+
+class OperationsServer(uvicorn.Server):
+    """A server beside the main one, in its event loop, which leaves signals to it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """None."""
+        yield
+
+
+def check_tls(certificate: Path, key: Path) -> None:
+    """Refuse what cannot be served, before anything is loaded.
+
+    Raises:
+        ValueError: naming the files and the reason.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
+    except (OSError, ValueError) as error:  # ssl's errors are of the first kind
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"tls_certificate {certificate} and tls_key {key} cannot be used: {reason}") from error
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password")
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, not listening yet.
+
+    Raises:
+        OSError: naming the address and the reason.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
+    return listener
+
+
+def listen(listener: socket.socket) -> None:
+    """Listen, where two servers that were started together have both bound the address: the later one fails here.
+
+    uvloop would go on without a listener.
+
+    Raises:
+        OSError: naming the address and the reason.
+    """
+    try:
+        listener.listen()
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise _cannot_listen(host, port, error) from error
+
+
+def address_of(listener: socket.socket, scheme: str = "http") -> str:
+    """URL of a socket as a caller on this machine writes it."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> OSError:
+    reason = error.strerror or str(error)
+    return OSError(f"cannot listen on {host} port {port}: {reason}; choose another --host or --port")

@@ -1,0 +1,85 @@
+"""Ports of a real process: TLS, and probes and metrics apart."""
+
+import http.client
+import json
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.end_to_end.process import command, run_to_the_end, server_process
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> trustme.CA:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for number, part in enumerate(certificate.cert_chain_pems):
+        part.write_to_path(tmp_path / "certificate.pem", append=number > 0)
+    return authority
+
+
+def test_tls(pocket_bundle, tmp_path, authority):
+    flags = ("--tls-certificate", str(tmp_path / "certificate.pem"), "--tls-key", str(tmp_path / "key.pem"))
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with server_process(pocket_bundle, tmp_path, *flags, wait=False) as server:
+        server.until_said("Assay serves at")
+        assert server.url.startswith("https://127.0.0.1:")
+        body = json.dumps({"prompt": "p", "responses": ["a", "b"]}).encode()
+        request = urllib.request.Request(f"{server.url}/v1/score", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, context=trusting) as reply:
+            assert len(json.load(reply)["scores"]) == 2
+        with pytest.raises(urllib.error.URLError, match="certificate verify failed"):
+            urllib.request.urlopen(f"{server.url}/live", context=ssl.create_default_context())
+        # A refusal of the parser must arrive too: TLS has no half-closed connections to linger on.
+        connection = http.client.HTTPSConnection(server.host, server.port, context=trusting)
+        connection.request("GET", "/live", headers={"X-Large": "x" * 2**16})
+        assert connection.getresponse().status == 431
+        with pytest.raises((http.client.HTTPException, OSError)):
+            urllib.request.urlopen(f"http://{server.host}:{server.port}/live", timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "reason"),
+    [
+        ("missing.pem", "key.pem", "No such file"),
+        ("key.pem", "key.pem", "cannot be used"),
+        ("certificate.pem", None, "go together"),
+    ],
+)
+def test_tls_that_cannot_be_is_said_before_anything_is_loaded(
+    pocket_bundle, tmp_path, authority, certificate, key, reason
+):
+    flags = ["--tls-certificate", str(tmp_path / certificate)] + (
+        [] if key is None else ["--tls-key", str(tmp_path / key)]
+    )
+    done = run_to_the_end(*command(pocket_bundle, *flags))
+    assert done.returncode in (1, 2)
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_probes_and_metrics_have_a_port_of_their_own(pocket_bundle, tmp_path):
+    with server_process(pocket_bundle, tmp_path, "--operations-port", "0", "--api-keys", "secret") as server:
+        operations = server.until_said(r"metrics: (http://127\.0\.0\.1:\d+)/metrics")[1]
+        assert operations != server.url
+
+        def status(url: str) -> int:
+            try:
+                with urllib.request.urlopen(url) as reply:
+                    return int(reply.status)
+            except urllib.error.HTTPError as error:
+                return error.code
+
+        assert [status(f"{operations}{path}") for path in ("/live", "/ready", "/metrics")] == [200] * 3
+        assert [status(f"{operations}{path}") for path in ("/v1/model", "/docs", "/openapi.json", "/")] == [404] * 4
+        assert [status(f"{server.url}{path}") for path in ("/live", "/ready", "/metrics")] == [200, 200, 404]
+        with urllib.request.urlopen(f"{operations}/metrics") as reply:
+            text = reply.read().decode()
+        assert 'assay_http_requests_total{method="GET",route="/ready",status="200"}' in text
+        assert "/metrics" not in text

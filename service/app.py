@@ -23,6 +23,7 @@ from service.api.keys import Keys
 from service.api.middleware import LimitBody, Observe, RequireKey
 from service.bundle.reader import Bundle
 from service.engine.gate import Gate
+from service.engine.providers import PROVIDERS
 from service.engine.runner import Runner
 from service.engine.session import EngineError, Session
 from service.engine.warmup import warm_up
@@ -64,8 +65,10 @@ def build_app(
     metrics = Metrics(version)
     metrics.set_model(
         manifest.name, bundle.digest, session.precision, session.provider, manifest.calibration.centre,
-        manifest.calibration.scale,
+        manifest.calibration.scale, manifest.calibration.quantiles,
     )  # fmt: skip
+    asked = PROVIDERS.get(settings.provider)
+    metrics.fallback.set(asked is not None and asked.full_name != session.provider)
     metrics.model_load.set(load_seconds)
     runner = Runner(session)
     executor = ThreadPoolExecutor(settings.tokenizer_threads, thread_name_prefix="assay-text")

@@ -1,8 +1,16 @@
 """Every metric of the server, in one place; all of them exist at zero before traffic."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from service.observability.bulk_histogram import BulkHistogram
 
@@ -84,6 +92,12 @@ class Metrics:
         self.input_tokens = BulkHistogram("assay_input_tokens", "Tokens of an item.", _TOKENS, r)
         self.nonfinite = Counter("assay_scores_nonfinite", "Scores that were NaN or infinite.", registry=r)
         self.score: BulkHistogram | None = None
+        self.score_reference = Gauge(
+            "assay_score_reference", "Raw scores of the bundle's held-out responses, by quantile.",
+            ("quantile",), registry=r,
+        )  # fmt: skip
+        self.score_reference_mean = Gauge("assay_score_reference_mean", "Their mean.", registry=r)
+        self.score_reference_stddev = Gauge("assay_score_reference_stddev", "Their standard deviation.", registry=r)
         # Engine
         self.engine_progress = Gauge(
             "assay_engine_last_progress_timestamp_seconds", "Unix time at which a batch last ended.", registry=r
@@ -91,10 +105,15 @@ class Metrics:
         self.engine_batches = Counter("assay_engine_batches", "Batches run.", registry=r)
         self.engine_errors = Counter("assay_engine_errors", "Failures of the engine.", ("kind",), registry=r)
         self.engine_state = Gauge("assay_engine_state", "1 for the state the server is in.", ("state",), registry=r)
+        self.fallback = Gauge(
+            "assay_provider_fallback", "1 while another provider runs the graph than the one that was asked for.",
+            registry=r,
+        )  # fmt: skip
         self.model_load = Gauge("assay_model_load_seconds", "Time it took to load the model.", registry=r)
         self.warmup = Gauge("assay_warmup_seconds", "Time it took to warm up.", registry=r)
         self.model_info = Info("assay_model", "The model that is served and what it runs on.", registry=r)
         Info("assay_build", "The server's version.", registry=r).info({"version": version})
+        ProcessCollector(registry=r)  # memory, processor time, open files, and when the process began
         self._at_zero()
 
     def _at_zero(self) -> None:
@@ -141,12 +160,19 @@ class Metrics:
         for name in STATES:
             self.engine_state.labels(name).set_function(reading(name))
 
-    def set_model(self, name: str, sha256: str, precision: str, provider: str, centre: float, spread: float) -> None:
+    def set_model(
+        self, name: str, sha256: str, precision: str, provider: str, centre: float, spread: float,
+        quantiles: Mapping[str, float],
+    ) -> None:  # fmt: skip
         """Say which model is served; the score histogram gets bounds around its calibration.
 
         Args:
-            centre, spread: mean and standard deviation of the raw scores of reference responses.
+            centre, spread, quantiles: mean, standard deviation and quantiles of the raw scores of reference responses.
         """
+        self.score_reference_mean.set(centre)
+        self.score_reference_stddev.set(spread)
+        for quantile, score in quantiles.items():
+            self.score_reference.labels(quantile).set(score)
         self.model_info.info(
             {"model": name, "revision": sha256[:12], "sha256": sha256, "precision": precision, "provider": provider}
         )

@@ -33,7 +33,7 @@ def settings_table() -> str:
 def metrics_table() -> str:
     """Every metric with its labels and meaning."""
     metrics = Metrics("any")
-    metrics.set_model("any", "0" * 64, "fp32", "any", 0.0, 1.0)
+    metrics.set_model("any", "0" * 64, "fp32", "any", 0.0, 1.0, {"0.5": 0.0})
     rows = ["| metric | type | meaning |", "|---|---|---|"]
     for family in metrics.registry.collect():
         # The library strips the suffix that the exposition has.

@@ -49,7 +49,7 @@ def test_equal_bounds_are_one():
 @pytest.mark.parametrize(("centre", "spread"), [(0.0, 1.0), (-3.7, 0.01), (1e6, 1e-12), (0.0, 1e-320)])
 def test_the_score_histogram_fits_any_calibration(centre, spread):
     metrics = Metrics("1.0")
-    metrics.set_model("m", "0" * 64, "fp32", "p", centre, spread)
+    metrics.set_model("m", "0" * 64, "fp32", "p", centre, spread, {})
     assert metrics.score is not None
     metrics.score.observe([centre, centre - 100, centre + 100])
     text = generate_latest(metrics.registry).decode()

@@ -69,7 +69,7 @@ async def line_over(
     manifest = bundle.manifest
     session = session or ScriptedSession(manifest.family)
     clock, metrics = Clock(), Metrics("test")
-    metrics.set_model(manifest.name, bundle.digest, "fp32", session.provider, 0.0, 1.0)
+    metrics.set_model(manifest.name, bundle.digest, "fp32", session.provider, 0.0, 1.0, {})
     runner = WatchedRunner(session, clock)
     runner.start()
     with ThreadPoolExecutor(2) as executor:

@@ -67,7 +67,7 @@ STUDIES: dict[str, tuple[str, dict[str, Variant]]] = {
             "pooled at the first token": model(pooling="first"),
             **{f"frozen layers {count}": model(frozen_layers=count) for count in (0, 2, 3, 4)},
             "all layers learn": model(frozen_layers=None),
-            "ensemble of 5": model(ensemble=5),
+            "one head": model(ensemble=1),
             "label smoothing 0.05": loss(label_smoothing=0.05),
             "length residual": loss(length_residual=True),
             **LABELS,

@@ -1,0 +1,1 @@
+"""What a platform engineer is promised: image, restarts, faults, overload."""

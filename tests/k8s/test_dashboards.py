@@ -1,0 +1,126 @@
+"""Dashboards and alert rules in a real Prometheus that scrapes a real server under load."""
+
+import importlib.util
+import json
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.bundle.reader import Bundle
+from tests.k8s.rendering import K8S, need
+from tests.k8s.test_alerts import RULES
+from tests.service.serving import Served, serving
+
+PATIENCE = 60.0
+_spec = importlib.util.spec_from_file_location("make", K8S / "dashboards/make.py")
+assert _spec is not None
+assert _spec.loader is not None
+make = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(make)
+EXPRESSIONS = [
+    (name, panel.title, legend, expression)
+    for name, (_, panels) in make.DASHBOARDS.items()
+    for panel in panels
+    for legend, expression in panel.lines.items()
+]
+
+
+@pytest.mark.parametrize("name", make.DASHBOARDS)
+def test_the_files_are_those_that_are_made(name: str) -> None:
+    text = (K8S / f"dashboards/{name}.json").read_text()
+    assert json.loads(text) == make.dashboard(name), "run `python k8s/dashboards/make.py`"
+
+
+class Prometheus:
+    """A process that scrapes one server every half second."""
+
+    def __init__(self, folder: Path, target: int) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        configuration = {
+            "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
+            "rule_files": ["rules.yaml"],
+            "scrape_configs": [
+                {"job_name": "assay-operations", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
+            ],
+        }
+        (folder / "rules.yaml").write_text(yaml.safe_dump(RULES))
+        (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
+        command = ["prometheus", f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
+        self.process = subprocess.Popen(
+            [*command, f"--web.listen-address=127.0.0.1:{self.port}"], stderr=subprocess.DEVNULL
+        )
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """What the expression gives now."""
+        address = f"http://127.0.0.1:{self.port}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+        with urllib.request.urlopen(address, timeout=10) as reply:
+            found: list[dict[str, Any]] = json.load(reply)["data"]["result"]
+            return found
+
+    def until(self, expression: str) -> list[dict[str, Any]]:
+        """Poll until the expression gives something."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            try:
+                if found := self.query(expression):
+                    return found
+            except OSError:  # it begins, and may answer 503 then
+                assert self.process.poll() is None, "Prometheus ended"
+            time.sleep(0.1)
+        raise AssertionError(f"{expression} never gave anything")
+
+
+@pytest.fixture(scope="module")
+def watched(pocket_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Prometheus]]:
+    """A server that has had some load, and a Prometheus that saw it."""
+    need("prometheus", "apt-get install prometheus")
+    with serving(pocket_bundle, score_cache_items=10) as served:
+        prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), served.port)
+        try:
+            prometheus.until("assay_build_info")
+            for number in range(30):
+                served.score(f"a response {number}", f"another response {number % 3}")
+                if number % 10 == 0:
+                    served.post("/v1/score", "{")
+                    prometheus.until(f"assay_http_requests_total{{route='/v1/score',status='200'}} > {number - 1}")
+            prometheus.until("rate(assay_engine_batches_total[10s]) > 0")
+            yield served, prometheus
+        finally:
+            prometheus.process.terminate()
+            prometheus.process.wait(PATIENCE)
+
+
+@pytest.mark.parametrize(("dashboard", "title", "legend", "expression"), EXPRESSIONS)
+def test_every_panel_shows_something(
+    watched: tuple[Served, Prometheus], dashboard: str, title: str, legend: str, expression: str
+) -> None:
+    _, prometheus = watched
+    found = prometheus.query(expression.replace(make.RATE, "60s").replace("$__range", "60s"))
+    assert found, (dashboard, title, expression)
+    for sample in found:
+        for label in set(_labels(legend)):
+            assert label in sample["metric"], (dashboard, title, legend)
+        assert sample["value"][1] not in ("NaN", "+Inf", "-Inf"), (dashboard, title, expression)
+
+
+def _labels(legend: str) -> list[str]:
+    return [part.partition("}}")[0] for part in legend.split("{{")[1:]]
+
+
+def test_no_rule_is_broken_and_a_healthy_server_is_quiet(watched: tuple[Served, Prometheus]) -> None:
+    _, prometheus = watched
+    with urllib.request.urlopen(f"http://127.0.0.1:{prometheus.port}/api/v1/rules", timeout=10) as reply:
+        rules = [rule for group in json.load(reply)["data"]["groups"] for rule in group["rules"]]
+    assert len(rules) == sum(len(group["rules"]) for group in RULES["groups"])
+    assert [rule["lastError"] for rule in rules if rule.get("lastError")] == []
+    assert [rule["name"] for rule in rules if rule.get("state") == "firing"] == []

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
@@ -14,11 +15,12 @@ from tqdm import tqdm
 
 from benchmarks.accuracy.folds import PROTOCOLS, Fold, with_hard_labels
 from benchmarks.accuracy.train import Tested, train_and_test
-from benchmarks.result import commit, uncommitted
+from benchmarks.result import uncommitted
 from training.config import TrainingConfig
 
 CACHE = Path("build/accuracy")
 UNCOMMITTED = "uncommitted"
+_CODE = ("training", "service/bundle", "benchmarks/accuracy/train.py", "benchmarks/accuracy/folds.py")
 
 
 def cross_validate(
@@ -32,7 +34,7 @@ def cross_validate(
     """Train and test; a list of folds for each seed.
 
     Every process computes on one thread, so that figures do not depend on how many there are, and leaves its fold in
-    `build/accuracy/COMMIT/`: a run that was interrupted goes on where it was.
+    `build/accuracy/HASH-OF-THE-CODE/`: a run that was interrupted goes on where it was.
 
     Args:
         protocol: of `PROTOCOLS`.
@@ -44,7 +46,7 @@ def cross_validate(
     if uncommitted():  # nobody knows what an earlier run of a changing tree was
         shutil.rmtree(CACHE / UNCOMMITTED, ignore_errors=True)
     numbers = range(len(PROTOCOLS[protocol](seeds[0]))) if folds is None else folds
-    folder = CACHE / (UNCOMMITTED if uncommitted() else commit()[:12])
+    folder = CACHE / (UNCOMMITTED if uncommitted() else code())
     name = f"{protocol}{'-hard' if hard_labels else ''}-{_digest(recipe)}"
     jobs = {(seed, number): folder / f"{name}-{seed}-{number}.json" for seed in seeds for number in numbers}
     missing = [job for job, place in jobs.items() if not place.is_file()]
@@ -55,6 +57,13 @@ def cross_validate(
         for done in tqdm(as_completed(running), protocol, len(running), unit=" folds", disable=not running):
             done.result()
     return [[Tested.load(jobs[seed, number]) for number in numbers] for seed in seeds]
+
+
+def code() -> str:
+    """Hash of the committed code that a fold's figures depend on: other commits do not make it be trained again."""
+    tree = subprocess.run(["git", "ls-tree", "-r", "HEAD", *_CODE], check=True, capture_output=True, text=True).stdout
+    lines = [line for line in tree.splitlines() if line.endswith(".py")]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 def _digest(recipe: TrainingConfig) -> str:

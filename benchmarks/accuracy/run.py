@@ -1,6 +1,6 @@
 """How good the rewards are on real human preferences, by published protocols and with the recipes of training/recipes.
 
-    python -m benchmarks.accuracy.run [--quick] [--only convarg|convarg_debates|ethics|responses]
+    python -m benchmarks.accuracy.run [--quick] [--only convarg|convarg_debates|ethics|responses] [--seeds N]
 
 convarg: which of two arguments is more convincing; 32 debate sides, each held out in turn (Habernal & Gurevych 2016);
 the debate's other side is in training, as published, and convarg_debates holds out both. ethics: the more pleasant of
@@ -11,6 +11,7 @@ Intervals are bootstrapped over what belongs together (debate sides, families of
 over seeds. Needs the public data; ASSAY_DATA names their folder. Folds that are done are kept under build/accuracy.
 """
 
+import argparse
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -21,7 +22,7 @@ from benchmarks.accuracy.cross_validation import cross_validate
 from benchmarks.accuracy.figures import Figures, Pooled, figures
 from benchmarks.accuracy.folds import PROTOCOLS, RESPONSES, ethics_repeated, seen_in_development
 from benchmarks.accuracy.percent import percent, points, with_interval
-from benchmarks.result import Result, Row, Target, publish_parts
+from benchmarks.result import Result, Row, Target, refuse_uncommitted
 from training.data import public_sets
 from training.evaluation import metrics
 from training.evaluation.disagreement import Disagreement, disagreement
@@ -41,25 +42,25 @@ RECIPES = {
 QUICK_FOLDS = {"convarg": (0, 8, 16, 24), "convarg_debates": (0, 8), "ethics": (0,), "responses": (0,)}
 
 
-def tested(part: str, quick: bool) -> Pooled:
-    """The pairs of a protocol; quickly, by one seed and on a few folds."""
-    seeds, folds = (1, QUICK_FOLDS[part]) if quick else (SEEDS, None)
+def tested(part: str, seeds: int, quick: bool) -> Pooled:
+    """The pairs of a protocol; quickly, on a few folds."""
+    folds = QUICK_FOLDS[part] if quick else None
     return Pooled.of(cross_validate(part, read_recipe(RECIPES[part]), range(seeds), folds))
 
 
-def convarg(quick: bool) -> Result:
+def convarg(seeds: int, quick: bool) -> Result:
     """The published protocol."""
-    pooled = tested("convarg", quick)
+    pooled = tested("convarg", seeds, quick)
     every = figures(pooled)
     unseen = figures(pooled.select(~np.isin(pooled.record, sorted(seen_in_development()))))
     assert every.matched is not None
     assert every.matched_rule is not None
-    seeds = _seeds(every)
+    by_seed = _seeds(every)
     targets = [
         Target(
             "convarg strict, each debate side held out: mean accuracy of the folds",
             "at least 83 % (SVM 78, BiLSTM 76, GPPL about 81)",
-            f"{percent(every.accuracy_by_fold)}; over pairs {with_interval(every.accuracy)}, {seeds}; length rule "
+            f"{percent(every.accuracy_by_fold)}; over pairs {with_interval(every.accuracy)}, {by_seed}; length rule "
             f"{percent(every.length_rule.value)}",
             every.accuracy_by_fold >= 0.83,
         ),
@@ -78,9 +79,9 @@ def convarg(quick: bool) -> Result:
     return _result("convarg", quick, targets, {"all": every, "debates not in the study": unseen}, rows, pooled)
 
 
-def convarg_debates(quick: bool) -> Result:
+def convarg_debates(seeds: int, quick: bool) -> Result:
     """Nothing of a debate is known."""
-    pooled = tested("convarg_debates", quick)
+    pooled = tested("convarg_debates", seeds, quick)
     every = figures(pooled)
     target = Target(
         "convarg strict, each whole debate held out",
@@ -92,9 +93,9 @@ def convarg_debates(quick: bool) -> Result:
     return _result("convarg_debates", quick, [target], {"all": every}, [], pooled)
 
 
-def ethics(quick: bool) -> Result:
+def ethics(seeds: int, quick: bool) -> Result:
     """The published test, and what is left of it without sentences that training has."""
-    pooled = tested("ethics", quick)
+    pooled = tested("ethics", seeds, quick)
     repeated = np.isin(pooled.record, sorted(ethics_repeated()))
     every, fresh = figures(pooled), figures(pooled.select(~repeated))
     targets = [
@@ -110,9 +111,9 @@ def ethics(quick: bool) -> Result:
     return _result("ethics", quick, targets, {"all": every, "without repeated sentences": fresh}, rows, pooled)
 
 
-def responses(quick: bool) -> Result:
+def responses(seeds: int, quick: bool) -> Result:
     """Each source beside the best of three baselines."""
-    pooled = tested("responses", quick)
+    pooled = tested("responses", seeds, quick)
     every_fold = PROTOCOLS["responses"](0)
     folds = [every_fold[number] for number in QUICK_FOLDS["responses"]] if quick else every_fold
     baselines = {
@@ -182,7 +183,7 @@ def _result(
     return Result(f"accuracy_{part}", quick, 0, targets, content, rows)
 
 
-PARTS: dict[str, Callable[[bool], Result]] = {
+PARTS: dict[str, Callable[[int, bool], Result]] = {
     "convarg": convarg,
     "convarg_debates": convarg_debates,
     "ethics": ethics,
@@ -190,7 +191,7 @@ PARTS: dict[str, Callable[[bool], Result]] = {
 }
 
 
-def run(part: str, quick: bool) -> Result:
+def run(part: str, seeds: int, quick: bool) -> Result:
     """One of `PARTS`.
 
     Raises:
@@ -199,8 +200,15 @@ def run(part: str, quick: bool) -> Result:
     folder = public_sets.data_folder()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: the public preference data are not there; set ASSAY_DATA to their folder")
-    return PARTS[part](quick)
+    return PARTS[part](seeds, quick)
 
 
 if __name__ == "__main__":
-    publish_parts(__doc__, PARTS, run, quick="one seed, a few folds")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed, a few folds")
+    parser.add_argument("--only", choices=PARTS, help="one part alone")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"how many; default {SEEDS}")
+    arguments = parser.parse_args()
+    refuse_uncommitted(arguments.quick)
+    for name in [arguments.only] if arguments.only else PARTS:
+        run(name, 1 if arguments.quick else arguments.seeds, arguments.quick).publish()

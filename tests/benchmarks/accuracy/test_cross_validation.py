@@ -48,7 +48,7 @@ def test_what_is_done_is_kept_by_commit_and_recipe(
 ) -> None:
     """In this process, so that the folds need not be found by the name of a protocol in others."""
     monkeypatch.setattr(cross_validation, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(cross_validation, "commit", lambda: "abc")
+    monkeypatch.setattr(cross_validation, "code", lambda: "abc")
     monkeypatch.setattr(cross_validation, "uncommitted", list)
     monkeypatch.setattr(cross_validation, "ProcessPoolExecutor", Here)
     monkeypatch.setitem(PROTOCOLS, "toy", toy_folds)  # type: ignore[index]

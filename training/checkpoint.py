@@ -56,15 +56,15 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _DESCRIPTION).unlink(missing_ok=True)
-    checkpoint.model.backbone.config.save_pretrained(folder)
     try:
+        checkpoint.model.backbone.config.save_pretrained(folder)
         save_model(checkpoint.model, str(folder / _WEIGHTS))
-    except SafetensorError as error:  # a full disk is none of Python's own errors here
+        # As bytes: both are hashed, and a text file may come back with other line ends.
+        (folder / TOKENIZER_NAME).write_bytes(checkpoint.formatter.tokenizer.definition.encode())
+        (folder / TEMPLATE_NAME).write_bytes(checkpoint.formatter.template.encode())
+        (folder / _DESCRIPTION).write_text(checkpoint.description.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         raise cannot_write(folder, error) from error
-    # As bytes: both are hashed, and a text file may come back with other line ends.
-    (folder / TOKENIZER_NAME).write_bytes(checkpoint.formatter.tokenizer.definition.encode())
-    (folder / TEMPLATE_NAME).write_bytes(checkpoint.formatter.template.encode())
-    (folder / _DESCRIPTION).write_text(checkpoint.description.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def weights_sha256(folder: Path) -> str:

@@ -28,6 +28,11 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
+def nearly_full(folder: Path) -> bool:
+    """Whether the disk that a folder is on has next to no room left."""
+    return shutil.disk_usage(folder.parent).free < 64 * 2**20
+
+
 def cannot_write(folder: Path, error: BaseException) -> CheckpointError:
     """That a checkpoint in `folder` could not be written, and how much room there is: seldom is it anything else."""
     free = shutil.disk_usage(folder.parent).free / 2**20

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from service.bundle.layout import IntArray
-from service.bundle.text_format import EncodedItem, Formatter, Truncation
+from service.bundle.text_format import EncodedItem, FormatError, Formatter, Truncation
 from training.data.record import PreferenceRecord
 
 TRAINING_TRUNCATION = (Truncation.PROMPT_LEFT, Truncation.RESPONSE_RIGHT)
@@ -50,7 +50,10 @@ def encode_records(records: Sequence[PreferenceRecord], formatter: Formatter, pr
     """
     examples = []
     for record in tqdm(records, "tokenizing", unit=" records", disable=not progress, leave=False):
-        items = formatter.encode(record.prompt, record.responses, TRAINING_TRUNCATION)
+        try:
+            items = formatter.encode(record.prompt, record.responses, TRAINING_TRUNCATION)
+        except FormatError as error:
+            raise FormatError(f"record {record.id!r}: {error}") from error
         for number, item in enumerate(items):
             if not isinstance(item, EncodedItem):
                 raise ValueError(f"record {record.id!r}, response {number}: {item}")

@@ -93,12 +93,19 @@ class ElementDataset(Dataset[Element]):
 
     @property
     def judgements_seen(self) -> int:
-        """Those that this epoch sees if it sees each element once: of a large prompt, not all are in one group."""
-        unseen = 0
-        for number in self._large:
-            judgements = self._records[number].judgements
-            unseen += len(judgements) - covered(judgements, self._groups_of(number))
-        return self.judgements - unseen
+        """Those that this epoch sees: of a large prompt not all are in one group, of a mix not all prompts."""
+        groups: dict[int, list[int]] = {}
+        large = set(self._large)
+        seen = 0
+        for number, part in np.unique(self._slots, axis=0).tolist():
+            if number in large:
+                groups.setdefault(number, []).append(part)
+            else:
+                seen += self._weights.judgements_of(number)
+        for number, parts in groups.items():
+            drawn = self._groups_of(number)
+            seen += covered(self._records[number].judgements, [drawn[part] for part in parts])
+        return seen
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -127,6 +134,8 @@ class ElementDataset(Dataset[Element]):
             times[mask] = int(wanted)
             chosen = np.flatnonzero(mask)
             more = round((wanted - int(wanted)) * len(chosen))
+            if len(chosen) and wanted < 1:  # a source that is named is in every epoch, however small
+                more = max(1, more)
             times[generator.choice(chosen, more, replace=False)] += 1
         return self._every if not self._passes else np.repeat(self._every, times, axis=0)
 

@@ -25,7 +25,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from service.bundle.layout import GRAPH_INPUTS
 from training import processes
-from training.checkpoint_error import cannot_write
+from training.checkpoint_error import cannot_write, nearly_full
 from training.config import LossConfig, TrainingConfig
 from training.data.record import PreferenceRecord
 from training.encoding import Example, records_of
@@ -223,11 +223,7 @@ def training_arguments(config: TrainingConfig, elements: int) -> TrainingArgumen
         ValueError: the elements of a step cannot be shared alike among the processes.
     """
     optimiser = config.optimiser
-    if optimiser.batch_elements % processes.count():
-        raise ValueError(
-            f"optimiser.batch_elements is {optimiser.batch_elements}, the elements of a step over all processes, and "
-            f"{processes.count()} processes cannot share that alike"
-        )
+    processes.refuse_uneven(optimiser.batch_elements)
     updates_per_epoch = max(1, math.ceil(elements / optimiser.batch_elements / optimiser.accumulation))
     every = max(1, updates_per_epoch // optimiser.evaluations_per_epoch)
     arguments = TrainingArguments(
@@ -311,7 +307,10 @@ class RewardTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:  # each writer has its own for a full disk
-            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, RuntimeError) and not nearly_full(folder):
+                raise
+            if processes.is_main():
+                shutil.rmtree(folder, ignore_errors=True)
             raise cannot_write(folder, error) from error
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:

@@ -1,10 +1,13 @@
 """Leave the lower part of a backbone as it was pretrained: less to compute, and less to unlearn from little data."""
 
-from torch import nn
+import re
+
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from training.attention import UnsupportedBackboneError
-from training.model import RewardModel, token_table
+from training.model import RewardModel
+
+_LAST = re.compile(r"(^|\.)(norm|ln_f|final_norm|final_layer_norm|final_layernorm|project_out|norm_f)\.")
 
 
 def freeze(model: RewardModel, layers: int) -> None:
@@ -14,26 +17,23 @@ def freeze(model: RewardModel, layers: int) -> None:
         ValueError: it has fewer layers.
         UnsupportedBackboneError: its layers are not told apart, or share their weights.
     """
-    stack = [layer for layer in model.backbone.modules() if isinstance(layer, GradientCheckpointingLayer)]
-    if len(stack) < 2:
+    backbone = model.backbone
+    stack = [layer for layer in backbone.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    if layers and len(stack) < 2:
         raise UnsupportedBackboneError(
-            f"model.frozen_layers: {type(model.backbone).__name__} has no layers that could be frozen one by one"
+            f"model.frozen_layers: {type(backbone).__name__} has no layers that could be frozen one by one"
         )
     if layers > len(stack):
         raise ValueError(f"model.frozen_layers is {layers}, and the backbone has {len(stack)} layers")
-    for part in (_embeddings(model), *stack[:layers]):
-        part.requires_grad_(False)
+    above = {id(parameter) for layer in stack[layers:] for parameter in layer.parameters()}
+    for name, parameter in backbone.named_parameters():
+        if id(parameter) not in above and not _is_last(name):
+            parameter.requires_grad_(False)
 
 
-def _embeddings(model: RewardModel) -> nn.Module:
-    """The module of tables and norm before the first layer, where there is one, else all tables."""
-    table = token_table(model.backbone)
-    for module in model.backbone.children():
-        if not isinstance(module, nn.ModuleList) and any(part is table for part in module.modules()):
-            inside = any(isinstance(part, GradientCheckpointingLayer) for part in module.modules())
-            return module if not inside else _tables(module)
-    return _tables(model.backbone)
+def _is_last(name: str) -> bool:
+    """Whether a parameter outside of the layers comes after them: a final norm or projection, by its name.
 
-
-def _tables(module: nn.Module) -> nn.Module:
-    return nn.ModuleList([part for part in module.modules() if isinstance(part, nn.Embedding)])
+    Of the embeddings, tables, norms and projections alike, nothing is.
+    """
+    return "embed" not in name and _LAST.search(name) is not None

@@ -38,6 +38,10 @@ class WeightTable(Sequence[FloatArray]):
             raise IndexError(number)
         return self._flat[self._starts[number] : self._starts[number + 1]]
 
+    def judgements_of(self, number: int) -> int:
+        """Of one record."""
+        return int(self._starts[number + 1] - self._starts[number])
+
     @property
     def judgements(self) -> int:
         """Of all records."""

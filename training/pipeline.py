@@ -86,6 +86,7 @@ def run_fit(config: TrainingConfig) -> FitResult:
         config = _as_begun(config, begun.configuration)
     else:
         refuse_to_delete(config)
+    processes.refuse_uneven(config.optimiser.batch_elements)
     with processes.main_first():
         data = _prepared(config.data, config.optimiser.seed, config.progress)
     _report_data(data)

@@ -3,9 +3,13 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
+import tempfile
 from collections.abc import Hashable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -40,7 +44,7 @@ logger = logging.getLogger("assay.training")
 
 MANY_HELD_OUT = 20_000
 """Validation and test prompts are held in memory, and every evaluation scores them."""
-_VERSION = 1
+_ACCOUNT = "account.json"
 _SHARED: tuple[Shared, ...] = ("prompt", "pair")
 _Leaks = tuple[list[set[Hashable]], set[str | None]]
 _MOST_SKIPPED = 1000
@@ -54,31 +58,48 @@ def prepare_stored(config: DataConfig, seed: int, progress: bool = True) -> Prep
     """
     assert config.store is not None
     folder = config.store / f"records-{_identity(config, seed)}"
-    if not (folder / "account.json").is_file():
-        part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        _Preparation(config, seed, progress).write(part)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.replace(folder)
-    account: dict[str, Any] = read(folder / "account.json")
+    if not (folder / _ACCOUNT).is_file():
+        config.store.mkdir(parents=True, exist_ok=True)
+        # A folder of its own: another run may be preparing the same.
+        part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=config.store))
+        try:
+            _Preparation(config, seed, progress).write(part)
+            with suppress(OSError):  # the other run was first
+                part.replace(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    account: dict[str, Any] = read(folder / _ACCOUNT)
+    for name in ("aspects", "mix"):
+        refuse_unknown(name, getattr(config, name), set(account["source_names"]))
     held_out = (read_records(folder / f"{name}.jsonl").records for name in ("validation", "test"))
-    splits = Splits(RecordStore(folder / "train"), *held_out)
-    return PreparedData(splits=splits, sha256=account["sha256"], account=account)
+    train = RecordStore(folder / "train")
+    if len(train) != account["parts"]["train"]["prompts"]:
+        raise DataError(f"{folder} has lost a part of its records; remove it, and it is made again")
+    return PreparedData(Splits(train, *held_out), account["sha256"], account)
 
 
 def _identity(config: DataConfig, seed: int) -> str:
-    """Of settings and files; a file that was written again is another one."""
+    """Of settings, files and the code that prepares; a file that was written again is another one."""
     settings = config.model_dump(mode="json", exclude={"store", "mix"})
     named = (*config.train, *config.test, *config.decontaminate)
     files = [file for source in named for file in _files(source)]
     known = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    return hashlib.sha256(json.dumps([_VERSION, settings, seed, known]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([_code(), settings, seed, known]).encode()).hexdigest()[:16]
+
+
+@cache
+def _code() -> str:
+    """Hash of the modules that records depend on."""
+    folder = Path(__file__).parent
+    modules = [Path(__file__), folder / "prepare.py", *sorted((folder / "data").rglob("*.py"))]
+    return hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()
 
 
 def _files(source: str) -> list[Path]:
     if source.startswith(HUGGING_FACE):
-        return []
+        raise DataError(
+            "data.store reads files, of which it can tell whether they changed: save it as Parquet", file=source
+        )
     path = SAMPLE_DATA if source == SAMPLE else Path(source)
     if not path.exists():
         raise DataError("no such file or folder", file=source)
@@ -86,7 +107,7 @@ def _files(source: str) -> list[Path]:
 
 
 class _Preparation:
-    """One pass over the sources. Of a training record that went by, two hashes are kept in memory."""
+    """One pass over the sources. Of a record that went by, hashes alone are kept in memory."""
 
     def __init__(self, config: DataConfig, seed: int, progress: bool) -> None:
         self.config = config
@@ -95,9 +116,11 @@ class _Preparation:
         self.skipped: list[BadRow] = []
         self.sources: set[str] = set()
         self.contaminated = Finding(0)
-        self.rows = self.repeated = self.leaking = 0
+        self.rows = self.repeated = self.dropped = 0
+        self.leaking = Finding(0)
         self.held_out: tuple[list[PreferenceRecord], list[PreferenceRecord]] = ([], [])
         self._ids: set[int] = set()
+        self._first: dict[str, tuple[int, str]] = {}
         self._digest = 0
 
     def write(self, folder: Path) -> None:
@@ -110,27 +133,26 @@ class _Preparation:
         fractions = fractions_of(self.config)
         splits = Splits(train, validation, [shuffle_sides(record, self.seed) for record in test] or split_off)
         refuse_empty(splits, self.rows, fractions)
-        for name in ("aspects", "mix"):
-            refuse_unknown(name, getattr(self.config, name), self.sources)
         write_records(folder / "validation.jsonl", splits.validation)
         write_records(folder / "test.jsonl", splits.test)
-        write(folder / "account.json", self._account(splits))
+        write(folder / _ACCOUNT, self._account(splits))
 
     def _train(self, leaks: _Leaks, passages: Passages | None) -> Iterator[PreferenceRecord]:
         """What is learnt from; what is held out is put aside."""
         fractions = fractions_of(self.config)
         seen: set[int] = set()
         for record in self._records(self.config.train):
+            if self.config.deduplicate and not self.config.merge_prompts:
+                content = hash((record.prompt_key, *record.responses, *map(repr, record.judgements)))
+                if content in seen:
+                    self.repeated += len(record.judgements)
+                    continue
+                seen.add(content)
             part = part_of(record.split_key, fractions, self.seed)
             if self._leaks(record, leaks):
                 continue
-            if part < 2 and passages is not None and passages.shared_by(record) and self._is_dropped(record):
+            if part < 2 and passages is not None and passages.shared_by(record) and self._is_contaminated(record):
                 continue
-            content = hash((record.prompt_key, *record.responses, *map(repr, record.judgements)))
-            if self.config.deduplicate and content in seen:
-                self.repeated += len(record.judgements)
-                continue
-            seen.add(content)
             shuffled = shuffle_sides(record, self.seed)
             if part:
                 self.held_out[part - 1].append(shuffled)
@@ -151,10 +173,11 @@ class _Preparation:
             return False
         if self.config.on_leakage == "error":
             raise DataError(f"training prompts are also in the test data, such as {record.id!r}")
-        self.leaking += self.config.on_leakage == "drop"
+        self.leaking = _one_more(self.leaking, record)
+        self.dropped += self.config.on_leakage == "drop"
         return self.config.on_leakage == "drop"
 
-    def _is_dropped(self, record: PreferenceRecord) -> bool:
+    def _is_contaminated(self, record: PreferenceRecord) -> bool:
         """Count a record that shares passages with an evaluation; whether it goes.
 
         Raises:
@@ -162,16 +185,15 @@ class _Preparation:
         """
         if self.config.on_leakage == "error":
             raise DataError(f"training prompts share passages with data.decontaminate, such as {record.id!r}")
-        examples = (*self.contaminated.examples, record.id)[:5]
-        self.contaminated = Finding(self.contaminated.count + 1, examples)
+        self.contaminated = _one_more(self.contaminated, record)
         return self.config.on_leakage == "drop"
 
     def _records(self, sources: Iterable[str]) -> Iterator[PreferenceRecord]:
         """Records with ids of their own, neighbours of one prompt merged, and hashed."""
         bar = tqdm(desc="reading", unit=" rows", disable=not self.progress, leave=False)
         with bar:
-            for source in sources:
-                rows = with_aspects(self._rows(source, bar), self.config.aspects)
+            for number, source in enumerate(sources):
+                rows = with_aspects(self._rows(number, source, bar), self.config.aspects)
                 if not self.config.merge_prompts:
                     yield from map(self._noted, rows)
                     continue
@@ -180,13 +202,18 @@ class _Preparation:
                 ):
                     yield from map(self._noted, add_up_votes(merge_by_prompt(members)))
 
-    def _rows(self, source: str, bar: Any) -> Iterator[PreferenceRecord]:
+    def _rows(self, place: int, source: str, bar: Any) -> Iterator[PreferenceRecord]:
         path: str | Path = SAMPLE_DATA if source == SAMPLE else source
         reading = Reading(path, self.config.format, self.config.on_bad_row)
         own: set[int] = set()
         for row, record in reading:
             bar.update()
             self.rows += 1
+            # Equal rows of two files may be two people who agree; those of a file that is named twice are not.
+            origin = place, row.file
+            if self.config.deduplicate and self._first.setdefault(os.path.realpath(row.file), origin) != origin:
+                self.repeated += len(record.judgements)
+                continue
             if hash(record.id) in own:
                 reading.refuse(row, DataError(f"id {record.id!r} was already used"))
                 continue
@@ -221,9 +248,14 @@ class _Preparation:
             "skipped_rows": [asdict(row) for row in self.skipped[:_MOST_SKIPPED]],
             "parts": {name: size_of(part) for name, part in vars(splits).items()},
             "repeated_judgements_removed": self.repeated,
-            "leaking_prompts_dropped": self.leaking,
+            "leaking_prompts_dropped": self.dropped,
+            "source_names": sorted(self.sources),
             "hygiene": {},
-            "leakage": None,
+            "leakage": {"training_prompts_in_the_test": asdict(self.leaking)} if self.config.test else None,
             "contaminated": asdict(self.contaminated) if self.config.decontaminate else None,
             "annotators": None,
         }
+
+
+def _one_more(finding: Finding, record: PreferenceRecord) -> Finding:
+    return Finding(finding.count + 1, (*finding.examples, record.id)[:5])

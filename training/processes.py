@@ -3,9 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
+
+_PATIENCE = timedelta(days=1)
+"""A process that died is noticed at once by the launcher; one that prepares data is waited for."""
 
 
 def count() -> int:
@@ -21,6 +25,19 @@ def rank() -> int:
 def is_main() -> bool:
     """Whether this one writes files, logs and shows bars."""
     return rank() == 0
+
+
+def refuse_uneven(elements: int) -> None:
+    """Refuse a step whose elements the processes cannot share alike.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if elements % count():
+        raise ValueError(
+            f"optimiser.batch_elements is {elements}, the elements of a step over all processes, and {count()} "
+            "processes cannot share that alike"
+        )
 
 
 def wait() -> None:
@@ -40,5 +57,5 @@ def main_first() -> Iterator[None]:
 
 
 def _state() -> PartialState:
-    """The loop's own way to join the others, so that it finds them joined."""
-    return PartialState(cpu=not torch.accelerator.is_available())
+    """The loop's own way to join the others, so that it finds them joined; they may wait long for data."""
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)

@@ -67,7 +67,7 @@ def check_whole(checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optim
         CheckpointError: a part is missing, cannot be read, or belongs to another model.
     """
     saved_by = len(list(checkpoint.glob("rng_state*.pth")))
-    if saved_by and not (checkpoint / random_state()).is_file():
+    if saved_by not in (0, processes.count()):
         raise CheckpointError(f"{checkpoint}: {saved_by} processes trained it, and {processes.count()} cannot go on")
     _weights(checkpoint / WEIGHTS, model, _REMEDY)
     _part(checkpoint / OPTIMISER, _optimiser, optimiser)

@@ -76,8 +76,18 @@ def read(path: Path) -> Any:
 
 
 def write(path: Path, content: object) -> None:
-    """Write a JSON value."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    """Write a JSON value, whole or not at all.
+
+    Raises:
+        OSError: naming the file.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def remove(run: Path, names: Iterable[str]) -> None:

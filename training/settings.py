@@ -16,7 +16,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError
 
-from training.config import Section
+from training.config import Section, TrainingConfig
 from training.recipes import names, recipe_path
 
 _Config = TypeVar("_Config", bound=Section)
@@ -44,7 +44,7 @@ def load_configuration(command: str, arguments: Sequence[str], kind: type[_Confi
         prog=f"assay-train {command}",
         usage=f"assay-train {command} [--config FILE.toml|RECIPE] [flags]",
         description="Every setting is a flag, and a TOML key of the same name with _ for -. Flags win over the file. "
-        f"Recipes, found by experiment: {', '.join(names())}.",
+        + (f" Recipes: {', '.join(names())}." if kind is TrainingConfig else ""),
         allow_abbrev=False,
     )
     from_file = {} if known.config is None else _read(known.config)
@@ -87,9 +87,11 @@ def _spelling(argument: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    path = recipe_path(str(path)) or path
     if not path.is_file():
-        raise FileNotFoundError(f"--config {path}: no such file, and no recipe; the recipes are {', '.join(names())}")
+        recipe = recipe_path(str(path))
+        if recipe is None:
+            raise FileNotFoundError(f"--config {path}: no such file, and no recipe; they are {', '.join(names())}")
+        path = recipe
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not TOML, or not UTF-8

@@ -1,7 +1,7 @@
 """A recipe on every fold and seed of a protocol, side by side in processes; what is done is kept for the next run."""
 
 import hashlib
-import os
+import importlib.metadata
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -13,13 +13,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks.accuracy.folds import PROTOCOLS, Fold, with_hard_labels
+from benchmarks.accuracy.folds import FILES, PROTOCOLS, Fold, with_hard_labels
 from benchmarks.accuracy.train import Tested, train_and_test
 from benchmarks.result import uncommitted
 from training.config import TrainingConfig
+from training.cores import available_cores
+from training.data import public_sets
 
 CACHE = Path("build/accuracy")
 UNCOMMITTED = "uncommitted"
+_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 _CODE = ("training", "service/bundle", "benchmarks/accuracy/train.py", "benchmarks/accuracy/folds.py")
 
 
@@ -43,26 +46,38 @@ def cross_validate(
         folds: numbers of the folds wanted; all by default.
         hard_labels: train on the winner of each pair alone, without its votes, and leave out ties.
     """
-    if uncommitted():  # nobody knows what an earlier run of a changing tree was
-        shutil.rmtree(CACHE / UNCOMMITTED, ignore_errors=True)
+    folder = CACHE / (code() or UNCOMMITTED)
+    if folder.name == UNCOMMITTED:  # nobody knows what an earlier run of a changing tree was
+        shutil.rmtree(folder, ignore_errors=True)
     numbers = range(len(PROTOCOLS[protocol](seeds[0]))) if folds is None else folds
-    folder = CACHE / (UNCOMMITTED if uncommitted() else code())
     name = f"{protocol}{'-hard' if hard_labels else ''}-{_digest(recipe)}"
     jobs = {(seed, number): folder / f"{name}-{seed}-{number}.json" for seed in seeds for number in numbers}
     missing = [job for job, place in jobs.items() if not place.is_file()]
     # One thread each: with two a step is not twice as fast. Spawned, since torch's threads do not survive a fork.
-    workers = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+    with ProcessPoolExecutor(available_cores(), get_context("spawn"), _one_thread) as pool:
         running = [pool.submit(_run, protocol, recipe, hard_labels, *job, jobs[job]) for job in missing]
-        for done in tqdm(as_completed(running), protocol, len(running), unit=" folds", disable=not running):
-            done.result()
+        try:
+            for done in tqdm(as_completed(running), protocol, len(running), unit=" folds", disable=not running):
+                done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return [[Tested.load(jobs[seed, number]) for number in numbers] for seed in seeds]
 
 
-def code() -> str:
-    """Hash of the committed code that a fold's figures depend on: other commits do not make it be trained again."""
-    tree = subprocess.run(["git", "ls-tree", "-r", "HEAD", *_CODE], check=True, capture_output=True, text=True).stdout
+def code() -> str | None:
+    """Hash of what a fold's figures depend on: committed code, data, libraries. None where code is not committed.
+
+    Other commits do not make a fold be trained again.
+    """
+    tree = subprocess.run(["git", "ls-tree", "-r", "HEAD", *_CODE], capture_output=True, text=True).stdout
     lines = [line for line in tree.splitlines() if line.endswith(".py")]
+    if uncommitted() or not lines:
+        return None
+    lines += [f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES]
+    for file in FILES:
+        path = public_sets.data_folder() / file
+        lines.append(f"{file} {path.stat().st_size if path.is_file() else None}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 

@@ -10,7 +10,8 @@ def percent(value: float) -> str:
 
 def with_interval(accuracy: Interval) -> str:
     """A share with its interval."""
-    return f"{percent(accuracy.value)} ({percent(accuracy.low)} to {percent(accuracy.high)})"
+    few = f", of {accuracy.clusters} clusters, too narrow" if accuracy.too_narrow else ""
+    return f"{percent(accuracy.value)} ({percent(accuracy.low)} to {percent(accuracy.high)}{few})"
 
 
 def points(difference: Interval) -> str:

@@ -92,6 +92,8 @@ def study(name: str, only: Sequence[str] | None, seeds: int, quick: bool) -> Res
     """All variants of a recipe beside the recipe itself."""
     protocol, variants = STUDIES[name]
     recipe = read_recipe(name)
+    if unknown := set(only or ()) - set(variants):
+        raise ValueError(f"{', '.join(sorted(unknown))}: no variant of {name}; they are {', '.join(variants)}")
     tried = {
         "the recipe": Variant(),
         **{key: v for key, v in variants.items() if v.of(recipe) != recipe or v.hard_labels},

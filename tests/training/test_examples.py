@@ -256,3 +256,14 @@ def test_a_mix_sees_a_source_as_often_as_it_says_and_epochs_stay_of_one_length()
     assert len({name for seen in drawn for name in seen if name.startswith("seldom")}) > 15
     dataset.set_epoch(3)
     assert Counter(place[id(dataset[slot].sequences[0])] for slot in range(len(dataset))) == drawn[3]
+
+
+def test_a_small_source_of_a_mix_is_in_every_epoch_and_what_is_seen_is_counted() -> None:
+    given = [record.model_copy(update={"source": "rare"}) for record in records(3, count=1)] + records(3, count=9)
+    examples = encode_records(given, pocket_formatter(), progress=False)
+    dataset = ElementDataset(examples, judgement_weights(given, Heads()), 8, 0, {"rare": 0.1})
+    assert len(dataset) == 10
+    assert dataset.judgements_seen == dataset.judgements == 30
+    half = ElementDataset(examples, judgement_weights(given, Heads()), 8, 0, {given[1].source: 0.5, "rare": 3.0})
+    assert len(half) == 3 + round(9 / 2)
+    assert half.judgements_seen == 3 * (1 + round(9 / 2))

@@ -1,18 +1,23 @@
 """What is frozen stays as it was, and all above it learns."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from service.bundle.layout import Family
-from tests.training.tiny import tiny_checkpoint, toy_records
+from service.bundle.layout import Family, Pooling, plan_layout
+from tests.training.tiny import tiny_backbone, tiny_checkpoint, toy_records
 from training.attention import UnsupportedBackboneError
+from training.backbone import prepare
 from training.config import ModelConfig, OptimiserConfig, TrainingConfig
 from training.encoding import encode_records
+from training.examples import layout_tensors
 from training.fit import fit
 from training.freezing import freeze
+from training.model import RewardModel
 
 
 @pytest.mark.parametrize("family", list(Family))
@@ -51,3 +56,27 @@ def test_a_backbone_without_layers_to_tell_apart(monkeypatch: pytest.MonkeyPatch
 def test_not_with_adapters() -> None:
     with pytest.raises(ValidationError, match="frozen_layers and lora_rank"):
         ModelConfig(frozen_layers=1, lora_rank=4)
+
+
+@pytest.mark.parametrize(
+    "kind", ["gpt2", "opt", "electra", "bert", "roberta", "modernbert", "llama", "qwen3", "gpt_neox"]
+)
+def test_below_the_layers_that_learn_nothing_does(kind: str) -> None:
+    """Told by the gradients: what may learn has one, and it is the upper layers and a final norm."""
+    settings = {"opt": {"pad_token_id": 1, "word_embed_proj_dim": 32}, "roberta": {"pad_token_id": 1}}
+    backbone = tiny_backbone(kind, **settings.get(kind, {}))
+    prepare(backbone)
+    encoder = kind in ("electra", "bert", "roberta", "modernbert")
+    model = RewardModel(
+        backbone, Family.BIDIRECTIONAL if encoder else Family.CAUSAL, Pooling.MEAN if encoder else Pooling.LAST
+    )
+    freeze(model, 1)
+    sequences = [np.arange(5, 5 + length, dtype=np.int64) for length in (9, 20)]
+    model(**layout_tensors(plan_layout(sequences, model.family, block_queries=16))).sum().backward()
+    learning = {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
+    without = {name for name in learning if model.backbone.get_parameter(name).grad is None}
+    assert not without
+    inside = {name for name in learning if re.search(r"\.[1-9]\d*\.", name)}
+    assert inside
+    assert len(learning - inside) <= 2  # a final norm
+    assert not [name for name in learning if "embed" in name or "wpe" in name or "wte" in name]

@@ -79,16 +79,93 @@ def test_what_was_interrupted_is_made_anew(tmp_path: Path, monkeypatch: pytest.M
     assert prepare_stored(stored(tmp_path, path), 0, False).account["rows"]["read"] == 60
 
 
-def test_neighbours_of_one_prompt_are_one_record_and_repeats_go(tmp_path: Path) -> None:
-    rows = [{"prompt": f"p{number // 3}", "chosen": f"good {number}", "rejected": "bad"} for number in range(90)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "b.jsonl").write_text((tmp_path / "a.jsonl").read_text())
-    sources = [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
-    data = prepare_stored(stored(tmp_path, *sources, validation_fraction=0.1), 0, False)
-    assert {len(record.responses) for record in data.splits.train} == {4}
-    assert sum(size["judgements"] for size in data.account["parts"].values()) == 90
-    assert data.account["repeated_judgements_removed"] == 90
-    assert sum(size["prompts"] for size in data.account["parts"].values()) == 30
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_neighbours_of_one_prompt_are_one_record_and_their_votes_add_up(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{k}", "chosen": "good", "rejected": "bad"} for k in range(40) for _ in range(3)]
+    rows += [{"prompt": f"q{k}", "chosen": f"good {n}", "rejected": "bad"} for k in range(40) for n in range(3)]
+    data = prepare_stored(stored(tmp_path, write_rows(tmp_path / "a.jsonl", rows), validation_fraction=0.1), 0, False)
+    for record in data.splits.train:
+        assert len(record.responses) == (2 if str(record.prompt).startswith("p") else 4)
+        assert sum(judgement.votes for judgement in record.judgements) == 3
+    assert data.account["repeated_judgements_removed"] == 0
+
+
+def test_people_who_agree_in_two_files_all_count_and_a_file_that_is_named_twice_once(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{k}", "chosen": "good", "rejected": "bad"} for k in range(60)]
+    a, b = (write_rows(tmp_path / name, rows) for name in ("a.jsonl", "b.jsonl"))
+    (tmp_path / "link.jsonl").symlink_to(a)
+    data = prepare_stored(stored(tmp_path, a, b, str(tmp_path / "link.jsonl"), a), 0, False)
+    assert sum(size["judgements"] for size in data.account["parts"].values()) == 120
+    assert data.account["repeated_judgements_removed"] == 120
+    apart = prepare_stored(stored(tmp_path, a, b, merge_prompts=False), 0, False)
+    assert sum(size["judgements"] for size in apart.account["parts"].values()) == 60  # the same pair, the same votes
+    assert apart.account["repeated_judgements_removed"] == 60
+
+
+def test_two_runs_may_prepare_the_same_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = stored(tmp_path, write_pairs(tmp_path / "a.jsonl", 60))
+    write = record_store.write_shard
+    inside: list[Any] = []
+
+    def meanwhile(path: Path, columns: dict[str, Any]) -> None:
+        write(path, columns)
+        if path.name == "shard-000001.arrow" and not inside:
+            inside.append(None)
+            inside[0] = prepare_stored(settings, 0, False)
+
+    monkeypatch.setattr(record_store, "write_shard", meanwhile)
+    outer = prepare_stored(settings, 0, False)
+    assert list(outer.splits.train) == list(inside[0].splits.train)
+    assert outer.account == inside[0].account
+    assert len(outer.splits.train) == outer.account["parts"]["train"]["prompts"]
+    assert not list((tmp_path / "store").glob("*.part"))
+
+
+def test_what_went_wrong_leaves_nothing(tmp_path: Path) -> None:
+    rows = [*({"prompt": f"p{k}", "chosen": "a", "rejected": "b"} for k in range(60)), {"prompt": "no more"}]
+    with pytest.raises(DataError, match=r"a\.jsonl:61"):
+        prepare_stored(stored(tmp_path, write_rows(tmp_path / "a.jsonl", rows)), 0, False)
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_part_that_is_lost_is_noticed(tmp_path: Path) -> None:
+    settings = stored(tmp_path, write_pairs(tmp_path / "a.jsonl", 60))
+    store = prepare_stored(settings, 0, False).splits.train
+    assert isinstance(store, RecordStore)
+    (store.folder / "shard-000001.arrow").unlink()
+    with pytest.raises(DataError, match="has lost a part of its records; remove it"):
+        prepare_stored(settings, 0, False)
+
+
+def test_a_mix_is_checked_also_where_the_store_is_found(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "a.jsonl", 60)
+    prepare_stored(stored(tmp_path, path, mix={"a": 2.0}), 0, False)
+    with pytest.raises(DataError, match="data.mix names the source 'b', and the sources are a"):
+        prepare_stored(stored(tmp_path, path, mix={"b": 2.0}), 0, False)
+
+
+def test_leakage_is_counted_where_it_is_only_reported(tmp_path: Path) -> None:
+    train, test = write_pairs(tmp_path / "a.jsonl", 60), write_pairs(tmp_path / "test.jsonl", 20)
+    data = prepare_stored(stored(tmp_path, train, test=test, on_leakage="report"), 0, False)
+    assert data.account["leakage"]["training_prompts_in_the_test"]["count"] == 20
+    assert data.account["leaking_prompts_dropped"] == 0
+
+
+def test_a_data_set_of_the_hub_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"hf:someone/set: data\.store reads files"):
+        prepare_stored(stored(tmp_path, "hf:someone/set"), 0, False)
+
+
+def test_long_texts_close_a_shard_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_store, "SHARD_BYTES", 500)
+    store = prepare_stored(stored(tmp_path, write_pairs(tmp_path / "a.jsonl", 60)), 0, False).splits.train
+    assert isinstance(store, RecordStore)
+    assert max(store.shard_sizes) < 5
+    assert sum(store.shard_sizes) == len(store) == len(list(store))
 
 
 def test_ids_that_come_twice(tmp_path: Path) -> None:

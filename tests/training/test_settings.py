@@ -14,6 +14,7 @@ from training.config import (
     ReportConfig,
     TrainingConfig,
 )
+from training.recipes import names, read_recipe, recipe_path
 from training.settings import ConfigurationError, load_configuration
 
 FILE = """
@@ -126,3 +127,21 @@ def test_what_was_set_is_known(file: Path) -> None:
     assert config.optimiser.model_fields_set == {"epochs", "patience"}
     trained = TrainingConfig(name="from-file", optimiser=OptimiserConfig(epochs=2, learning_rate=1.0, patience=0))
     assert config.differences(trained, of=("name", "optimiser")) == ["optimiser.epochs is 9.0, not 2.0"]
+
+
+def test_a_recipe_is_found_by_name_and_hides_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = names()[0]
+    assert load_configuration("fit", ["--config", recipe], TrainingConfig).model == read_recipe(recipe).model
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / recipe).write_text("[model]\nmax_tokens = 77\n")
+    assert load_configuration("fit", ["--config", recipe], TrainingConfig).model.max_tokens == 77
+    with pytest.raises(FileNotFoundError, match=f"no such file, and no recipe; they are .*{recipe}"):
+        load_configuration("fit", ["--config", f"./no-{recipe}"], TrainingConfig)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_recipe_says_what_it_is_for_and_can_be_read(name: str) -> None:
+    path = recipe_path(name)
+    assert path is not None
+    assert path.read_text().startswith("# ")
+    assert read_recipe(name).model_fields_set <= {"model", "loss", "optimiser", "data"}

@@ -1,5 +1,6 @@
 """Tokens from disk are those of memory, whoever made them and however often they were interrupted."""
 
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from service.bundle.layout import Family
+from service.bundle.text_format import FormatError, Formatter
 from tests.training.tiny import tiny_checkpoint, toy_records
 from training import token_store
 from training.config import ModelConfig, OptimiserConfig, TrainingConfig
@@ -93,3 +95,34 @@ def test_training_from_disk_is_training_from_memory(records: RecordStore, tmp_pa
         weights.append(torch.cat([parameter.detach().flatten() for parameter in checkpoint.model.parameters()]))
         assert isinstance(train, TokenStore) == (name == "disk")
     assert torch.equal(*weights)
+
+
+def test_tokens_that_are_lost_are_noticed(records: RecordStore) -> None:
+    formatter = tiny_checkpoint(Family.CAUSAL).formatter
+    tokenize(records, formatter, progress=False)
+    (folder,) = records.folder.parent.glob("tokens-*")
+    (folder / "shard-000002.arrow").unlink()
+    with pytest.raises(ValueError, match="does not have the tokens of all records"):
+        TokenStore(records, folder)
+
+
+def test_a_record_that_cannot_be_tokenized_is_named(records: RecordStore) -> None:
+    formatter = tiny_checkpoint(Family.CAUSAL).formatter
+    refusing = "{% if messages[0].content.startswith('x') %}{{ raise_exception('no x') }}{% endif %}ok"
+    with pytest.raises(FormatError, match=r"record 'toy-\d+-\d+': .*no x"):
+        tokenize(records, Formatter(formatter.text_format, refusing, formatter.tokenizer, 128), progress=False)
+
+
+def test_a_process_that_is_killed_is_one_clear_error(records: RecordStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __init__(self, *_: Any) -> None: ...
+        def __enter__(self) -> "Broken":
+            return self
+
+        def __exit__(self, *_: Any) -> None: ...
+        def map(self, *_: Any) -> Any:
+            raise BrokenProcessPool
+
+    monkeypatch.setattr(token_store, "ProcessPoolExecutor", Broken)
+    with pytest.raises(ChildProcessError, match="most likely for lack of memory"):
+        tokenize(records, tiny_checkpoint(Family.CAUSAL).formatter, progress=False)

@@ -14,7 +14,9 @@ PASSAGE_WORDS = 13
 SHORT_WORDS = 6
 """A shorter text says nothing by being in both: many answers are "Yes, of course"."""
 
-_WORD = re.compile(r"\w+")
+# Chinese, Japanese and Korean are written without spaces, or with few: each character counts as a word.
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
+_TURN = re.compile(r"\n\n(?:Human|Assistant): ?")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ def read_passages(sources: Iterable[str]) -> Passages:
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
+        if len(turns := _TURN.split(value)) > 1:  # a dialogue in one text
+            yield from turns
     elif isinstance(value, dict):
         for part in value.values():
             yield from _texts(part)

@@ -1,8 +1,8 @@
 """Records on disk, read when they are asked for: training data larger than memory."""
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from training.data.record import PreferenceRecord
 
-SHARD_RECORDS = 20_000
-"""Records of one file: what is in memory at a time while it is written."""
+SHARD_RECORDS, SHARD_BYTES = 20_000, 32 * 2**20
+"""The most records, and bytes of their JSON, of one file: what is in memory at a time while it is written."""
 
 
 class Shards:
@@ -79,13 +79,23 @@ class RecordStore(Sequence[PreferenceRecord]):
 def write_store(folder: Path, records: Iterable[PreferenceRecord]) -> RecordStore:
     """Write records to an empty folder, a shard in memory at a time."""
     folder.mkdir(parents=True)
-    rows = iter(records)
-    for number in range(10**6):
-        lines = [record.model_dump_json(exclude_none=True) for record in islice(rows, SHARD_RECORDS)]
-        if not lines:
-            break
+    for number, lines in enumerate(_shards(records)):
         write_shard(folder / shard_name(number), {"record": pa.array(lines, pa.large_string())})
     return RecordStore(folder)
+
+
+def _shards(records: Iterable[PreferenceRecord]) -> Iterator[list[str]]:
+    lines: list[str] = []
+    size = 0
+    for record in records:
+        line = record.model_dump_json(exclude_none=True)
+        if lines and (len(lines) >= SHARD_RECORDS or size + len(line) > SHARD_BYTES):
+            yield lines
+            lines, size = [], 0
+        lines.append(line)
+        size += len(line)
+    if lines:
+        yield lines
 
 
 def shard_name(number: int) -> str:
@@ -101,10 +111,15 @@ def shard_files(folder: Path) -> list[Path]:
 def write_shard(path: Path, columns: dict[str, Any]) -> None:
     """One record batch, whole or not at all."""
     batch = pa.RecordBatch.from_pydict(columns)
-    part = path.with_suffix(".part")
-    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    part.replace(path)
+    part = path.with_suffix(f".{os.getpid()}.part")  # another process may be writing the same
+    try:
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        part.replace(path)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _mapped(file: Path) -> Any:

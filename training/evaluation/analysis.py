@@ -96,9 +96,11 @@ def _intervals(
     return {
         "log_loss": metrics.clustered_interval(metrics.pair_losses(margin, preference), pairs.cluster),
         "brier": metrics.clustered_interval(np.square(expit(margin) - preference), pairs.cluster),
-        "ece_before": metrics.resampled_interval(calibration_error(1.0), pairs.cluster),
-        "ece_after": metrics.resampled_interval(calibration_error(temperature), pairs.cluster),
-        "spearman_length": metrics.resampled_interval(lambda rows: metrics.spearman(score[rows], length[rows]), prompt),
+        "ece_before": metrics.resampled_interval(calibration_error(1.0), pairs.cluster, (0, 1)),
+        "ece_after": metrics.resampled_interval(calibration_error(temperature), pairs.cluster, (0, 1)),
+        "spearman_length": metrics.resampled_interval(
+            lambda rows: metrics.spearman(score[rows], length[rows]), prompt, (-1, 1)
+        ),
     }
 
 

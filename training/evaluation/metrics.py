@@ -75,19 +75,26 @@ def clustered_interval(
 
 
 def resampled_interval(
-    statistic: Callable[[IntArray], float | None], cluster: IntArray, *, seed: int = 0, draws: int = 400
+    statistic: Callable[[IntArray], float | None],
+    cluster: IntArray,
+    bounds: tuple[float, float],
+    *,
+    seed: int = 0,
+    draws: int = 400,
 ) -> Interval | None:
     """A figure that is no mean over pairs, with the spread that it has over draws of clusters.
 
-    The draws are centred on the figure: that of a calibration error, say, grows by being drawn again.
+    The spread is put around the figure: a calibration error, say, grows by being drawn again, and its draws alone would
+    lie above it. So it says how much the figure would change with other prompts, and is no test against 0.
 
     Args:
         statistic: the figure of the rows with these numbers (one may come more than once), None where there is none.
         cluster: of each row.
-        seed, draws: of the bootstrap.
+        bounds: the least and the largest that the figure can be.
+        seed, draws: of the bootstrap; draws without a figure are left out.
 
     Returns:
-        The figure with its 95 % interval; None where it or a draw has none.
+        The figure with its 95 % interval; None where there is no figure.
     """
     value = statistic(np.arange(len(cluster)))
     if value is None:
@@ -99,10 +106,11 @@ def resampled_interval(
     for _ in range(draws):
         picks = generator.integers(0, len(members), len(members))
         figure = statistic(np.concatenate([members[pick] for pick in picks]))
-        if figure is None:
-            return None
-        drawn.append(figure)
-    low, high = np.quantile(drawn, [0.025, 0.975]) - np.mean(drawn) + value
+        if figure is not None:
+            drawn.append(figure)
+    if not drawn:
+        return Interval(value, *bounds, len(members))
+    low, high = np.clip(np.quantile(drawn, [0.025, 0.975]) - np.mean(drawn) + value, *bounds)
     return Interval(value, float(low), float(high), len(members))
 
 

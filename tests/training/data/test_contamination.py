@@ -65,3 +65,16 @@ def test_a_bad_evaluation_is_named(tmp_path: Path) -> None:
     (tmp_path / "e.jsonl").write_text('{"a": 1}\n{')
     with pytest.raises(DataError, match=r"e\.jsonl:2: invalid JSON"):
         read_passages([str(tmp_path / "e.jsonl")])
+
+
+def test_a_text_without_spaces_has_words_too() -> None:
+    sentence = "最も高い山は富士山であり日本の中央にある"
+    assert _passages_of({"q": sentence}).hold(f"ところで、{sentence}。")
+    assert not _passages_of({"q": sentence}).hold("最も高い山")
+
+
+def test_a_dialogue_in_one_text_is_its_turns() -> None:
+    passages = _passages_of(
+        {"chosen": "\n\nHuman: What is the tallest hill of Rutland?\n\nAssistant: It is a small one."}
+    )
+    assert passages.hold("What is the tallest hill of Rutland?")

@@ -168,7 +168,7 @@ def test_a_resampled_mean_has_the_interval_of_the_mean(seed: int, clusters: int)
     generator = np.random.default_rng(seed)
     cluster = np.repeat(np.arange(clusters), 4)[generator.permutation(4 * clusters)]
     values = generator.normal(size=len(cluster)) + cluster
-    found = metrics.resampled_interval(lambda rows: float(values[rows].mean()), cluster, draws=2000)
+    found = metrics.resampled_interval(lambda rows: float(values[rows].mean()), cluster, (-100, 100), draws=2000)
     expected = metrics.clustered_interval(values, cluster, draws=4000)
     assert found is not None
     assert found.value == pytest.approx(expected.value)
@@ -179,7 +179,7 @@ def test_a_resampled_mean_has_the_interval_of_the_mean(seed: int, clusters: int)
 
 
 def test_a_resampled_figure_that_is_none_has_no_interval() -> None:
-    assert metrics.resampled_interval(lambda rows: None, np.arange(5)) is None
+    assert metrics.resampled_interval(lambda rows: None, np.arange(5), (0, 1)) is None
 
 
 def test_a_resampled_calibration_error_lies_around_its_figure() -> None:
@@ -188,8 +188,16 @@ def test_a_resampled_calibration_error_lies_around_its_figure() -> None:
     margin = generator.normal(size=300)
     preference = (generator.random(300) < 1 / (1 + np.exp(-margin))).astype(float)
     found = metrics.resampled_interval(
-        lambda rows: metrics.calibration_error(margin[rows], preference[rows]), np.arange(300)
+        lambda rows: metrics.calibration_error(margin[rows], preference[rows]), np.arange(300), (0, 1)
     )
     assert found is not None
     assert found.low < found.value < found.high
     assert found.value == metrics.calibration_error(margin, preference)
+
+
+def test_a_draw_without_a_figure_takes_nothing_from_the_others() -> None:
+    """Two prompts, one of which has a constant length: drawn twice, it has no rank correlation."""
+    score, length, prompt = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 5.0, 5.0]), np.array([0, 0, 1, 1])
+    found = metrics.resampled_interval(lambda rows: metrics.spearman(score[rows], length[rows]), prompt, (-1, 1))
+    assert found is not None
+    assert -1 <= found.low <= found.value <= found.high <= 1

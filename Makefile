@@ -36,9 +36,9 @@ verify-frameworks: $(VENV)/.dev-installed ## run other systems' own clients agai
 	$(BIN)/python -m benchmarks.frameworks.run
 
 verify-training: $(VENV)/.dev-installed ## measure accuracy, calibration, training speed and data at scale again (quick forms)
-	$(BIN)/python -m benchmarks.accuracy.run --quick
-	$(BIN)/python -m benchmarks.training.run --quick
 	$(BIN)/python -m benchmarks.data_at_scale --quick
+	$(BIN)/python -m benchmarks.training.run --quick
+	$(BIN)/python -m benchmarks.accuracy.run --quick
 
 clean: ## remove what the targets made, the virtual environment included
 	rm -rf $(VENV) bundles runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

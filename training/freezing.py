@@ -25,9 +25,11 @@ def freeze(model: RewardModel, layers: int) -> None:
         )
     if layers > len(stack):
         raise ValueError(f"model.frozen_layers is {layers}, and the backbone has {len(stack)} layers")
-    above = {id(parameter) for layer in stack[layers:] for parameter in layer.parameters()}
+    for layer in stack[:layers]:
+        layer.requires_grad_(False)
+    inside = {id(parameter) for layer in stack for parameter in layer.parameters()}
     for name, parameter in backbone.named_parameters():
-        if id(parameter) not in above and not _is_last(name):
+        if id(parameter) not in inside and not _is_last(name):
             parameter.requires_grad_(False)
 
 

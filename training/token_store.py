@@ -1,12 +1,9 @@
 """Tokens on disk, made by all cores and read when a step asks for them."""
 
 import hashlib
-import signal
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,10 +16,10 @@ from service.bundle import text_format, tokenizer
 from service.bundle.text_format import EncodedItem, Formatter, TextFormat
 from service.bundle.tokenizer import TextTokenizer
 from training import encoding
-from training.cores import available_cores
 from training.data.record import PreferenceRecord
 from training.data.record_store import RecordStore, Shards, shard_files, shard_name, write_shard
 from training.encoding import Example, ExampleStore, encode_records
+from training.pool import process_pool
 
 IntArray = npt.NDArray[np.int32]
 
@@ -92,9 +89,8 @@ def tokenize(records: RecordStore, formatter: Formatter, progress: bool = True) 
         arguments = (formatter.text_format, formatter.template, formatter.tokenizer.definition, formatter.max_tokens)
         done = len(records) - sum(sizes[number] for number in missing)
         bar = tqdm(total=len(records), initial=done, desc="tokenizing", unit=" records", disable=not progress)
-        # Spawned: a process that has computed with torch must not be forked.
-        with bar, ProcessPoolExecutor(available_cores(), get_context("spawn"), _begin, arguments) as pool:
-            try:
+        try:
+            with bar, process_pool(_begin, *arguments) as pool:
                 for number in missing:
                     lines = records.lines(number)
                     parts = []
@@ -102,14 +98,11 @@ def tokenize(records: RecordStore, formatter: Formatter, progress: bool = True) 
                         parts.append(part)
                         bar.update(len(part.items))
                     _write(folder / shard_name(number), parts)
-            except BrokenProcessPool as error:
-                raise ChildProcessError(
-                    "a process that tokenizes was ended from outside, most likely for lack of memory; what is done is "
-                    "kept, so call again"
-                ) from error
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a process that tokenizes was ended from outside, most likely for lack of memory; what is done is "
+                "kept, so call again"
+            ) from error
     return TokenStore(records, folder)
 
 
@@ -136,9 +129,8 @@ class _Encoded:
 
 
 def _begin(text_format: TextFormat, template: str, definition: str, max_tokens: int) -> None:
-    """The formatter of a process, which leaves Ctrl-C to the one that began it."""
+    """The formatter of a process."""
     global _formatter
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _formatter = Formatter(text_format, template, TextTokenizer(definition), max_tokens)
 
 

@@ -5,9 +5,8 @@ import importlib.metadata
 import shutil
 import subprocess
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -17,8 +16,8 @@ from benchmarks.accuracy.folds import FILES, PROTOCOLS, Fold, with_hard_labels
 from benchmarks.accuracy.train import Tested, train_and_test
 from benchmarks.result import uncommitted
 from training.config import TrainingConfig
-from training.cores import available_cores
 from training.data import public_sets
+from training.pool import process_pool
 
 CACHE = Path("build/accuracy")
 UNCOMMITTED = "uncommitted"
@@ -53,15 +52,11 @@ def cross_validate(
     name = f"{protocol}{'-hard' if hard_labels else ''}-{_digest(recipe)}"
     jobs = {(seed, number): folder / f"{name}-{seed}-{number}.json" for seed in seeds for number in numbers}
     missing = [job for job, place in jobs.items() if not place.is_file()]
-    # One thread each: with two a step is not twice as fast. Spawned, since torch's threads do not survive a fork.
-    with ProcessPoolExecutor(available_cores(), get_context("spawn"), _one_thread) as pool:
+    # One thread each: with two a step is not twice as fast.
+    with process_pool(torch.set_num_threads, 1) as pool:
         running = [pool.submit(_run, protocol, recipe, hard_labels, *job, jobs[job]) for job in missing]
-        try:
-            for done in tqdm(as_completed(running), protocol, len(running), unit=" folds", disable=not running):
-                done.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for done in tqdm(as_completed(running), protocol, len(running), unit=" folds", disable=not running):
+            done.result()
     return [[Tested.load(jobs[seed, number]) for number in numbers] for seed in seeds]
 
 
@@ -84,10 +79,6 @@ def code() -> str | None:
 def _digest(recipe: TrainingConfig) -> str:
     settings = recipe.model_dump_json(include={"data", "model", "loss", "optimiser"})
     return hashlib.sha256(settings.encode()).hexdigest()[:12]
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def _run(protocol: str, recipe: TrainingConfig, hard_labels: bool, seed: int, number: int, place: Path) -> None:

@@ -60,7 +60,7 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_is_found(
     monkeypatch.setattr(token_store, "_write", noted)
     store = tokenize(records, formatter, progress=False)
     assert written == ["shard-000001.arrow", "shard-000002.arrow"]  # the first was there
-    monkeypatch.setattr(token_store, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(token_store, "process_pool", None)
     again = tokenize(records, formatter, progress=False)
     plain = encode_records(list(records), formatter, False)
     assert all(same(store[k], plain[k]) and same(again[k], plain[k]) for k in range(40))
@@ -123,6 +123,6 @@ def test_a_process_that_is_killed_is_one_clear_error(records: RecordStore, monke
         def map(self, *_: Any) -> Any:
             raise BrokenProcessPool
 
-    monkeypatch.setattr(token_store, "ProcessPoolExecutor", Broken)
+    monkeypatch.setattr(token_store, "process_pool", Broken)
     with pytest.raises(ChildProcessError, match="most likely for lack of memory"):
         tokenize(records, tiny_checkpoint(Family.CAUSAL).formatter, progress=False)

@@ -17,7 +17,7 @@ from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from assay_client import AssayError
-from training.cores import available_cores
+from training.pool import available_cores
 
 T = TypeVar("T")
 

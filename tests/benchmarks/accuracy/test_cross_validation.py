@@ -49,7 +49,7 @@ def test_what_is_done_is_kept_by_commit_and_recipe(
     """In this process, so that the folds need not be found by the name of a protocol in others."""
     monkeypatch.setattr(cross_validation, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(cross_validation, "code", lambda: "abc")
-    monkeypatch.setattr(cross_validation, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(cross_validation, "process_pool", Here)
     monkeypatch.setitem(PROTOCOLS, "toy", toy_folds)  # type: ignore[index]
     first = cross_validate("toy", recipe, range(2))
     assert [[len(fold.record) for fold in run] for run in first] == [[15, 15]] * 2
@@ -70,9 +70,6 @@ class Here:
         return self
 
     def __exit__(self, *_: object) -> None: ...
-
-    def shutdown(self, cancel_futures: bool) -> None: ...
-
     def submit(self, work: Callable[..., None], *arguments: object) -> "Future[None]":
         future: Future[None] = Future()
         try:

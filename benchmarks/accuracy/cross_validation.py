@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.accuracy.folds import FILES, PROTOCOLS, Fold, with_hard_labels
-from benchmarks.accuracy.train import Tested, train_and_test
+from benchmarks.accuracy.train import HeldOut, train_and_test
 from benchmarks.result import uncommitted
 from training.config import TrainingConfig
 from training.data import public_sets
@@ -32,7 +32,7 @@ def cross_validate(
     folds: Sequence[int] | None = None,
     *,
     hard_labels: bool = False,
-) -> list[list[Tested]]:
+) -> list[list[HeldOut]]:
     """Train and test; a list of folds for each seed.
 
     Every process computes on one thread, so that figures do not depend on how many there are, and leaves its fold in
@@ -57,7 +57,7 @@ def cross_validate(
         running = [pool.submit(_run, protocol, recipe, hard_labels, *job, jobs[job]) for job in missing]
         for done in tqdm(as_completed(running), protocol, len(running), unit=" folds", disable=not running):
             done.result()
-    return [[Tested.load(jobs[seed, number]) for number in numbers] for seed in seeds]
+    return [[HeldOut.load(jobs[seed, number]) for number in numbers] for seed in seeds]
 
 
 def code() -> str | None:

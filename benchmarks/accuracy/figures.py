@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.accuracy.train import Tested
+from benchmarks.accuracy.train import HeldOut
 from training.evaluation import metrics
 from training.evaluation.metrics import FloatArray, IntArray, Interval
 
@@ -36,7 +36,7 @@ class Pooled:
     temperature: FloatArray
 
     @classmethod
-    def of(cls, runs: Sequence[Sequence[Tested]]) -> Self:
+    def of(cls, runs: Sequence[Sequence[HeldOut]]) -> Self:
         """Put the folds of each seed behind one another.
 
         Raises:

@@ -25,7 +25,7 @@ from training.scoring import score_examples, score_heads
 
 
 @dataclass(frozen=True)
-class Tested:
+class HeldOut:
     """The decided pairs of a fold's test in order, and how their scores came about.
 
     Attributes:
@@ -82,7 +82,7 @@ def train_checkpoint(splits: Splits, config: TrainingConfig) -> tuple[Checkpoint
     return checkpoint, calibrate(validation, score_examples(checkpoint.model, validation, block)), result
 
 
-def train_and_test(fold: Fold, recipe: TrainingConfig, seed: int) -> Tested:
+def train_and_test(fold: Fold, recipe: TrainingConfig, seed: int) -> HeldOut:
     """Train by a recipe on a fold and score its test; `recipe` says all but the data, the run's folder and the seed."""
     began = time.monotonic()
     train = with_posteriors(fold.train)[0] if recipe.data.annotators == "dawid-skene" else list(fold.train)
@@ -99,7 +99,7 @@ def train_and_test(fold: Fold, recipe: TrainingConfig, seed: int) -> Tested:
         judged_pairs(test, [part[:, column] for part in scores]).margin[decided] for column in recipe.model.heads.learnt
     ]
     records = [test[number].record for number in pairs.example[decided]]
-    return Tested(
+    return HeldOut(
         record=[record.id for record in records],
         cluster=[record.split_key for record in records],
         source=[record.source for record in records],

@@ -13,7 +13,7 @@ from benchmarks.accuracy import cross_validation
 from benchmarks.accuracy.cross_validation import cross_validate
 from benchmarks.accuracy.figures import Pooled, figures
 from benchmarks.accuracy.folds import PROTOCOLS, Fold
-from benchmarks.accuracy.train import Tested, train_and_test
+from benchmarks.accuracy.train import HeldOut, train_and_test
 from tests.training.tiny import causal_tokenizer, save_backbone, toy_records
 from training.config import ModelConfig, OptimiserConfig, TrainingConfig
 
@@ -40,7 +40,7 @@ def test_a_fold_is_trained_and_tested_the_same_again(recipe: TrainingConfig, tmp
     assert one.record[:3] == ["t0"] * 3
     assert set(one.preference.tolist()) <= {0.0, 1.0}
     one.dump(tmp_path / "x.json")
-    assert figures(Pooled.of([[Tested.load(tmp_path / "x.json")]])) == figures(Pooled.of([[one]]))
+    assert figures(Pooled.of([[HeldOut.load(tmp_path / "x.json")]])) == figures(Pooled.of([[one]]))
 
 
 def test_what_is_done_is_kept_by_commit_and_recipe(
@@ -79,9 +79,9 @@ class Here:
         return future
 
 
-def fold(margins: list[list[float]], temperature: float, start: int = 0) -> Tested:
+def fold(margins: list[list[float]], temperature: float, start: int = 0) -> HeldOut:
     count = len(margins)
-    return Tested(
+    return HeldOut(
         record=[f"r{start + k}" for k in range(count)], cluster=[f"c{start + k // 2}" for k in range(count)],
         source=["s"] * count, preference=np.ones(count), lengths=np.array([[10, 9]] * count),
         margins=np.array(margins), temperature=temperature, updates=1, seconds=1.0, validation_loss=0.5,

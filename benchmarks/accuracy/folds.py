@@ -145,7 +145,7 @@ def responses(seed: int) -> list[Fold]:
 
 
 def responses_development(seed: int) -> list[Fold]:
-    """Within what the first fold knows: a tenth of it in the place of the test."""
+    """Within what the first fold knows, so that its test alone stays unseen: a tenth of it in the place of the test."""
     first = responses(seed)[0]
     parts = split([*first.train, *first.validation], (0.9, 0.1, 0.0), _DEVELOPMENT)
     return [_divided("development", parts.train, parts.validation, 0.05, seed)]

@@ -143,6 +143,8 @@ def responses(seeds: int, quick: bool) -> Result:
         ]  # fmt: skip
         shown = ", ".join(f"{name} {percent(float(right.mean()))}" for name, right in theirs.items())
         rows.append(Row(f"{source}, {len(part.right)} pairs: baselines", shown))
+    unseen = figures(pooled.select(pooled.fold == 0))
+    rows.append(Row("LLM responses, the one fold that no recipe was chosen with", with_interval(unseen.accuracy)))
     rows += _disagreement("LLM responses", pooled)
     return _result("responses", quick, targets, found, rows, pooled)
 

@@ -130,7 +130,8 @@ def run(quick: bool) -> Result:
         generate(folder / "pairs.jsonl", pairs)
         source_gib = (folder / "pairs.jsonl").stat().st_size / 2**30
         began = time.monotonic()
-        in_process(folder, kill_at=max(1, pairs // 40_000))
+        if in_process(folder, kill_at=max(1, pairs // 40_000)) is not None:
+            raise RuntimeError("the first process ended before it could be killed: nothing was shown; use more pairs")
         before = {file: file.stat().st_mtime_ns for file in _tokens(folder)}
         told = in_process(folder)
         assert told is not None

@@ -1,6 +1,6 @@
 # Two commands for a newcomer:  make serve   and   make test
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint verify verify-line verify-engine verify-frameworks verify-training clean
+.PHONY: help serve test lint verify verify-line verify-engine verify-frameworks verify-training verify-operations clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -39,6 +39,10 @@ verify-training: $(VENV)/.dev-installed ## measure accuracy, calibration, traini
 	$(BIN)/python -m benchmarks.data_at_scale --quick
 	$(BIN)/python -m benchmarks.training.run --quick
 	$(BIN)/python -m benchmarks.accuracy.run --quick
+
+verify-operations: $(VENV)/.dev-installed ## build the image and run it restricted, replace replicas under load (needs root, buildah, debootstrap, bubblewrap, haproxy)
+	$(BIN)/python -m benchmarks.operations.restart --quick
+	$(BIN)/python -m benchmarks.operations.image --quick $(IMAGE_FLAGS)
 
 clean: ## remove what the targets made, the virtual environment included
 	rm -rf $(VENV) bundles runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

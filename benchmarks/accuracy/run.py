@@ -166,7 +166,14 @@ def _disagreement(name: str, pooled: Pooled) -> list[Row]:
         return []
     found = _of_members(pooled)
     errors = ", ".join(percent(group.error.value) for group in found.groups)
-    return [Row(f"{name}: errors by fifths of the ensemble's deviation, the surest first", errors)]
+    return [
+        # Heads on one trunk grow together: where the margin is large, so is their deviation, and errors are few.
+        Row(f"{name}: errors by fifths of the members' deviation, the least first", errors),
+        Row(
+            f"{name}: more errors where the members disagree more than the median, at equal margin",
+            points(found.at_equal_margin).removeprefix("paired difference "),
+        ),
+    ]
 
 
 def _of_members(pooled: Pooled) -> Disagreement:

@@ -1,9 +1,9 @@
-"""Write the tables of both READMEs from the committed results, between their markers.
+"""Write the tables of three READMEs from the committed results, between their markers.
 
     python -m benchmarks.tables [--check]
 
 The project's README gets a choice of claims, and how many hold of all; that of the benchmarks gets all claims, those
-that only support others, the figures without a target, and the notes.
+that only support others, the figures without a target, and the notes; that of the training what concerns it.
 """
 
 import argparse
@@ -17,14 +17,20 @@ from benchmarks.result import RESULTS
 
 README = RESULTS.parent.parent / "README.md"
 BENCHMARKS_README = RESULTS.parent / "README.md"
+TRAINING_README = README.parent / "training" / "README.md"
+_TRAINING = ("accuracy_", "study_", "training_", "data_at_scale")
+"""How the names of results begin that the training's README shows."""
 START, END = "<!-- results: made by `python -m benchmarks.tables` -->", "<!-- end of results -->"
 
 
 SHOWN = {
     "frameworks": (),
     "feedback_ppo": ("ppo, seed 0: the score on 128 held-out prompts rises",),
-    "public_data_convarg": ("convarg strict, held-out sides (prescribed split, shares debates)",),
-    "public_data_convarg_debates": ("convarg strict, held-out debates (both sides)",),
+    "accuracy_convarg": (
+        "convarg strict, each debate side held out: mean accuracy of the folds",
+        "convarg strict, each debate side held out, pairs of similar length",
+        "convarg strict, each debate side held out: calibration error",
+    ),
     "served_parity": ("HTTP score against PyTorch fp32, 500 real pairs, 3 batch compositions",),
     "race_smollm2": (
         "smollm2, best-of-8: assay openvino int8 to vllm",
@@ -110,10 +116,22 @@ def circumstances() -> str:
     )
 
 
+def training() -> list[str]:
+    """What was measured of training: claims, then figures without a target."""
+    found = [result for result in results() if result["benchmark"].startswith(_TRAINING)]
+    lines = ["| claim | target | measured | held |", "|---|---|---|---|"]
+    lines += [
+        _line(*_cells(target)) for result in found for target in result["targets"] if not target.get("detail", False)
+    ]
+    lines += ["", "| part | measured |", "|---|---|"]
+    return lines + [_line(row["name"], row["figure"]) for result in found for row in result.get("rows", ())]
+
+
 def tables() -> dict[Path, str]:
     """The text between the markers of each README."""
     return {
         README: "\n".join([*summary(), "", circumstances()]),
+        TRAINING_README: "\n".join(training()),
         BENCHMARKS_README: "\n".join(
             [*claims(detail=False), "", *claims(detail=True), "", *parts(), "", *notes()]
         ).rstrip(),

@@ -6,7 +6,11 @@ from benchmarks import tables
 from benchmarks.result import RESULTS
 
 
-@pytest.mark.parametrize("readme", [tables.README, tables.BENCHMARKS_README], ids=["project", "benchmarks"])
+@pytest.mark.parametrize(
+    "readme",
+    [tables.README, tables.BENCHMARKS_README, tables.TRAINING_README],
+    ids=["project", "benchmarks", "training"],
+)
 def test_the_readme_shows_the_committed_results(readme):
     assert tables.rendered(readme) == readme.read_text(encoding="utf-8"), "run `python -m benchmarks.tables`"
 

@@ -1,7 +1,9 @@
 """The manifests as `kubectl apply -k` would send them."""
 
+import os
 import shutil
 import subprocess
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,22 +39,15 @@ def jobs() -> list[Manifest]:
 def rendered(overlay: str, component: str | None = None) -> list[Manifest]:
     """All manifests of an overlay, with one component more if wished."""
     need("kubectl", "a release of Kubernetes; Debian's is too old")
-    folder = K8S / "overlays" / overlay
-    scratch = None
-    if component is not None:
-        # Kustomize reads below its root only, so the combination lies beside the overlays while it is rendered.
-        scratch = folder = K8S / f".rendered-{overlay}-{component}"
-        folder.mkdir(exist_ok=True)
-        content = {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
-            "resources": [f"../overlays/{overlay}"], "components": [f"../components/{component}"],
-        }  # fmt: skip
-        (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
-    try:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = K8S / "overlays" / overlay
+        if component is not None:
+            parts = {"resources": folder, "components": K8S / "components" / component}
+            folder = Path(scratch).resolve()
+            content: dict[str, Any] = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+            content |= {name: [os.path.relpath(part, folder)] for name, part in parts.items()}
+            (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
         done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch)
     assert done.returncode == 0, done.stderr
     return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
 

@@ -1,6 +1,6 @@
 """Preference records as token sequences."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from service.bundle.layout import IntArray
 from service.bundle.text_format import EncodedItem, FormatError, Formatter, Truncation
+from training.data.lazy_sequence import LazySequence
 from training.data.record import PreferenceRecord
 
 TRAINING_TRUNCATION = (Truncation.PROMPT_LEFT, Truncation.RESPONSE_RIGHT)
@@ -27,7 +28,7 @@ class Example:
         return [item.ids for item in self.items]
 
 
-class ExampleStore(Sequence[Example], ABC):
+class ExampleStore(LazySequence[Example]):
     """Examples that are read when they are asked for, and their records without the tokens."""
 
     @property

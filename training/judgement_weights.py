@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from training.data.lazy_sequence import LazySequence
 from training.data.record import Judgement, PreferenceRecord
 from training.heads import Heads
 
@@ -16,7 +17,7 @@ WeighBy = Literal["equal", "votes"]
 _MOST_DRAWS = 1000
 
 
-class WeightTable(Sequence[FloatArray]):
+class WeightTable(LazySequence[FloatArray]):
     """For each record (J, L): what its J judgements weigh for the L heads that learn, in one array for all."""
 
     def __init__(self, flat: FloatArray, judgements: npt.NDArray[np.int64]) -> None:
@@ -27,15 +28,8 @@ class WeightTable(Sequence[FloatArray]):
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    @overload
-    def __getitem__(self, number: int) -> FloatArray: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[FloatArray]: ...
-    def __getitem__(self, number: int | slice) -> FloatArray | list[FloatArray]:
-        if isinstance(number, slice):
-            return [self[place] for place in range(*number.indices(len(self)))]
-        if not 0 <= number < len(self):
-            raise IndexError(number)
+    def at(self, number: int) -> FloatArray:
+        """(J, L) of a record."""
         return self._flat[self._starts[number] : self._starts[number + 1]]
 
     def judgements_of(self, number: int) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,13 +53,8 @@ class TokenStore(ExampleStore):
     def __len__(self) -> int:
         return len(self._tokens)
 
-    @overload
-    def __getitem__(self, number: int) -> Example: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Example]: ...
-    def __getitem__(self, number: int | slice) -> Example | list[Example]:
-        if isinstance(number, slice):
-            return [self[place] for place in range(*number.indices(len(self)))]
+    def at(self, number: int) -> Example:
+        """The example of a number within the length."""
         batch, row = self._tokens.place(number)
         ids = batch.column("ids").slice(row, 1).flatten()
         stops = np.cumsum(ids.value_lengths().to_numpy())

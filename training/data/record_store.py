@@ -4,10 +4,11 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import pyarrow as pa
 
+from training.data.lazy_sequence import LazySequence
 from training.data.record import PreferenceRecord
 
 SHARD_RECORDS, SHARD_BYTES = 20_000, 32 * 2**20
@@ -36,14 +37,12 @@ class Shards:
         return self._batches
 
     def place(self, number: int) -> tuple[Any, int]:
-        """The batch that holds a row, and which of its rows it is."""
-        if not 0 <= number < len(self):
-            raise IndexError(number)
+        """The batch that holds a row, and which of its rows it is; `number` is within the length."""
         shard = bisect_right(self._stops, number)
         return self._batches[shard], number - (self._stops[shard - 1] if shard else 0)
 
 
-class RecordStore(Sequence[PreferenceRecord]):
+class RecordStore(LazySequence[PreferenceRecord]):
     """The records of a folder that `write_store` made."""
 
     def __init__(self, folder: Path) -> None:
@@ -61,13 +60,8 @@ class RecordStore(Sequence[PreferenceRecord]):
     def __iter__(self) -> Iterator[PreferenceRecord]:
         return (_record(line) for batch in self._shards.batches for line in batch.column("record"))
 
-    @overload
-    def __getitem__(self, number: int) -> PreferenceRecord: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[PreferenceRecord]: ...
-    def __getitem__(self, number: int | slice) -> PreferenceRecord | list[PreferenceRecord]:
-        if isinstance(number, slice):
-            return [self[place] for place in range(*number.indices(len(self)))]
+    def at(self, number: int) -> PreferenceRecord:
+        """The record of a number within the length."""
         batch, row = self._shards.place(number)
         return _record(batch.column("record")[row])
 

@@ -1,6 +1,6 @@
 """The page: figures, plots and texts in one HTML file, styles and pictures included."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -135,10 +135,7 @@ def _signed(value: float | None) -> str:
 
 
 def _number(interval: Interval | None) -> str:
-    if interval is None:
-        return "none"
-    mark = "*" if interval.too_narrow else ""
-    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f}){mark}"
+    return _with_spread(interval, "{:.3f}".format)
 
 
 def _percent(value: float | None) -> str:
@@ -146,7 +143,11 @@ def _percent(value: float | None) -> str:
 
 
 def _interval(interval: Interval | None) -> str:
+    return _with_spread(interval, lambda share: f"{100 * share:.1f}", " %")
+
+
+def _with_spread(interval: Interval | None, show: Callable[[float], str], unit: str = "") -> str:
     if interval is None:
         return "none"
     mark = "*" if interval.too_narrow else ""
-    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f}){mark}"
+    return f"{show(interval.value)}{unit} ({show(interval.low)} to {show(interval.high)}){mark}"

@@ -2,24 +2,16 @@
 
 import importlib.util
 import json
-import socket
-import subprocess
-import time
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from service.bundle.reader import Bundle
-from tests.k8s.rendering import K8S, need
+from tests.k8s.prometheus import Prometheus
+from tests.k8s.rendering import K8S
 from tests.k8s.test_alerts import RULES
 from tests.service.serving import Served, serving
 
-PATIENCE = 60.0
 _spec = importlib.util.spec_from_file_location("make", K8S / "dashboards/make.py")
 assert _spec is not None
 assert _spec.loader is not None
@@ -39,65 +31,21 @@ def test_the_files_are_those_that_are_made(name: str) -> None:
     assert json.loads(text) == make.dashboard(name), "run `python k8s/dashboards/make.py`"
 
 
-class Prometheus:
-    """A process that scrapes one server every half second."""
-
-    def __init__(self, folder: Path, target: int) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        configuration = {
-            "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
-            "rule_files": ["rules.yaml"],
-            "scrape_configs": [
-                {"job_name": "assay-operations", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
-            ],
-        }
-        (folder / "rules.yaml").write_text(yaml.safe_dump(RULES))
-        (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
-        command = ["prometheus", f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
-        self.process = subprocess.Popen(
-            [*command, f"--web.listen-address=127.0.0.1:{self.port}"], stderr=subprocess.DEVNULL
-        )
-
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """What the expression gives now."""
-        address = f"http://127.0.0.1:{self.port}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-        with urllib.request.urlopen(address, timeout=10) as reply:
-            found: list[dict[str, Any]] = json.load(reply)["data"]["result"]
-            return found
-
-    def until(self, expression: str) -> list[dict[str, Any]]:
-        """Poll until the expression gives something."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            try:
-                if found := self.query(expression):
-                    return found
-            except OSError:  # it begins, and may answer 503 then
-                assert self.process.poll() is None, "Prometheus ended"
-            time.sleep(0.1)
-        raise AssertionError(f"{expression} never gave anything")
-
-
 @pytest.fixture(scope="module")
 def watched(pocket_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Prometheus]]:
     """A server that has had some load, and a Prometheus that saw it."""
-    need("prometheus", "apt-get install prometheus")
-    with serving(pocket_bundle, score_cache_items=10) as served:
-        prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), served.port)
-        try:
-            prometheus.until("assay_build_info")
-            for number in range(30):
-                served.score(f"a response {number}", f"another response {number % 3}")
-                if number % 10 == 0:
-                    served.post("/v1/score", "{")
-                    prometheus.until(f"assay_http_requests_total{{route='/v1/score',status='200'}} > {number - 1}")
-            prometheus.until("rate(assay_engine_batches_total[10s]) > 0")
-            yield served, prometheus
-        finally:
-            prometheus.process.terminate()
-            prometheus.process.wait(PATIENCE)
+    with (
+        serving(pocket_bundle, score_cache_items=10) as served,
+        Prometheus(tmp_path_factory.mktemp("prometheus"), RULES, [served.port]) as prometheus,
+    ):
+        prometheus.until("assay_build_info")
+        for number in range(30):
+            served.score(f"a response {number}", f"another response {number % 3}")
+            if number % 10 == 0:
+                served.post("/v1/score", "{")
+                prometheus.until(f"assay_http_requests_total{{route='/v1/score',status='200'}} > {number - 1}")
+        prometheus.until("rate(assay_engine_batches_total[10s]) > 0")
+        yield served, prometheus
 
 
 @pytest.mark.parametrize(("dashboard", "title", "legend", "expression"), EXPRESSIONS)
@@ -119,8 +67,7 @@ def _labels(legend: str) -> list[str]:
 
 def test_no_rule_is_broken_and_a_healthy_server_is_quiet(watched: tuple[Served, Prometheus]) -> None:
     _, prometheus = watched
-    with urllib.request.urlopen(f"http://127.0.0.1:{prometheus.port}/api/v1/rules", timeout=10) as reply:
-        rules = [rule for group in json.load(reply)["data"]["groups"] for rule in group["rules"]]
+    rules = prometheus.rules()
     assert len(rules) == sum(len(group["rules"]) for group in RULES["groups"])
     assert [rule["lastError"] for rule in rules if rule.get("lastError")] == []
     assert [rule["name"] for rule in rules if rule.get("state") == "firing"] == []

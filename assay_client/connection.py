@@ -23,10 +23,14 @@ from assay_client.errors import (
 from assay_client.failures import error_from_reply
 from assay_client.retry import is_transient
 from assay_client.settings import Settings
+from assay_client.silence import Watch
 
 CONNECT_TIMEOUT_S = 5.0
 IDLE_LIMIT_S = 15.0
 """Well below the server's limit of 75 s, so that a request does not meet a closing connection."""
+
+LIVE_TIMEOUT_S = 5.0
+"""For the answer of a server that was silent for a while."""
 
 _LARGE_BYTES = 2**16
 
@@ -42,6 +46,7 @@ class Connection:
         self._pid = os.getpid()
         self._loop = asyncio.get_running_loop()
         self._servers = Servers(settings.base_urls)
+        self._watch = Watch(self._answers)
         self.slots = asyncio.Semaphore(settings.max_concurrency)
         self.limits_lock = asyncio.Lock()
         headers = {"User-Agent": "assay-client"}
@@ -76,7 +81,8 @@ class Connection:
         began = self._loop.time()
         endpoint.outstanding += 1
         try:
-            content = await self._exchange(endpoint, method, path, body, request_id, attempt)
+            exchange = self._exchange(endpoint, method, path, body, request_id, attempt)
+            content = await self._watch.over(endpoint, exchange)
         except AssayError as error:
             if isinstance(error, ConnectionFailedError) or is_transient(error, internal_errors=1):
                 endpoints.failed(endpoint, began, self._loop.time(), error.retry_after_s)
@@ -102,8 +108,6 @@ class Connection:
         headers = {"X-Request-Id": request_id, "X-Assay-Attempt": str(attempt)}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        if endpoint.host is not None:
-            headers["Host"] = endpoint.host
         on_break = CONNECTION_LOST
         try:
             async with self._session.request(
@@ -111,10 +115,9 @@ class Connection:
                 endpoint.url + path,
                 # A stream is written in pieces; aiohttp warns that large plain bytes hold up the loop.
                 data=body if body is None or len(body) < _LARGE_BYTES else io.BytesIO(body),
-                headers=headers,
+                headers=headers | _host_header(endpoint),
                 allow_redirects=False,
-                # A certificate is for the name, not for the address behind it.
-                server_hostname=None if endpoint.host is None else urlsplit(f"//{endpoint.host}").hostname,
+                server_hostname=_certified_name(endpoint),
             ) as response:
                 on_break = INCOMPLETE_REPLY
                 content = await response.read()
@@ -132,6 +135,20 @@ class Connection:
             raise error_from_reply(response.status, response.headers, content)
         return content
 
+    async def _answers(self, endpoint: Endpoint) -> bool:
+        """Whether it says anything to GET /live, be it a refusal."""
+        try:
+            async with self._session.get(
+                f"{endpoint.url}/live",
+                headers=_host_header(endpoint),
+                allow_redirects=False,
+                server_hostname=_certified_name(endpoint),
+                timeout=aiohttp.ClientTimeout(total=LIVE_TIMEOUT_S),
+            ):
+                return True
+        except (aiohttp.ClientError, OSError):
+            return False
+
     def require_idle(self) -> None:
         """Raise `RuntimeError` if its loop is another one and still running: the session cannot leave it."""
         elsewhere = self._loop is not asyncio.get_running_loop() and self._loop.is_running()
@@ -147,10 +164,20 @@ class Connection:
         own_loop = self._loop is asyncio.get_running_loop() or self._loop.is_closed()
         if own_loop and self._pid == os.getpid():
             self._servers.close()
+            self._watch.close()
             await self._session.close()
         else:
             self._session.detach()
             _abandoned.append(self)
+
+
+def _host_header(endpoint: Endpoint) -> dict[str, str]:
+    return {} if endpoint.host is None else {"Host": endpoint.host}
+
+
+def _certified_name(endpoint: Endpoint) -> str | None:
+    """Where not the URL's: a certificate is for the name, not for the address behind it."""
+    return None if endpoint.host is None else urlsplit(f"//{endpoint.host}").hostname
 
 
 def _failed(endpoint: Endpoint, error: Exception, code: str) -> ConnectionFailedError:

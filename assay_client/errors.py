@@ -9,6 +9,7 @@ TLS_REFUSED = "tls"
 NOT_CONNECTED = "not_connected"
 CONNECTION_LOST = "connection_lost"
 INCOMPLETE_REPLY = "incomplete_reply"
+SILENT = "silent"
 ENGINE_FAILED = "engine_failed"  # the server's own code
 
 
@@ -56,7 +57,8 @@ class ConnectionFailedError(AssayError, ConnectionError):
     """No connection, or it broke before the whole reply came.
 
     `code` is "tls" for a refused certificate, "not_connected" where no connection was made, "connection_lost" where
-    it broke before the reply and "incomplete_reply" where it broke within.
+    it broke before the reply, "incomplete_reply" where it broke within, and "silent" where nothing came and the server
+    did not answer /live either.
     """
 
 

@@ -1,0 +1,161 @@
+"""A TCP proxy that spoils connections: what a network, a balancer or a dying server does to them."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+_PIECE = 65536
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to a connection. Bytes count from its beginning, seconds are for each piece.
+
+    Attributes:
+        latency_s: before every piece, both ways.
+        piece: the most bytes passed on at once.
+        reset_at: of the request: after so many bytes both sides get a reset.
+        reset_reply_at: likewise, of the reply.
+        half_close_at: after so many bytes of the reply the client sees its end, and the server may go on.
+        half_open: the server sees the end of the request's side once the request is there.
+        black_hole_at: after so many bytes of the request nothing passes any more, either way, and nothing closes.
+        black_hole_reply_at: likewise, of the reply.
+    """
+
+    latency_s: float = 0.0
+    piece: int = _PIECE
+    reset_at: int | None = None
+    reset_reply_at: int | None = None
+    half_close_at: int | None = None
+    half_open: bool = False
+    black_hole_at: int | None = None
+    black_hole_reply_at: int | None = None
+
+
+HEALTHY = Fault()
+
+
+class FaultProxy:
+    """Stands before a server; the next `times` connections have the fault, later ones have none.
+
+    Attributes:
+        url: where it listens.
+        connections: how many it has taken.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._fault, self._times = HEALTHY, 0.0
+        self.url = ""
+        self.connections = 0
+
+    def spoil(self, fault: Fault, times: float = float("inf")) -> None:
+        """Spoil connections from now on."""
+        self._fault, self._times = fault, times
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator["FaultProxy"]:
+        """Until the end of the block."""
+        tasks: set[asyncio.Task[None]] = set()
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.ensure_future(self._serve(reader, writer))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        server = await asyncio.start_server(connected, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        fault, self._times = (self._fault, self._times - 1) if self._times > 0 else (HEALTHY, 0)
+        if fault.reset_at == 0:
+            _reset(to_client)
+            return
+        server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
+        writers = to_client, to_server
+        hole = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_request(client, to_server, fault, writers, hole))
+                group.create_task(_reply(server, to_client, fault, writers, hole))
+        except* OSError:
+            pass
+        finally:
+            for writer in writers:
+                writer.close()
+
+
+async def _request(
+    client: asyncio.StreamReader, server: asyncio.StreamWriter, fault: Fault,
+    writers: tuple[asyncio.StreamWriter, ...], hole: asyncio.Event,
+) -> None:  # fmt: skip
+    passed = 0
+    while piece := await client.read(fault.piece):
+        await asyncio.sleep(fault.latency_s)
+        if fault.black_hole_at is not None and passed + len(piece) > fault.black_hole_at:
+            hole.set()
+            piece = piece[: fault.black_hole_at - passed]
+        if fault.reset_at is not None and passed + len(piece) >= fault.reset_at:
+            server.write(piece[: fault.reset_at - passed])
+            await server.drain()
+            for writer in writers:
+                _reset(writer)
+            raise ConnectionResetError
+        passed += len(piece)
+        server.write(piece)
+        await server.drain()
+        if hole.is_set():
+            await asyncio.Event().wait()
+        if fault.half_open and b"\r\n\r\n" in piece:
+            server.write_eof()
+            return
+    with contextlib.suppress(OSError):
+        server.write_eof()
+
+
+async def _reply(
+    server: asyncio.StreamReader, client: asyncio.StreamWriter, fault: Fault,
+    writers: tuple[asyncio.StreamWriter, ...], hole: asyncio.Event,
+) -> None:  # fmt: skip
+    passed = 0
+    while piece := await server.read(fault.piece):
+        await asyncio.sleep(fault.latency_s)
+        if fault.black_hole_reply_at is not None and passed + len(piece) > fault.black_hole_reply_at:
+            hole.set()
+            client.write(piece[: fault.black_hole_reply_at - passed])
+        if hole.is_set():
+            await asyncio.Event().wait()
+        if fault.reset_reply_at is not None and passed + len(piece) >= fault.reset_reply_at:
+            client.write(piece[: fault.reset_reply_at - passed])
+            await client.drain()
+            for writer in writers:
+                _reset(writer)
+            raise ConnectionResetError
+        if fault.half_close_at is not None and passed + len(piece) >= fault.half_close_at:
+            client.write(piece[: fault.half_close_at - passed])
+            client.write_eof()
+            return
+        passed += len(piece)
+        client.write(piece)
+        await client.drain()
+    with contextlib.suppress(OSError):
+        client.write_eof()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close with RST, as a process that is killed with unread data does."""
+    connection: socket.socket = writer.get_extra_info("socket")
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

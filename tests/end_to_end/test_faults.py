@@ -1,0 +1,232 @@
+"""Spoilt connections and frozen or killed servers: every call ends with the right scores in order, or a typed error."""
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+
+import pytest
+
+from assay_client import (
+    AssayError,
+    AsyncRewardClient,
+    ConnectionFailedError,
+    DeadlineExceededError,
+    connection,
+    silence,
+)
+from assay_client.errors import CONNECTION_LOST, INCOMPLETE_REPLY, SILENT
+from tests.end_to_end.fault_proxy import HEALTHY, Fault, FaultProxy
+from tests.end_to_end.process import PATIENCE, server_process
+from tests.pocket import pocket_reward
+
+SLOW = {
+    "latency": Fault(latency_s=0.05),
+    "drip": Fault(latency_s=0.0005, piece=7),
+    "narrow": Fault(latency_s=0.01, piece=512),
+    "half open": Fault(half_open=True),
+}
+"""What only takes longer."""
+BROKEN = {
+    "reset at once": Fault(reset_at=0),
+    "reset in the headers of the request": Fault(reset_at=30),
+    "reset in the body of the request": Fault(reset_at=400),
+    "reset before the reply": Fault(reset_reply_at=0),
+    "reset in the headers of the reply": Fault(reset_reply_at=20),
+    "reset in the body of the reply": Fault(reset_reply_at=700),
+    "closed before the reply": Fault(half_close_at=0),
+    "closed in the body of the reply": Fault(half_close_at=700),
+}
+"""What ends the connection before the reply is whole."""
+HOLES = {
+    "black hole at once": Fault(black_hole_at=0),
+    "black hole before the reply": Fault(black_hole_reply_at=0),
+    "black hole in the reply": Fault(black_hole_reply_at=20),
+}
+"""What never ends by itself."""
+RESPONSES = [f"response {number}" for number in range(40)]
+LIVE_WITHIN_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def server(pocket_bundle, tmp_path_factory):
+    with server_process(pocket_bundle, tmp_path_factory.mktemp("server")) as process:
+        yield process
+
+
+@pytest.fixture
+def right(pocket_bundle):
+    """The rewards of responses, computed from their tokens alone."""
+
+    def right(prompt: str, responses: list[str]):
+        items = pocket_bundle.formatter.encode(prompt, responses)
+        return pytest.approx([pocket_reward(item.ids, pocket_bundle.manifest.family) for item in items], abs=1e-5)
+
+    return right
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A client that takes a server for silent after a third of a second."""
+    monkeypatch.setattr(silence, "SILENCE_S", 0.3)
+    monkeypatch.setattr(connection, "LIVE_TIMEOUT_S", 0.3)
+
+
+@pytest.fixture
+async def proxy(server):
+    async with FaultProxy(server.port).listening() as proxy:
+        yield proxy
+
+
+@pytest.fixture(autouse=True)
+def unharmed(server):
+    """Whatever a test does to its connections, the server ends nothing, holds nothing and fails at nothing."""
+    yield
+    server.until_metric("assay_inflight_samples", 0)
+    server.until_metric("assay_queue_samples", 0)
+    server.until_metric("assay_request_bodies_held_bytes", 0)
+    assert server.request("GET", "/ready")[0] == server.request("GET", "/live")[0] == 200
+    assert server.metric('assay_engine_errors_total{kind="runtime"}') == 0
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("fault", SLOW.values(), ids=SLOW)
+async def test_slow_connections_give_scores(proxy, right, fault):
+    proxy.spoil(fault)
+    async with AsyncRewardClient(proxy.url) as client:
+        assert list(await client.score("p", RESPONSES)) == right("p", RESPONSES)
+
+
+@pytest.mark.parametrize("fault", BROKEN.values(), ids=BROKEN)
+async def test_broken_connections_are_tried_again(proxy, right, fault):
+    proxy.spoil(fault, times=2)
+    async with AsyncRewardClient(proxy.url) as client:
+        assert list(await client.score("p", RESPONSES)) == right("p", RESPONSES)
+    assert proxy.connections > 2
+
+
+@pytest.mark.parametrize("fault", BROKEN.values(), ids=BROKEN)
+async def test_connections_that_always_break_are_a_typed_error(proxy, fault):
+    async with AsyncRewardClient(proxy.url, retries=0) as hasty, AsyncRewardClient(proxy.url, timeout=1) as client:
+        await asyncio.gather(hasty.model(), client.model())  # they know the limits, and send the scores' request next
+        await asyncio.gather(hasty.close(), client.close())
+    proxy.spoil(fault)
+    async with AsyncRewardClient(proxy.url, retries=0) as hasty, AsyncRewardClient(proxy.url, timeout=1) as client:
+        with pytest.raises(ConnectionFailedError) as failed:
+            await hasty.score("p", RESPONSES)
+        assert failed.value.code in (CONNECTION_LOST, INCOMPLETE_REPLY)
+        began = time.monotonic()
+        with pytest.raises(
+            (DeadlineExceededError, ConnectionFailedError)
+        ) as late:  # the latter after a few whole scorings
+            await client.score("p", RESPONSES)
+        assert time.monotonic() - began < 1.5
+        assert isinstance(late.value.__cause__ or late.value, ConnectionFailedError)
+
+
+@pytest.mark.parametrize("fault", HOLES.values(), ids=HOLES)
+async def test_black_holes_are_left_after_a_while(proxy, right, impatient, fault):
+    proxy.spoil(fault, times=3)  # the request, and what asks whether the server is there
+    async with AsyncRewardClient(proxy.url) as client:
+        assert list(await client.score("p", RESPONSES)) == right("p", RESPONSES)
+
+
+@pytest.mark.parametrize("fault", HOLES.values(), ids=HOLES)
+async def test_black_holes_for_good_are_a_typed_error(proxy, impatient, fault):
+    proxy.spoil(fault)
+    async with AsyncRewardClient(proxy.url, retries=0) as client:
+        with pytest.raises(ConnectionFailedError, match="no longer answers /live") as failed:
+            await client.score("p", RESPONSES)
+        assert failed.value.code == SILENT
+
+
+async def test_a_black_hole_for_large_requests_alone_is_a_typed_error(proxy, impatient):
+    """As packets of more than some size are lost: /live is answered, so only the deadline helps."""
+    async with AsyncRewardClient(proxy.url, timeout=1.5) as client:
+        proxy.spoil(Fault(black_hole_at=600))
+        with pytest.raises(DeadlineExceededError):
+            await client.score("p", RESPONSES)
+
+
+async def test_a_slow_reply_of_a_server_that_lives_is_waited_for(pocket_bundle, tmp_path, right, impatient):
+    with server_process(pocket_bundle, tmp_path, module="tests.end_to_end.held_server") as held:
+        async with AsyncRewardClient(held.url, retries=0) as client:
+            await client.model()
+            held.hold()
+            waiting = asyncio.ensure_future(client.score("p", ["r"]))
+            await asyncio.sleep(2)  # many times what it takes to call a server silent
+            held.let_go()
+            assert list(await waiting) == right("p", ["r"])
+
+
+async def test_calls_in_a_storm_of_faults_never_mix_up_scores(proxy, right):
+    """Each connection with a fault of its own; neighbours with a good one are not disturbed."""
+    generator = random.Random(0)
+    faults = [*SLOW.values(), *BROKEN.values(), HEALTHY]
+    calls = [(f"p{call}", [f"{call} {number}" for number in range(generator.randrange(1, 60))]) for call in range(60)]
+
+    async def one(client: AsyncRewardClient, prompt: str, responses: list[str]) -> bool:
+        try:
+            assert list(await client.score(prompt, responses)) == right(prompt, responses)
+        except AssayError:
+            return False
+        return True
+
+    async def weather() -> None:
+        while True:
+            proxy.spoil(generator.choice(faults))
+            await asyncio.sleep(0.02)
+
+    storm = asyncio.ensure_future(weather())
+    async with AsyncRewardClient(proxy.url, timeout=20, max_items=20) as client:
+        ended = await asyncio.gather(*(one(client, *call) for call in calls))
+    storm.cancel()
+    assert sum(ended) > len(calls) / 2
+
+
+async def test_a_frozen_server_is_left_for_another(pocket_bundle, tmp_path, right, impatient):
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for name in "ab":
+            (tmp_path / name).mkdir()
+            servers.append(stack.enter_context(server_process(pocket_bundle, tmp_path / name)))
+        async with AsyncRewardClient([server.url for server in servers], timeout=60) as client:
+            await client.score("p", ["r"])
+            servers[0].signal(signal.SIGSTOP)
+            texts = [[f"{call} {number}" for number in range(20)] for call in range(40)]
+            scores = await asyncio.gather(*(client.score("p", responses) for responses in texts))
+            for responses, got in zip(texts, scores, strict=True):
+                assert list(got) == right("p", responses)
+            servers[0].signal(signal.SIGCONT)
+            began = time.monotonic()
+            await asyncio.to_thread(servers[0].until, "/live", 200)
+            await asyncio.to_thread(servers[0].until, "/ready", 200)
+            assert time.monotonic() - began < LIVE_WITHIN_S
+            await asyncio.to_thread(servers[0].until_metric, "assay_inflight_samples", 0)
+
+
+async def test_a_killed_server_is_left_for_another(pocket_bundle, tmp_path, right):
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for name in "ab":
+            (tmp_path / name).mkdir()
+            module = "tests.end_to_end.held_server"
+            servers.append(stack.enter_context(server_process(pocket_bundle, tmp_path / name, module=module)))
+        async with AsyncRewardClient([server.url for server in servers], timeout=60) as client:
+            await client.score("p", ["r"])
+            servers[0].hold()  # so that it has work that is lost
+            texts = [[f"{call} {number}" for number in range(20)] for call in range(20)]
+            calls = [asyncio.ensure_future(client.score("p", responses)) for responses in texts]
+            await asyncio.to_thread(has_work, servers[0])
+            servers[0].signal(signal.SIGKILL)
+            for responses, scores in zip(texts, await asyncio.gather(*calls), strict=True):
+                assert list(scores) == right("p", responses)
+
+
+def has_work(server) -> None:
+    """Poll until the server has a request, beside the one that asks."""
+    deadline = time.monotonic() + PATIENCE
+    while server.metric("assay_http_requests_in_flight") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -25,10 +25,11 @@ from service.bundle.reader import BundleError, read_bundle
 from service.engine.cpus import usable_cpus
 from service.engine.load import Wanted, load_session
 from service.engine.session import ProviderError
-from service.listeners import OperationsServer, address_of, bind, check_tls, listen
+from service.listeners import OperationsServer, address_of, bind, listen
 from service.observability.logs import configure_logging
 from service.open_files import open_files, raise_open_files
 from service.settings import Settings, refuse_unknown_variables
+from service.tls import Certificates, read_certificates, tls_protocol
 
 logger = logging.getLogger("assay.server")
 
@@ -87,7 +88,7 @@ class Server(uvicorn.Server):
             if self.operations is not None:
                 self._operations = _operations_server(self.context)
                 self._operating = asyncio.create_task(self._operations.serve(sockets=[self.operations]))
-            scheme = "https" if self.config.is_ssl else "http"
+            scheme = "http" if self.context.settings.tls_certificate is None else "https"
             self.address = address_of(self.servers[0].sockets[0], scheme)
             if self.context.state is State.READY:
                 self.greet()
@@ -144,8 +145,9 @@ def _serve(settings: Settings) -> int:
     configure_logging(settings.log_level, settings.log_json)
     files = raise_open_files()
     connections = settings.connections_for(files)
+    certificates = None
     if settings.tls_certificate is not None and settings.tls_key is not None:
-        check_tls(settings.tls_certificate, settings.tls_key)
+        certificates = read_certificates(settings.tls_certificate, settings.tls_key)
     with contextlib.ExitStack() as listeners:  # first: it is quick, and loading may take minutes
         listener = listeners.enter_context(bind(settings.host, settings.port))
         operations = None
@@ -154,7 +156,7 @@ def _serve(settings: Settings) -> int:
         if not (settings.api_keys or settings.api_keys_file) and settings.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("open to everybody who reaches %s: no api_keys are set", settings.host)
         began = time.monotonic()
-        bundle = read_bundle(settings.bundle)
+        bundle = read_bundle(settings.bundle, settings.bundle_digest)
         settings.check_against(bundle.manifest.max_tokens)
         wanted = Wanted(
             settings.provider,
@@ -165,7 +167,7 @@ def _serve(settings: Settings) -> int:
         )
         loaded = load_session(bundle, wanted)
         app = build_app(settings, bundle, loaded.session, time.monotonic() - began, loaded.gate)
-        server = build_server(app, operations)
+        server = build_server(app, operations, certificates)
         logger.info("at most %d connections, of %d files that may be open", connections, files)
         # All that was loaded stays. A collection that looks through it holds up everything for a tenth of a second.
         gc.collect()
@@ -193,23 +195,30 @@ def _operations_server(context: Context) -> OperationsServer:
     return OperationsServer(config)
 
 
-def build_server(app: FastAPI, operations: socket.socket | None = None) -> Server:
+def build_server(
+    app: FastAPI, operations: socket.socket | None = None, certificates: Certificates | None = None
+) -> Server:
     """The HTTP server for the application, with the limits of its settings.
 
     Args:
         app: the application.
         operations: a bound socket for probes and scrapes alone.
+        certificates: for TLS.
     """
     context: Context = app.state.context
     settings = context.settings
+    protocol = limited_protocol(
+        settings.max_header_bytes,
+        settings.receive_timeout_s,
+        settings.connections_for(open_files()),
+        context.count_refusal,
+    )
+    if certificates is not None:
+        certificates.on_outcome = context.metrics.reload_failed.labels("certificate").set
     config = uvicorn.Config(
         app,
-        http=limited_protocol(
-            settings.max_header_bytes,
-            settings.receive_timeout_s,
-            settings.connections_for(open_files()),
-            context.count_refusal,
-        ),
+        # That of TLS is asyncio's other kind of protocol, a BufferedProtocol.
+        http=protocol if certificates is None else tls_protocol(protocol, certificates),  # type: ignore[arg-type]
         loop="uvloop",
         ws="none",
         access_log=False,
@@ -217,8 +226,6 @@ def build_server(app: FastAPI, operations: socket.socket | None = None) -> Serve
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
         server_header=False,
-        ssl_certfile=settings.tls_certificate,
-        ssl_keyfile=settings.tls_key,
     )
     server = Server(config, context, operations)
     context.metrics.watch_connections(lambda: len(server.server_state.connections))

@@ -113,6 +113,8 @@ def build_app(
                 logger.error("the engine is stuck in a batch; leaving it behind")
 
     keys = Keys([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file)
+    if keys.files is not None:
+        keys.files.on_outcome = metrics.reload_failed.labels("keys").set
     app = FastAPI(
         title="Assay",
         version=version,

@@ -1,10 +1,8 @@
-"""Where the server listens: sockets, TLS, and the second server for probes and scrapes."""
+"""Where the server listens: sockets, and the second server for probes and scrapes."""
 
 import contextlib
 import socket
-import ssl
 from collections.abc import Iterator
-from pathlib import Path
 
 import uvicorn
 
@@ -14,25 +12,8 @@ class OperationsServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """None."""
+        """Capture none."""
         yield
-
-
-def check_tls(certificate: Path, key: Path) -> None:
-    """Refuse what cannot be served, before anything is loaded.
-
-    Raises:
-        ValueError: naming the files and the reason.
-    """
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
-    except (OSError, ValueError) as error:  # ssl's errors are of the first kind
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"tls_certificate {certificate} and tls_key {key} cannot be used: {reason}") from error
-
-
-def _no_password() -> str:
-    raise ValueError("the key has a password")
 
 
 def bind(host: str, port: int) -> socket.socket:

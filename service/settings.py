@@ -31,6 +31,8 @@ def _keys(given: object) -> object:
     """The keys of a comma-separated list. One that holds none is a mistake, and would open the server to all."""
     if not isinstance(given, str):
         return given
+    if given.lstrip().startswith("["):
+        raise ValueError("is a list in JSON; give the keys as they are, with commas between them")
     keys = [part.strip() for part in given.split(",") if part.strip()]
     if not keys:
         raise ValueError("holds no key; give one, or do not set it at all to leave the server open to everybody")
@@ -47,6 +49,13 @@ def _parts(given: object) -> object:
 def _names(given: object) -> object:
     """The parts of a comma-separated list that may be empty."""
     return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
+
+
+def _named(given: object) -> object:
+    """A path that is set to nothing is a mistake: it would be the folder the server was started in."""
+    if given == "":
+        raise ValueError("is empty; name a file, or do not set it at all")
+    return given
 
 
 def _rising(bounds: tuple[float, ...]) -> tuple[float, ...]:
@@ -99,20 +108,23 @@ class Settings(BaseSettings):
 
     bundle: Path = Path("bundles/default")
     """Folder of the bundle to serve."""
+    bundle_digest: str = Field("", pattern="^[0-9a-fA-F]{0,64}$")
+    """Digest that the bundle must have (the SHA-256 of its bundle.json), or how it begins; any other is an error at
+    start. Default: any."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)] = ()
     """Keys that callers may send as `Authorization: Bearer KEY`, comma-separated; none means open to all."""
-    api_keys_file: Path | None = None
+    api_keys_file: Annotated[Path | None, BeforeValidator(_named)] = None
     """File of such keys, one a line, or a folder of such files, as Kubernetes mounts a Secret; read again when it
     changes, so that keys can be exchanged without a restart."""
     operations_port: int | None = Field(None, ge=0, le=65535)
     """Port of /live, /ready and /metrics alone, for probes and scrapes; /metrics is then on no other. Never TLS."""
-    tls_certificate: Path | None = None
-    """Certificate chain, PEM; with tls_key the port speaks TLS."""
-    tls_key: Path | None = None
+    tls_certificate: Annotated[Path | None, BeforeValidator(_named)] = None
+    """Certificate chain, PEM; with tls_key the port speaks TLS. Both are read again when they change."""
+    tls_key: Annotated[Path | None, BeforeValidator(_named)] = None
     """Its private key, PEM, without a password."""
     provider: Literal["auto", "cuda", "tensorrt", "openvino", "cpu"] = "auto"
     """What runs the graph. One that is asked for by name and cannot run is an error at start."""

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from service.api.schemas import PROMPT_FORMS, ErrorBody, ErrorReply
 from service.observability.logs import request_id
-from service.observability.metrics import Metrics
+from service.observability.metrics import FAULTS, Metrics
 from service.scoring import errors as scoring
 
 logger = logging.getLogger("assay.api")
@@ -44,7 +44,6 @@ _TYPE = re.compile(r"str|int|float|.*[\[(].*|[A-Z]\w*")
 """Steps of pydantic's paths that name which of several types was tried; no field of a schema is called so."""
 _NAME_CHARS, _FIELD_CHARS, _MESSAGE_CHARS = 100, 300, 600
 """The longest name, field and message of a reply; what is cut ends in dots."""
-_SERVER_FAULTS = {"nonfinite_score", "engine_failed", "internal"}
 
 
 Part = Literal["prompt", "response"]
@@ -118,7 +117,9 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         request: Request, status: int, code: str, message: str, field: str | None = None,
         retry_after: float | None = None, reason: str | None = None,
     ) -> JSONResponse:  # fmt: skip
-        if code not in _SERVER_FAULTS:
+        if code in FAULTS:
+            metrics.faults.labels(code).inc()
+        else:
             metrics.rejected.labels(reason or _REJECTION.get(code, code)).inc()
         shape: ErrorShape = getattr(request.state, "error_shape", _native)
         statuses: Mapping[int | str, int] = getattr(request.state, "statuses", {})

@@ -68,12 +68,14 @@ class Observe:
         except asyncio.CancelledError:
             # Only the end of the time to drain cancels a request, and the server would call it a fault of its own.
             self._metrics.rejected.labels("draining").inc()
+            self._metrics.faults.labels("draining").inc()
             if status == _NO_REPLY:
                 message = "the server is stopping and had no time left for this request; try another one"
                 await error_response(503, "draining", message, retry_after=1.0)(scope, counted_receive, marked_send)
         except Exception:
             # Here, inside the request's context, so that log, reply and metrics share its id.
             logger.exception("unexpected error")
+            self._metrics.faults.labels("internal").inc()
             if status == _NO_REPLY:
                 message = "an unexpected error; the server's log has it under this request id"
                 await error_response(500, "internal", message)(scope, counted_receive, marked_send)

@@ -49,15 +49,20 @@ class LimitedProtocol(HttpToolsProtocol):
         self._receive_deadline: asyncio.TimerHandle | None = None
         self._send_deadline: asyncio.TimerHandle | None = None
 
+    def has_room(self, connections: int) -> bool:
+        """Whether there may be one more than so many; counts a refusal."""
+        if connections < self.max_connections + _SURPLUS:
+            return True
+        type(self).on_refusal(_TOO_MANY)
+        return False
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection must bring its first request in time."""
         super().connection_made(transport)
-        surplus = len(self.connections) - self.max_connections
-        if surplus > _SURPLUS:
-            type(self).on_refusal(_TOO_MANY)
+        if not self.has_room(len(self.connections) - 1):
             transport.abort()
             return
-        if surplus > 0:
+        if len(self.connections) > self.max_connections:
             self._surplus = True
             self.receive_timeout_s = min(self.receive_timeout_s, _SURPLUS_SECONDS)
         self._arm()

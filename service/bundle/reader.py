@@ -56,19 +56,25 @@ class Bundle:
         return self.folder / MODEL_NAME
 
 
-def read_bundle(folder: Path) -> Bundle:
+def read_bundle(folder: Path, digest: str = "") -> Bundle:
     """Check everything and return the bundle.
 
+    Args:
+        folder: where it lies.
+        digest: that it must have, or how that begins, in hexadecimal digits.
+
     Raises:
-        BundleError: a missing, extra or altered file; a path that leaves the folder; a link; external data
-            that the manifest does not list; a manifest with a field missing or twice; an unknown format version;
+        BundleError: another digest; a missing, extra or altered file; a path that leaves the folder; a link; external
+            data that the manifest does not list; a manifest with a field missing or twice; an unknown format version;
             a graph whose inputs or output do not match, or with operators that are not ONNX's own; a text format
             with ids that the tokenizer does not know.
     """
     present = _regular_files(folder)
     if MANIFEST_NAME not in present:
         raise BundleError(folder / MANIFEST_NAME, "is missing, so this is no bundle")
-    manifest, digest = _read_manifest(folder / MANIFEST_NAME)
+    manifest, found = _read_manifest(folder / MANIFEST_NAME)
+    if not found.startswith(digest.lower()):
+        raise BundleError(folder, f"has the digest {found}, and {digest} was asked for")
     _check_files(folder, manifest, present)
     try:
         tokenizer = TextTokenizer.from_file(folder / TOKENIZER_NAME)
@@ -88,7 +94,7 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(
             folder / MANIFEST_NAME, "text_format_sha256 does not match the format, template and tokenizer"
         )
-    return Bundle(folder, manifest, digest, formatter, _read_reference(folder, manifest, tokenizer))
+    return Bundle(folder, manifest, found, formatter, _read_reference(folder, manifest, tokenizer))
 
 
 def _read_reference(folder: Path, manifest: Manifest, tokenizer: TextTokenizer) -> Reference | None:

@@ -1,6 +1,6 @@
 """A histogram that takes many values at once."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,15 @@ class BulkHistogram(Collector):
         name, documentation: as for any metric.
         buckets: upper bounds, rising; +Inf is added.
         registry: where it is collected.
+        labels: of every sample.
     """
 
-    def __init__(self, name: str, documentation: str, buckets: Iterable[float], registry: CollectorRegistry) -> None:
+    def __init__(
+        self, name: str, documentation: str, buckets: Iterable[float], registry: CollectorRegistry,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self._name = name
+        self._labels = dict(labels or {})
         self._documentation = documentation
         self._bounds: npt.NDArray[np.float64] = np.unique(np.fromiter(buckets, dtype=np.float64))
         self._counts = np.zeros(len(self._bounds) + 1, dtype=np.int64)
@@ -40,8 +45,8 @@ class BulkHistogram(Collector):
         below = np.cumsum(self._counts).tolist()
         for bound, count in zip([*self._bounds.tolist(), np.inf], below, strict=True):
             label: str = floatToGoString(bound)  # type: ignore[no-untyped-call]
-            metric.add_sample(f"{self._name}_bucket", {"le": label}, count)
-        metric.add_sample(f"{self._name}_count", {}, below[-1])
+            metric.add_sample(f"{self._name}_bucket", {**self._labels, "le": label}, count)
+        metric.add_sample(f"{self._name}_count", self._labels, below[-1])
         if self._bounds[0] >= 0:  # a sum that can fall is no counter, and OpenMetrics has none
-            metric.add_sample(f"{self._name}_sum", {}, self._sum)
+            metric.add_sample(f"{self._name}_sum", self._labels, self._sum)
         yield metric

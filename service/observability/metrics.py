@@ -27,6 +27,9 @@ REJECTIONS = (
     "slow_request", "invalid_http", "too_many_bodies", "too_many_connections",
     "not_ready", "draining",
 )  # fmt: skip
+FAULTS = ("nonfinite_score", "engine_failed", "internal", "draining")
+"""Codes of errors that are the server's: what an error budget counts. The last: accepted, and given up in a drain."""
+RELOADED = ("keys", "certificate")
 OUTCOMES = ("ok", "truncated", "invalid", "nonfinite", "expired", "cancelled", "error")
 STAGES = ("parse", "tokenize", "queue", "infer", "serialize")
 ENGINE_ERRORS = ("runtime", "oom", "nonfinite")
@@ -60,6 +63,13 @@ class Metrics:
             "assay_request_bodies_held_bytes", "Bytes of request bodies held over all connections.", registry=r
         )
         self.rejected = Counter("assay_requests_rejected", "Requests refused, by reason.", ("reason",), registry=r)
+        self.faults = Counter(
+            "assay_request_faults", "Requests that failed by a fault of the server, by code.", ("code",), registry=r
+        )
+        self.reload_failed = Gauge(
+            "assay_reload_failed", "1 while a changed file cannot be read, so that what was read before still holds.",
+            ("what",), registry=r,
+        )  # fmt: skip
         # Work
         self.samples = Counter("assay_samples", "Items, by what became of them.", ("model", "outcome"), registry=r)
         self.queue_samples = Gauge(
@@ -94,10 +104,12 @@ class Metrics:
         self.score: BulkHistogram | None = None
         self.score_reference = Gauge(
             "assay_score_reference", "Raw scores of the bundle's held-out responses, by quantile.",
-            ("quantile",), registry=r,
+            ("revision", "quantile"), registry=r,
         )  # fmt: skip
-        self.score_reference_mean = Gauge("assay_score_reference_mean", "Their mean.", registry=r)
-        self.score_reference_stddev = Gauge("assay_score_reference_stddev", "Their standard deviation.", registry=r)
+        self.score_reference_mean = Gauge("assay_score_reference_mean", "Their mean.", ("revision",), registry=r)
+        self.score_reference_stddev = Gauge(
+            "assay_score_reference_stddev", "Their standard deviation.", ("revision",), registry=r
+        )
         # Engine
         self.engine_progress = Gauge(
             "assay_engine_last_progress_timestamp_seconds", "Unix time at which a batch last ended.", registry=r
@@ -120,6 +132,10 @@ class Metrics:
         """Create every labelled series whose labels are known; alerts and scalers must not meet an empty answer."""
         for reason in REJECTIONS:
             self.rejected.labels(reason)
+        for code in FAULTS:
+            self.faults.labels(code)
+        for what in RELOADED:
+            self.reload_failed.labels(what)
         for kind in ("real", "shared", "padding"):
             self.tokens.labels(kind)
         for kind in ("needed", "padding"):
@@ -169,18 +185,20 @@ class Metrics:
         Args:
             centre, spread, quantiles: mean, standard deviation and quantiles of the raw scores of reference responses.
         """
-        self.score_reference_mean.set(centre)
-        self.score_reference_stddev.set(spread)
+        revision = sha256[:12]
+        self.score_reference_mean.labels(revision).set(centre)
+        self.score_reference_stddev.labels(revision).set(spread)
         for quantile, score in quantiles.items():
-            self.score_reference.labels(quantile).set(score)
+            self.score_reference.labels(revision, quantile).set(score)
         self.model_info.info(
-            {"model": name, "revision": sha256[:12], "sha256": sha256, "precision": precision, "provider": provider}
+            {"model": name, "revision": revision, "sha256": sha256, "precision": precision, "provider": provider}
         )
         for outcome in OUTCOMES:
             self.samples.labels(name, outcome)
         if self.score is None:
             bounds = [centre + spread * step / 2 for step in range(-8, 9)]
-            self.score = BulkHistogram("assay_score", "Raw scores.", bounds, self.registry)
+            # The bounds are the model's own, so that its buckets must not be added to another's.
+            self.score = BulkHistogram("assay_score", "Raw scores.", bounds, self.registry, {"revision": revision})
 
     def watch_bodies(self, held: Callable[[], int]) -> None:
         """Read at scrape time how many bytes of bodies are held."""

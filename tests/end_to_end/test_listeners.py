@@ -1,8 +1,11 @@
 """Ports of a real process: TLS, and probes and metrics apart."""
 
+import contextlib
 import http.client
 import json
+import socket
 import ssl
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -10,17 +13,22 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.end_to_end.process import command, run_to_the_end, server_process
+from tests.end_to_end.process import PATIENCE, command, run_to_the_end, server_process
 
 
 @pytest.fixture
 def authority(tmp_path: Path) -> trustme.CA:
     authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
-    for number, part in enumerate(certificate.cert_chain_pems):
-        part.write_to_path(tmp_path / "certificate.pem", append=number > 0)
+    issue(authority, tmp_path)
     return authority
+
+
+def issue(authority: trustme.CA, folder: Path) -> None:
+    """A new key and its certificate."""
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(folder / "key.pem")
+    for number, part in enumerate(certificate.cert_chain_pems):
+        part.write_to_path(folder / "certificate.pem", append=number > 0)
 
 
 def test_tls(pocket_bundle, tmp_path, authority):
@@ -42,6 +50,42 @@ def test_tls(pocket_bundle, tmp_path, authority):
         assert connection.getresponse().status == 431
         with pytest.raises((http.client.HTTPException, OSError)):
             urllib.request.urlopen(f"http://{server.host}:{server.port}/live", timeout=10)
+
+
+def test_a_certificate_is_exchanged_without_a_restart(pocket_bundle, tmp_path, authority):
+    flags = ("--tls-certificate", str(tmp_path / "certificate.pem"), "--tls-key", str(tmp_path / "key.pem"))
+    with server_process(pocket_bundle, tmp_path, *flags, wait=False) as server:
+        server.until_said("Assay serves at")
+
+        def served() -> str:
+            return ssl.get_server_certificate((server.host, server.port))
+
+        first = served()
+        issue(authority, tmp_path)
+        deadline = time.monotonic() + PATIENCE
+        while served() == first:
+            assert time.monotonic() < deadline, server.log
+            time.sleep(0.1)
+        assert served() in (tmp_path / "certificate.pem").read_text()
+
+
+def test_those_that_begin_no_handshake_count_as_connections_and_are_left(pocket_bundle, tmp_path, authority):
+    flags = ["--tls-certificate", str(tmp_path / "certificate.pem"), "--tls-key", str(tmp_path / "key.pem")]
+    flags += ["--max-connections", "10", "--receive-timeout-s", "2", "--operations-port", "0"]
+    with server_process(pocket_bundle, tmp_path, *flags, wait=False) as server, contextlib.ExitStack() as stack:
+        operations = server.until_said(r"metrics: (http://127\.0\.0\.1:\d+)/metrics")[1]
+
+        def metric(line: str) -> float:
+            with urllib.request.urlopen(f"{operations}/metrics") as reply:
+                rows = reply.read().decode().splitlines()
+            return float(next(row.rpartition(" ")[2] for row in rows if row.startswith(f"{line} ")))
+
+        silent = [
+            stack.enter_context(socket.create_connection((server.host, server.port), timeout=PATIENCE))
+            for _ in range(200)
+        ]
+        assert [connection.recv(1) for connection in silent] == [b""] * len(silent)
+        assert metric('assay_requests_rejected_total{reason="too_many_connections"}') == 200 - (10 + 64)
 
 
 @pytest.mark.parametrize(

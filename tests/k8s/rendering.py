@@ -14,6 +14,7 @@ import yaml
 K8S = Path(__file__).parents[2] / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
+JOBS = sorted(path.name for path in (K8S / "jobs").iterdir())
 IN_OVERLAYS = ("api-keys", "network-policy")
 """Components that the overlays have already."""
 
@@ -27,10 +28,12 @@ def need(tool: str, package: str) -> None:
 
 
 @lru_cache
-def jobs() -> list[Manifest]:
-    """Those of the offline side."""
+def job_folder(name: str) -> list[Manifest]:
+    """Those of a folder of the offline side."""
     need("kubectl", "a release of Kubernetes; Debian's is too old")
-    done = subprocess.run(["kubectl", "kustomize", str(K8S / "jobs")], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(K8S / "jobs" / name)], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 

@@ -5,6 +5,7 @@ import copy
 import itertools
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -91,24 +92,32 @@ def test_faults_of_engine_and_scores(pocket_bundle: Bundle, pocket_encoder_bundl
 
     def one(served: Served) -> None:
         session.always(next(steps))
-        # One that is longer than the model takes, so cut, and others of all lengths: what pads the most.
-        pairs = [{"prompt": chr(65 + number), "response": "x" * (1 + number)} for number in range(40)]
-        pairs.append({"prompt": "p", "response": "y" * 100})
+        # One that is longer than the model takes, so cut, beside two of a few tokens: what pads the most.
+        pairs = [{"prompt": prompt, "response": response} for prompt, response in ("Ax", "Bx", ("p", "y" * 100))]
         reply = served.post("/v1/score", {"pairs": pairs, "truncate": "response_right"})
         assert reply.status in (200, 500, 503)
 
+    keys = tmp_path / "keys"
+    keys.write_text("a-key")
+
+    def use_keys(served: Served) -> None:
+        assert served.get("/v1/model", {"Authorization": "Bearer a-key"}).status == 200
+        time.sleep(0.5)
+
     with (
         serving(pocket_bundle, session, provider="cuda", allow_fallback=True) as served,
-        serving(pocket_encoder_bundle) as other,
+        serving(pocket_encoder_bundle, api_keys_file=keys) as other,
         Prometheus(tmp_path, accelerated(RULES), [served.port, other.port]) as prometheus,
         again_and_again(lambda: one(served)),
+        again_and_again(lambda: use_keys(other)),
     ):
+        keys.write_text("not one")
         until_all_fired(
             prometheus,
             {
                 "AssayNonFiniteScores", "AssayScoreDrift", "AssayTruncationHigh", "AssayModelMismatch",
                 "AssayProviderFallback", "AssayOutOfMemory", "AssayEngineErrors", "AssayPaddingWaste",
-                "AssayErrorBudgetFast", "AssayErrorBudgetSlow",
+                "AssayErrorBudgetFast", "AssayErrorBudgetSlow", "AssayReloadFailed",
             },
         )  # fmt: skip
 
@@ -160,7 +169,10 @@ def test_faults_of_processes(pocket_bundle: Bundle, tmp_path: Path) -> None:
     with server() as process:
         port = str(process.port)
         stack = contextlib.ExitStack()
-        prometheus = stack.enter_context(Prometheus(tmp_path, accelerated(RULES), [process.port]))
+        never = stack.enter_context(socket.socket())  # nobody listens there
+        never.bind(("127.0.0.1", 0))
+        ports = [process.port, never.getsockname()[1]]
+        prometheus = stack.enter_context(Prometheus(tmp_path, accelerated(RULES), ports))
         prometheus.until("up == 1")
         process.signal(signal.SIGKILL)
         process.ended()
@@ -176,7 +188,7 @@ def test_faults_of_processes(pocket_bundle: Bundle, tmp_path: Path) -> None:
         (tmp_path / "gate").touch()
         with server(module="tests.end_to_end.held_server", wait=False):
             until_all_fired(prometheus, {"AssayNoReadyReplica"})
-        until_all_fired(prometheus, {"AssayDown", "AssayAbsent"})
+        until_all_fired(prometheus, {"AssayDown", "AssayAbsent", "AssayNeverUp"})
 
 
 def test_every_alert_is_fired_here() -> None:

@@ -12,7 +12,7 @@ from tests.k8s.rendering import K8S
 from tests.k8s.test_alerts import RULES
 from tests.service.serving import Served, serving
 
-_spec = importlib.util.spec_from_file_location("make", K8S / "dashboards/make.py")
+_spec = importlib.util.spec_from_file_location("make", K8S / "components/dashboards/make.py")
 assert _spec is not None
 assert _spec.loader is not None
 make = importlib.util.module_from_spec(_spec)
@@ -27,8 +27,8 @@ EXPRESSIONS = [
 
 @pytest.mark.parametrize("name", make.DASHBOARDS)
 def test_the_files_are_those_that_are_made(name: str) -> None:
-    text = (K8S / f"dashboards/{name}.json").read_text()
-    assert json.loads(text) == make.dashboard(name), "run `python k8s/dashboards/make.py`"
+    text = (K8S / f"components/dashboards/{name}.json").read_text()
+    assert json.loads(text) == make.dashboard(name), "run `python k8s/components/dashboards/make.py`"
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,9 @@ def test_every_panel_shows_something(
     watched: tuple[Served, Prometheus], dashboard: str, title: str, legend: str, expression: str
 ) -> None:
     _, prometheus = watched
-    found = prometheus.query(expression.replace(make.RATE, "60s").replace("$__range", "60s"))
+    found = prometheus.query(
+        expression.replace(make.RATE, "60s").replace("$__range", "60s").replace("$namespace", ".*")
+    )
     assert found, (dashboard, title, expression)
     for sample in found:
         for label in set(_labels(legend)):

@@ -9,6 +9,7 @@ import kubernetes_validate
 import pytest
 
 from service.api import health
+from service.app import _STOP_SECONDS
 from service.settings import Settings, refuse_unknown_variables
 from tests.k8s.rendering import COMPONENTS, IN_OVERLAYS, OVERLAYS, Manifest, everything, one, rendered
 
@@ -35,7 +36,12 @@ def environment(manifests: list[Manifest]) -> dict[str, str]:
     """What the server finds, from the ConfigMap that it names and its own variables."""
     own = container(manifests)
     (name,) = [source["configMapRef"]["name"] for source in own["envFrom"]]
-    return one(manifests, "ConfigMap", name)["data"] | {entry["name"]: entry["value"] for entry in own.get("env", ())}
+    requests = own["resources"]["requests"]
+    given = dict(one(manifests, "ConfigMap", name)["data"])
+    for entry in own["env"]:
+        resource = entry.get("valueFrom", {}).get("resourceFieldRef", {}).get("resource", "")
+        given[entry["name"]] = entry["value"] if "value" in entry else requests[resource.removeprefix("requests.")]
+    return given
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -62,17 +68,50 @@ def test_there_is_no_other_kind_of_manifest() -> None:
     assert {m["kind"] for overlay, component in everything() for m in rendered(overlay, component)} == known
 
 
+def settings_of(manifests: list[Manifest]) -> Settings:
+    given = environment(manifests)
+    refuse_unknown_variables(given)
+    return Settings(**{name.removeprefix("ASSAY_").lower(): value for name, value in given.items()})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_settings_are_the_server_s_and_work(overlay: str) -> None:
-    given = environment(rendered(overlay))
-    refuse_unknown_variables(given)
-    settings = Settings(**{name.removeprefix("ASSAY_").lower(): value for name, value in given.items()})
+    settings = settings_of(rendered(overlay))
     ports = {port["name"]: port["containerPort"] for port in container(rendered(overlay))["ports"]}
     assert ports == {"http": settings.port, "operations": settings.operations_port}
     assert settings.host == "0.0.0.0"
     mounts = {mount["mountPath"] for mount in container(rendered(overlay))["volumeMounts"]}
-    assert str(settings.bundle) in mounts
+    assert str(settings.bundle.parent) in mounts
     assert str(settings.api_keys_file) in mounts
+    assert settings.threads == int(container(rendered(overlay))["resources"]["requests"]["cpu"])
+    (check,) = pod(rendered(overlay))["initContainers"]
+    assert check["command"][-2:] == ["$(ASSAY_BUNDLE)", "--digest=$(ASSAY_BUNDLE_DIGEST)"]
+    assert check["envFrom"] == container(rendered(overlay))["envFrom"]
+
+
+def test_a_changed_setting_is_a_rollout() -> None:
+    """Else replicas that a scaler starts later would have other settings than those that run."""
+    for overlay in OVERLAYS:
+        (source,) = container(rendered(overlay))["envFrom"]
+        assert re.fullmatch(r"assay-settings-\w{10}", source["configMapRef"]["name"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_tls_reads_what_is_mounted(overlay: str) -> None:
+    manifests = rendered(overlay, "tls")
+    settings = settings_of(manifests)
+    assert settings.tls_certificate is not None
+    assert settings.tls_key is not None
+    mounts = {mount["mountPath"] for mount in container(manifests)["volumeMounts"]}
+    assert {str(settings.tls_certificate.parent), str(settings.tls_key.parent)} <= mounts
+    assert settings.api_keys_file is not None  # the one component does not take the other's variables away
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_start_may_take_as_long_as_its_probe_allows(overlay: str) -> None:
+    probe = container(rendered(overlay))["startupProbe"]
+    allowed = probe["periodSeconds"] * probe["failureThreshold"]
+    assert one(rendered(overlay), "Deployment")["spec"]["progressDeadlineSeconds"] >= allowed + 300
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -89,10 +128,9 @@ def test_probes_ask_what_the_server_answers_on_a_port_that_is_there(overlay: str
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_there_is_time_to_drain(overlay: str) -> None:
-    settings = Settings(**{k.removeprefix("ASSAY_").lower(): v for k, v in environment(rendered(overlay)).items()})
+    settings = settings_of(rendered(overlay))
     sleep = container(rendered(overlay))["lifecycle"]["preStop"]["sleep"]["seconds"]
-    hung = 2
-    needed = sleep + settings.drain_notice_s + settings.drain_timeout_s + hung
+    needed = sleep + settings.drain_notice_s + settings.drain_timeout_s + _STOP_SECONDS
     assert pod(rendered(overlay))["terminationGracePeriodSeconds"] >= needed + 10
 
 

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.api.dialects.registry import DIALECTS
-from service.observability.metrics import ENGINE_ERRORS, OUTCOMES, REJECTIONS, STAGES, STATES
+from service.observability.metrics import ENGINE_ERRORS, FAULTS, OUTCOMES, REJECTIONS, RELOADED, STAGES, STATES
 from tests.service.doubles import ScriptedSession
 from tests.service.serving import serving
 
@@ -22,6 +22,8 @@ SERIES = {
     "assay_request_body_bytes": "histogram",
     "assay_request_bodies_held_bytes": "gauge",
     "assay_requests_rejected": "counter",
+    "assay_request_faults": "counter",
+    "assay_reload_failed": "gauge",
     "assay_samples": "counter",
     "assay_stage_duration_seconds": "histogram",
     "assay_http_connections": "gauge",
@@ -80,6 +82,8 @@ def test_every_metric_is_there_before_traffic(served, pocket_bundle):
     assert ours == SERIES
     assert {"process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"} <= set(found)
     assert values(found["assay_requests_rejected"], "reason") == dict.fromkeys(REJECTIONS, 0)
+    assert values(found["assay_request_faults"], "code") == dict.fromkeys(FAULTS, 0)
+    assert values(found["assay_reload_failed"], "what") == dict.fromkeys(RELOADED, 0)
     assert values(found["assay_samples"], "outcome") == dict.fromkeys(OUTCOMES, 0)
     assert values(found["assay_engine_errors"], "kind") == dict.fromkeys(ENGINE_ERRORS, 0)
     assert values(found["assay_engine_state"], "state") == dict.fromkeys(STATES, 0) | {"ready": 1}

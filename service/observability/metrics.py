@@ -22,10 +22,9 @@ _TOKENS = tuple(2**n for n in range(18))
 _BODY_BYTES = tuple(1024 * 4**n for n in range(9))
 
 REJECTIONS = (
-    "queue_full", "token_budget", "deadline", "body_too_large", "too_many_items", "too_many_tokens", "invalid",
-    "invalid_json", "empty_text", "unauthorized", "model_mismatch", "not_found", "method", "media_type", "headers",
-    "slow_request", "invalid_http", "too_many_bodies", "too_many_connections",
-    "not_ready", "draining",
+    "queue_full", "token_budget", "queue_time", "deadline", "body_too_large", "too_many_items", "too_many_tokens",
+    "invalid", "invalid_json", "empty_text", "unauthorized", "model_mismatch", "not_found", "method", "media_type",
+    "headers", "slow_request", "invalid_http", "too_many_bodies", "too_many_connections", "not_ready", "draining",
 )  # fmt: skip
 FAULTS = ("nonfinite_score", "engine_failed", "internal", "draining")
 """Codes of errors that are the server's: what an error budget counts. The last: accepted, and given up in a drain."""

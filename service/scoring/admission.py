@@ -5,9 +5,14 @@ from dataclasses import dataclass
 
 from service.scoring.errors import NeverFitsError, QueueFullError
 from service.scoring.pace import Pace
-from service.scoring.waiting import WaitingLine
+from service.scoring.picking import AGE_SHARE
+from service.scoring.waiting import WaitingLine, Work
 
 _LEAST_RETRY, _MOST_RETRY = 0.1, 60.0
+_ROOM = 1.25
+"""How much longer than predicted a request may take and still be in time: predictions are no promises."""
+_LEAST_LEARNT, _LEARNING_RATE, _MOST_STRETCH = 0.5, 0.1, 10.0
+"""From predictions of less than half a second nothing is learnt: other things than the line decide there."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Admission:
         self.reserved = 0
         self._line = line
         self._pace = pace
+        self._stretch = 1.0  # seconds that waiting takes over those that were predicted
 
     @property
     def items(self) -> int:
@@ -100,6 +106,48 @@ class Admission:
                 f"{waiting} tokens are waiting, {fresh} more do not fit the limit of {limit}",
                 self.retry_after(), "token_budget",
             )  # fmt: skip
+
+    def check_time(self, work: Work, running_seconds: float, now: float) -> None:
+        """Admission by time: a request that would be late when its turn is over must not cost those that are not.
+
+        Without this, a server that gets more than it can do computes what nobody waits for any more: under a steady
+        overload each request reaches the engine just before its deadline, and misses it.
+
+        Args:
+            work: has just joined the line.
+            running_seconds: predicted, of the batches that it comes after.
+            now: monotonic seconds.
+
+        Raises:
+            QueueFullError: it cannot be done in time, by the cost model and with some room. Never where nothing else
+                waits, nor before the model was measured.
+        """
+        before = self._line.seconds_before(work)
+        own = work.item_seconds * len(work.waiting)
+        if not self._pace.measured or before <= own * (1 + 1e-9):
+            return
+        # Smaller ones and equals go first; larger ones that are older have a share.
+        share = 1 - AGE_SHARE if self._line.seconds_after(work) > 0 else 1.0
+        batches = 1 + before // self.limits.batch_seconds
+        work.predicted = running_seconds + before / share + batches * self._pace.model.fixed
+        needed = _ROOM * self._stretch * work.predicted
+        if work.deadline is not None and now + needed > work.deadline:
+            raise QueueFullError(
+                f"what waits takes about {needed:.1f} s, and this request has {max(0.0, work.deadline - now):.1f} s",
+                min(_MOST_RETRY, max(_LEAST_RETRY, now + needed - work.deadline)), "queue_time",
+            )  # fmt: skip
+
+    def learn(self, work: Work, seconds: float, done: bool) -> None:
+        """A request that waited took so long, or was given up after so long because its time was up.
+
+        The engine has no batch between two batches, and shares its processors with what arrives: a line moves more
+        slowly than the sum of its batches.
+        """
+        if work.predicted < _LEAST_LEARNT:
+            return
+        ratio = seconds / work.predicted
+        if done or ratio > self._stretch:
+            self._stretch = min(_MOST_STRETCH, max(1.0, self._stretch * (ratio / self._stretch) ** _LEARNING_RATE))
 
     def retry_after(self) -> float:
         """Seconds until what waits now should be done, as the cost model predicts them; a second if it cannot yet."""

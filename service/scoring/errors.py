@@ -38,7 +38,7 @@ class QueueFullError(ScoringError):
 
     Attributes:
         retry_after: seconds until there should be room, from the measured rate.
-        by: "queue_full" (items) or "token_budget" (tokens).
+        by: "queue_full" (items), "token_budget" (tokens) or "queue_time" (it would be late).
     """
 
     def __init__(self, message: str, retry_after: float, by: str) -> None:

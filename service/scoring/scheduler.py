@@ -134,7 +134,7 @@ class Scheduler:
             deadline: monotonic seconds after which no more of it goes into a batch.
 
         Raises:
-            NeverFitsError, QueueFullError: by tokens; nothing of the request was computed.
+            NeverFitsError, QueueFullError: by tokens or time; nothing of the request was computed.
             DeadlineExceededError: time was up before all items were in a batch.
             EngineFailedError: a batch with an item of this request failed.
         """
@@ -164,9 +164,13 @@ class Scheduler:
         work = self._line.join(sequences, now, deadline, self._pace.model)
         pending = self._pending[work] = _Pending(work, asyncio.get_running_loop().create_future())
         try:
+            self.admission.check_time(work, sum(flight.batch.seconds for flight in self._flights), now)
             self._pump()
             await pending.future
+            self.admission.learn(work, self._clock() - now, done=True)
         except BaseException:
+            if work.late(self._clock()):
+                self.admission.learn(work, self._clock() - now, done=False)
             self._line.drop(work)
             self._give_up_unwanted()
             raise

@@ -38,6 +38,8 @@ class Work:
         items: what it waits for, in depth-first order, those that another request brought included.
         waiting: those of `items` that are in no batch yet.
         size: magnitude, to base 4, of the predicted seconds that it added to what waits.
+        item_seconds: those seconds for each of the items that waited when it came.
+        predicted: seconds from when it came until it is done, as the cost model has it; 0 where nothing was predicted.
     """
 
     admitted: float
@@ -45,6 +47,8 @@ class Work:
     items: list[WaitingItem] = field(default_factory=list)
     waiting: dict[WaitingItem, None] = field(default_factory=dict)
     size: int = 0
+    item_seconds: float = 0.0
+    predicted: float = 0.0
 
     def late(self, now: float) -> bool:
         """Whether its time is up."""
@@ -68,6 +72,7 @@ class WaitingLine:
         self._running: dict[bytes, WaitingItem] = {}
         self._by_age: OrderedDict[Work, None] = OrderedDict()  # leaves quickly from anywhere
         self._by_size: dict[int, OrderedDict[Work, None]] = {}
+        self._seconds_of_size: dict[int, float] = {}
 
     def __len__(self) -> int:
         return len(self._by_age)
@@ -92,6 +97,14 @@ class WaitingLine:
     def seconds(self, model: CostModel) -> float:
         """Predicted seconds of one batch of all that waits, if padding and memory were no matter; 0 for nothing."""
         return model.seconds(self.index.tokens, self.index.length_tokens) if len(self.index) else 0.0
+
+    def seconds_before(self, work: Work) -> float:
+        """Predicted seconds of what waits and goes by size before a request, which has just joined, or with it."""
+        return sum(seconds for size, seconds in self._seconds_of_size.items() if size <= work.size)
+
+    def seconds_after(self, work: Work) -> float:
+        """The same of larger requests, which go after it but for the share of the oldest."""
+        return sum(seconds for size, seconds in self._seconds_of_size.items() if size > work.size)
 
     def by_age(self) -> Iterator[Work]:
         """Requests with items in no batch yet, first come first."""
@@ -129,7 +142,10 @@ class WaitingLine:
                 work.waiting[item] = None
         self.places += len(sequences)
         if work.waiting:
-            work.size = math.frexp(self.seconds(model) - before)[1] // 2
+            added = self.seconds(model) - before
+            work.size = math.frexp(added)[1] // 2
+            work.item_seconds = added / len(work.waiting)
+            self._seconds_of_size[work.size] = self._seconds_of_size.get(work.size, 0.0) + added
             self._by_age[work] = None
             self._by_size.setdefault(work.size, OrderedDict())[work] = None
         return work
@@ -171,10 +187,11 @@ class WaitingLine:
     def _settle(self, work: Work, item: WaitingItem) -> None:
         """An item of a request waits no longer; with its last one the request leaves the order."""
         del work.waiting[item]
+        self._seconds_of_size[work.size] -= work.item_seconds
         if work.waiting:
             return
         del self._by_age[work]
         peers = self._by_size[work.size]
         del peers[work]
         if not peers:
-            del self._by_size[work.size]
+            del self._by_size[work.size], self._seconds_of_size[work.size]  # and with it what rounding left

@@ -132,3 +132,70 @@ async def test_retry_after_has_bounds(pocket_bundle):
         assert line.scheduler.admission.retry_after() == 60.0
         line.session.let_go()
         await asyncio.gather(*running, waiting)
+
+
+PREDICTED = CostModel(fixed=0.0, per_token=0.1, per_cell=0.0)
+
+
+async def busy(line, waiting: int) -> list[asyncio.Task]:
+    """Two batches of one item run, and a request of so many items waits."""
+    line.session.hold()
+    line.scheduler.use_cost_model(PREDICTED)
+    running = [line.submit(items(1, name)) for name in "ab"]
+    for _ in running:
+        await line.runner.submission()
+    requests = [*running, line.submit(items(waiting, "w"))]
+    await line.queued(waiting)
+    return requests
+
+
+async def test_a_request_that_would_be_late_is_refused_at_once(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        requests = await busy(line, 20)
+        seconds = 0.1 * line.metric("assay_queue_tokens")
+        with pytest.raises(QueueFullError, match="this request has 1.0 s") as refused:
+            await line.submit(items(20, "x"), deadline=line.clock.now + 1)
+        assert refused.value.by == "queue_time"
+        assert 2 * seconds < refused.value.retry_after + 1 < 4 * seconds
+        assert line.metric("assay_queue_samples") == 20  # it has left the line
+        in_time = line.submit(items(20, "x"), deadline=line.clock.now + 100)
+        await line.queued(40)
+        line.session.let_go()
+        await asyncio.gather(*requests, in_time)
+
+
+async def test_a_small_request_goes_before_large_ones_and_is_not_refused_for_them(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        requests = await busy(line, 100)
+        small = line.submit(items(1, "x"), deadline=line.clock.now + 6)  # what waits takes over 20 s
+        await line.queued(101)
+        line.session.let_go()
+        await asyncio.gather(*requests, small)
+
+
+async def test_where_nothing_else_waits_a_request_is_tried_whatever_is_predicted(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.scheduler.use_cost_model(CostModel(fixed=1000.0, per_token=1.0, per_cell=0.0))
+        assert len((await line.submit(items(3), deadline=line.clock.now + 1)).items) == 3
+
+
+async def test_predictions_that_waiting_proves_too_short_are_stretched(pocket_bundle):
+    """Waits take ten times what the batches were predicted to: the next request of the kind is told so."""
+    async with line_over(pocket_bundle) as line:
+        for _ in range(60):
+            requests = await busy(line, 20)
+            late = line.submit(items(20, "x"))
+            await line.queued(40)
+            line.clock.now += 10 * late_seconds(line)
+            line.session.let_go()
+            await asyncio.gather(*requests, late)
+        requests = await busy(line, 20)
+        ample = 4 * late_seconds(line)  # by far enough without what was learnt
+        with pytest.raises(QueueFullError):
+            await line.submit(items(20, "x"), deadline=line.clock.now + ample)
+        line.session.let_go()
+        await asyncio.gather(*requests)
+
+
+def late_seconds(line) -> float:
+    return 0.1 * line.metric("assay_queue_tokens")

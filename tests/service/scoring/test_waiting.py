@@ -142,6 +142,11 @@ class AnyHistory(RuleBasedStateMachine):
         expected = [other.work for other in self.here if other.keys & set(self.waiting)]
         assert list(self.line.by_age()) == expected
         assert len(self.line) == len(expected)
+        for work in expected:
+            smaller = [other for other in expected if other.size <= work.size]
+            larger = [other for other in expected if other.size > work.size]
+            for got, those in ((self.line.seconds_before(work), smaller), (self.line.seconds_after(work), larger)):
+                assert got == pytest.approx(sum(each.item_seconds * len(each.waiting) for each in those), abs=1e-6)
         by_size = [work for peers in self.line.by_size() for work in peers]
         assert set(by_size) == set(expected) and len(by_size) == len(expected)
         for other in self.here:

@@ -1,0 +1,242 @@
+"""Four times more than the server can do, from callers that do not wait for each other.
+
+    python -m benchmarks.operations.overload [--seconds 300]
+
+First the peak: so many callers in a closed loop that the engine is never idle. Then requests arrive at four times that
+rate, each with a deadline of a few seconds, as workers have that would rather go on without a reward than wait. What
+counts is what is scored in time; how soon the others are refused, and with what; how soon the server is itself again.
+"""
+
+import argparse
+import asyncio
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from benchmarks.result import Result, Row, Target, refuse_uncommitted
+from benchmarks.server import serving
+from benchmarks.verify_line import BUNDLE, ensure_bundle
+
+RESPONSES = 16
+"""Of one request."""
+DEADLINE_MS = 4000
+TIMES = 4.0
+CALLERS = 8
+_WORDS = (
+    "water",
+    "yolk",
+    "soft",
+    "hard",
+    "minutes",
+    "boil",
+    "pan",
+    "heat",
+    "egg",
+    "cold",
+    "then",
+    "wait",
+    "until",
+    "it",
+)
+_TIMEOUT = aiohttp.ClientTimeout(total=60)
+
+
+@dataclass
+class Load:
+    """What became of the requests. Times in seconds.
+
+    Attributes:
+        scored: when each reply with scores ended.
+        refused: how long each refusal took, by status.
+        advised: seconds of each Retry-After; None where there was none.
+        expired: replies that say that the deadline passed.
+        other: anything else, which should not be.
+    """
+
+    scored: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    advised: list[float | None] = field(default_factory=list)
+    expired: int = 0
+    other: list[str] = field(default_factory=list)
+
+
+def bodies() -> Iterator[dict[str, Any]]:
+    """Requests, never the same twice; about 60 tokens a response."""
+    generator = np.random.default_rng(0)
+    for number in itertools.count():
+        texts = [" ".join(generator.choice(_WORDS, 60)) for _ in range(RESPONSES)]
+        yield {"prompt": f"How do I boil egg number {number}?", "responses": texts, "timeout_ms": DEADLINE_MS}
+
+
+async def one(session: aiohttp.ClientSession, body: dict[str, Any], found: Load) -> None:
+    """Ask once, and note what came."""
+    began = time.monotonic()
+    try:
+        async with session.post("/v1/score", json=body) as reply:
+            content = await reply.json()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        found.other.append(f"{type(error).__name__}: {error}")
+        return
+    took = time.monotonic() - began
+    if reply.status == 200:
+        found.scored.append(time.monotonic())
+    elif reply.status == 429:
+        found.refused.append(took)
+        given = reply.headers.get("Retry-After", "")
+        found.advised.append(float(given) if given.isdecimal() else None)
+    elif content["error"]["code"] == "deadline_exceeded":
+        found.expired += 1
+    else:
+        found.other.append(f"{reply.status} {content['error']['code']}")
+
+
+async def peak(session: aiohttp.ClientSession, work: Iterator[dict[str, Any]], seconds: float) -> float:
+    """Requests a second in a closed loop."""
+    found, ends = Load(), time.monotonic() + seconds
+
+    async def caller() -> None:
+        while time.monotonic() < ends:
+            await one(session, next(work), found)
+
+    began = time.monotonic()
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    return len(found.scored) / (time.monotonic() - began)
+
+
+async def idle(session: aiohttp.ClientSession) -> float:
+    """Milliseconds of one small request, when there is nothing else; of several the median."""
+    times = []
+    for number in range(20):
+        began = time.monotonic()
+        async with session.post("/v1/score", json={"prompt": "p", "responses": [f"one {number}"]}) as reply:
+            reply.raise_for_status()
+            await reply.read()
+        times.append(1000 * (time.monotonic() - began))
+    return statistics.median(times)
+
+
+async def resident(session: aiohttp.ClientSession) -> float:
+    """Of the server, in MiB."""
+    async with session.get("/metrics") as reply:
+        lines = (await reply.text()).splitlines()
+    line = next(line for line in lines if line.startswith("process_resident_memory_bytes "))
+    return float(line.split()[1]) / 2**20
+
+
+async def arrive(
+    session: aiohttp.ClientSession, work: Iterator[dict[str, Any]], rate: float, seconds: float
+) -> tuple[Load, list[float], float]:
+    """Requests at a constant rate; gives what became of them, resident memory once a second, and when the last came."""
+    found, tasks, memory = Load(), set[asyncio.Task[None]](), []
+    began = time.monotonic()
+    for number in itertools.count():
+        due = began + number / rate
+        if due > began + seconds:
+            break
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        task = asyncio.create_task(one(session, next(work), found))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        if number % max(1, round(rate)) == 0:
+            memory.append(await resident(session))
+    ended = time.monotonic()
+    await asyncio.gather(*tasks)
+    return found, memory, ended
+
+
+async def recovery(session: aiohttp.ClientSession, since: float, usual: float) -> float:
+    """Seconds from the last arrival until a small request takes no more than twice the idle time, five in a row."""
+    good = 0
+    while good < 5:
+        began = time.monotonic()
+        async with session.post("/v1/score", json={"prompt": "p", "responses": [f"{began}"]}) as reply:
+            await reply.read()
+        took = 1000 * (time.monotonic() - began)
+        good = good + 1 if reply.status == 200 and took <= 2 * usual else 0
+    return time.monotonic() - since
+
+
+async def measure(url: str, seconds: float) -> dict[str, Any]:
+    """Peak, overload, recovery."""
+    work = bodies()
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(url, timeout=_TIMEOUT, connector=connector) as session:
+        await peak(session, work, 5)  # the server's caches and the scheduler's rate
+        usual = await idle(session)
+        best = await peak(session, work, min(30.0, seconds))
+        before = await resident(session)
+        overload = asyncio.create_task(arrive(session, work, TIMES * best, seconds))
+        found, memory, ended = await overload
+        back = await recovery(session, ended, usual)
+    began = ended - seconds
+    in_time = [moment for moment in found.scored if began + DEADLINE_MS / 1000 <= moment <= ended]
+    goodput = len(in_time) / (seconds - DEADLINE_MS / 1000)
+    refusals = np.array(found.refused or [np.inf])
+    return {
+        "peak_requests_a_second": best,
+        "goodput_requests_a_second": goodput,
+        "idle_ms": usual,
+        "requests": len(found.scored) + len(found.refused) + found.expired + len(found.other),
+        "scored": len(found.scored),
+        "refused": len(found.refused),
+        "expired": found.expired,
+        "other": found.other[:5],
+        "refusal_ms": {q: float(1000 * np.quantile(refusals, p)) for q, p in (("p50", 0.5), ("p99", 0.99))},
+        "advised_s": sorted({advice for advice in found.advised if advice is not None}),
+        "without_advice": sum(advice is None for advice in found.advised),
+        "recovery_s": back,
+        "resident_mib": {"before": before, "most": max(memory), "last": memory[-1]},
+    }
+
+
+def run(quick: bool, seconds: float | None = None) -> Result:
+    """Against the default model, whose server has a core and the load the other."""
+    ensure_bundle()
+    seconds = seconds or (40.0 if quick else 300.0)
+    with serving(BUNDLE, threads="1") as url:
+        figures = asyncio.run(measure(url, seconds))
+    share = figures["goodput_requests_a_second"] / figures["peak_requests_a_second"]
+    late, memory = figures["refusal_ms"]["p99"], figures["resident_mib"]
+    advice = figures["advised_s"]
+    usable = figures["refused"] > 0 and not figures["without_advice"] and 1 <= min(advice) <= max(advice) <= 60
+    name = f"{TIMES:g} times the peak for {seconds:g} s"
+    targets = [
+        Target(f"{name}: scored in time", "at least 0.95 of the peak", f"{share:.2f} of it", share >= 0.95),
+        Target(f"{name}: time of a refusal, p99", "at most 50 ms", f"{late:.0f} ms", late <= 50),
+        Target(
+            f"{name}: refusals say when to come back", "all, in 1 to 60 s",
+            f"{figures['refused'] - figures['without_advice']} of {figures['refused']}, "
+            f"{min(advice, default=0):g} to {max(advice, default=0):g} s", usable,
+        ),
+        Target(
+            f"{name}: until a small request takes at most twice its idle time", "at most 5 s after the last arrival",
+            f"{figures['recovery_s']:.1f} s", figures["recovery_s"] <= 5,
+        ),
+        Target(
+            f"{name}: resident memory", "bounded: at most 512 MiB more than before",
+            f"{memory['before']:.0f} MiB before, at most {memory['most']:.0f}",
+            memory["most"] - memory["before"] <= 512,
+        ),
+        Target(f"{name}: replies that are neither scores nor a typed refusal", "0", str(len(figures["other"])),
+               not figures["other"]),
+    ]  # fmt: skip
+    rows = [
+        Row("overload: peak", f"{figures['peak_requests_a_second']:.1f} requests of {RESPONSES} a second"),
+        Row("overload: accepted and too late", f"{figures['expired']} of {figures['requests']}"),
+    ]
+    return Result("overload", quick, 0, targets, figures, rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="40 seconds")
+    parser.add_argument("--seconds", type=float, help="of overload")
+    flags = parser.parse_args()
+    refuse_uncommitted(flags.quick)
+    run(flags.quick, flags.seconds).publish()

@@ -40,9 +40,8 @@ verify-training: $(VENV)/.dev-installed ## measure accuracy, calibration, traini
 	$(BIN)/python -m benchmarks.training.run --quick
 	$(BIN)/python -m benchmarks.accuracy.run --quick
 
-verify-operations: $(VENV)/.dev-installed ## build the image and run it restricted, replace replicas under load (needs root, buildah, debootstrap, bubblewrap, haproxy)
-	$(BIN)/python -m benchmarks.operations.restart --quick
-	$(BIN)/python -m benchmarks.operations.image --quick $(IMAGE_FLAGS)
+verify-operations: $(VENV)/.dev-installed ## faults, rolling restart, overload, hostile clients, a short soak, the image (needs root, buildah, debootstrap, bubblewrap, haproxy)
+	$(BIN)/python -m benchmarks.operations.verify $(IMAGE_FLAGS)
 
 clean: ## remove what the targets made, the virtual environment included
 	rm -rf $(VENV) bundles runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -68,7 +69,7 @@ class Result:
         path = RESULTS / f"{self.benchmark}{'.quick' if self.quick else ''}.json"
         content = {
             **asdict(self),
-            "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "commit": _STARTED_AT,
             "machine": _machine(),

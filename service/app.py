@@ -120,7 +120,8 @@ def build_app(
         version=version,
         description=_DESCRIPTION,
         lifespan=life,
-        docs_url=None,  # see service.api.docs
+        openapi_url=None,  # see service.api.docs
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirect is built from the Host header, which is the caller's
         middleware=[

@@ -170,7 +170,7 @@ class OptimiserConfig(Section):
     batch_elements: int = Field(8, ge=1)
     """Elements (prompts) in one step."""
     accumulation: int = Field(1, ge=1)
-    """Steps whose gradients are summed before an update."""
+    """Steps whose gradients are averaged for an update."""
     max_responses: int = Field(8, ge=2)
     """The most responses in one element; a prompt with more is grouped anew each epoch."""
     warmup: float = Field(0.05, ge=0, lt=1)

@@ -19,7 +19,7 @@ def freeze(model: RewardModel, layers: int) -> None:
     """
     backbone = model.backbone
     stack = [layer for layer in backbone.modules() if isinstance(layer, GradientCheckpointingLayer)]
-    if layers and len(stack) < 2:
+    if len(stack) < (2 if layers else 1):
         raise UnsupportedBackboneError(
             f"model.frozen_layers: {type(backbone).__name__} has no layers that could be frozen one by one"
         )

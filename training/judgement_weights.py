@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -75,7 +76,7 @@ def check_aspects(train: Sequence[PreferenceRecord], others: Sequence[Preference
     if heads.kind != "aspects":
         return
     taught: set[str | None] = set()
-    for number, record in enumerate((*train, *others)):
+    for number, record in enumerate(chain(train, others)):
         for judgement in record.judgements:
             if judgement.aspect is not None and judgement.aspect not in heads.weights:
                 raise ValueError(

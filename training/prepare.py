@@ -24,7 +24,7 @@ from training.data import (
     split,
 )
 from training.data.annotators import with_posteriors
-from training.data.contamination import read_passages
+from training.data.contamination import Passages, read_passages
 from training.data.hygiene import Finding
 from training.data.leakage import leaking
 from training.data.pairs import pairs_of
@@ -61,7 +61,9 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
             where the configuration refuses it.
     """
     skipped: list[BadRow] = []
-    (given, again), (given_test, _) = (_read(sources, config, skipped) for sources in (config.train, config.test))
+    (given, again), (given_test, test_again) = (
+        _read(sources, config, skipped) for sources in (config.train, config.test)
+    )
     records, test = unique_ids([given, given_test])
     hygiene = check([*records, *test])  # before merging, which would hide what is there twice
     judgements = _judgements(records)
@@ -69,6 +71,7 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
         # Without the rows of a file that was read before; equal rows of two files may be two people who agree.
         once = [record for record, copy in zip(records, again, strict=True) if not copy]
         records = once if config.merge_prompts else deduplicate(once).records
+        test = [record for record, copy in zip(test, test_again, strict=True) if not copy]
     repeated = judgements - _judgements(records)
     if config.merge_prompts:  # rows on one pair, in whatever source, are votes
         records, test = (add_up_votes(merge_by_prompt(part)) for part in (records, test))
@@ -88,8 +91,11 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
             shared = set()
         splits = Splits(_without(splits.train, shared), _without(splits.validation, shared), test)
     contaminated: Finding | None = None
+    evaluation = ""
     if config.decontaminate:
-        splits, contaminated = _decontaminated(splits, config)
+        passages = read_passages(config.decontaminate)
+        evaluation = passages.sha256
+        splits, contaminated = _decontaminated(splits, config, passages)
     annotators: dict[str, Any] | None = None
     if config.annotators == "dawid-skene":  # of the training votes alone: what is held out stays as people voted
         try:
@@ -101,7 +107,7 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
     refuse_empty(Splits(**parts), len(records), fractions)
     return PreparedData(
         splits=Splits(**parts),
-        sha256=hash_records([*records, *test]),
+        sha256=with_evaluation(hash_records([*records, *test]), evaluation),
         account={
             "sources": {"train": config.train, "test": config.test},
             "rows": {"read": hygiene.records, "skipped": len(skipped)},
@@ -204,13 +210,12 @@ def refuse_unknown(setting: str, named: Iterable[str], sources: set[str]) -> Non
         raise DataError(f"data.{setting} names the source {unknown[0]!r}, and the sources are {known}")
 
 
-def _decontaminated(splits: Splits, config: DataConfig) -> tuple[Splits, Finding]:
+def _decontaminated(splits: Splits, config: DataConfig, passages: Passages) -> tuple[Splits, Finding]:
     """The parts with which weights are learnt and chosen without what is in an evaluation, and how much that was.
 
     Raises:
         DataError: there is some, and the configuration refuses it.
     """
-    passages = read_passages(config.decontaminate)
     found = [record.id for record in [*splits.train, *splits.validation] if passages.shared_by(record)]
     if found and config.on_leakage == "error":
         raise DataError(f"{len(found)} training prompts share passages with data.decontaminate, such as {found[0]!r}")
@@ -247,6 +252,11 @@ def size_of(records: Sequence[PreferenceRecord]) -> dict[str, int]:
 
 def _judgements(records: Sequence[PreferenceRecord]) -> int:
     return sum(len(record.judgements) for record in records)
+
+
+def with_evaluation(records: str, evaluation: str) -> str:
+    """The hash of data from that of all records and that of the texts which some of them were left out for."""
+    return hashlib.sha256(f"{records} {evaluation}".encode()).hexdigest() if evaluation else records
 
 
 def hash_records(records: Sequence[PreferenceRecord]) -> str:

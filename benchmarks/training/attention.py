@@ -4,7 +4,7 @@
     python -m benchmarks.training.attention --device cpu --quick # that the script runs at all, without FlexAttention
 
 A step is forward and backward of a sum of scores in bfloat16; the three take turns, round after round. Targets are of
-FlexAttention to blocks and to padded rows, and that scores and gradients agree in float32.
+FlexAttention to blocks and to padded rows, and that scores and the norm of a gradient agree in float32.
 """
 
 import argparse

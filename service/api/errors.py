@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service.api.schemas import PROMPT_FORMS, ErrorBody, ErrorReply
 from service.observability.logs import request_id
@@ -45,6 +46,9 @@ _TYPE = re.compile(r"str|int|float|.*[\[(].*|[A-Z]\w*")
 _NAME_CHARS, _FIELD_CHARS, _MESSAGE_CHARS = 100, 300, 600
 """The longest name, field and message of a reply; what is cut ends in dots."""
 
+
+_METHODS = ("GET", "POST", "PUT")
+"""Those that any route has."""
 
 Part = Literal["prompt", "response"]
 FieldName = Callable[[int, Part], str]
@@ -153,7 +157,9 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         if error.status_code == 404:
             message = f"there is nothing at {path}; the routes are listed under /docs"
         elif error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "another method")
+            # Of all routes at this path: the router names the methods of one alone.
+            allowed = ", ".join(method for method in _METHODS if _has_route(request, method))
+            error.headers = {**(error.headers or {}), "Allow": allowed}
             message = f"{_short(request.method)} is not allowed at {path}; use {allowed}"
         response = reply(request, error.status_code, _STATUS.get(error.status_code, "invalid"), message)
         response.headers.update(error.headers or {})
@@ -163,6 +169,11 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(scoring.ScoringError, on_scoring_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_exception)
+
+
+def _has_route(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)
 
 
 def unknown_field(path: Sequence[str | int]) -> ApiError:

@@ -1,7 +1,7 @@
 """Probes and metrics: none of them waits for a batch or takes a lock."""
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.api.context import State, context_of
@@ -29,7 +29,7 @@ async def ready(request: Request) -> Response:
     return JSONResponse({"ready": is_ready, "state": context.shown_state}, 200 if is_ready else 503, headers)
 
 
-@scrapes.get("/metrics", summary="Prometheus metrics")
+@scrapes.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """All metrics in the Prometheus text format."""
     return Response(generate_latest(context_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -175,7 +177,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client does not read its reply: it may not keep it in our memory for ever."""
         super().pause_writing()  # type: ignore[no-untyped-call, unused-ignore]
-        self._send_deadline = self.loop.call_later(self.receive_timeout_s, self.transport.abort)
+        self._send_deadline = self.loop.call_later(self.receive_timeout_s, self._cut)
 
     def resume_writing(self) -> None:
         """It reads again."""
@@ -190,6 +192,13 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._running is not None:
             self._running.disconnected = True
             self._running.message_event.set()
+
+    def _cut(self) -> None:
+        """Close at once, by a reset: else the system keeps what was not read for minutes after the process let go."""
+        connection = self.transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     def _forget_send_deadline(self) -> None:
         if self._send_deadline is not None:

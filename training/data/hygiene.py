@@ -83,28 +83,40 @@ class Deduplicated:
     records_removed: int
 
 
-def deduplicate(records: Iterable[PreferenceRecord]) -> Deduplicated:
-    """Keep the first of the judgements with the same prompt, the same two texts and the same votes.
+class Repeats:
+    """Judgements that came before, with the same prompt, the same two texts and the same votes.
 
     Other votes on a pair are no repeat (`training.data.merge.add_up_votes` puts them together), and
     contradictions stay: which side is right is not for code to say.
+
+    Attributes:
+        removed: how many judgements were left out.
     """
-    listed = list(records)
-    seen: set[Hashable] = set()
-    remaining: list[PreferenceRecord] = []
-    removed = 0
-    for record in listed:
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()  # hashes alone: there may be millions
+        self.removed = 0
+
+    def without(self, record: PreferenceRecord) -> PreferenceRecord | None:
+        """The record with what is new in it; None where nothing is."""
         kept: list[Judgement] = []
         for pair in pairs_of([record]):
-            verdict = (pair.key, _verdict(pair))
-            if verdict not in seen:
-                seen.add(verdict)
+            verdict = hash((pair.key, _verdict(pair)))
+            if verdict not in self._seen:
+                self._seen.add(verdict)
                 kept.append(pair.judgement)
-        removed += len(record.judgements) - len(kept)
-        if kept:
-            whole = len(kept) == len(record.judgements)
-            remaining.append(record if whole else record.model_copy(update={"judgements": kept}))
-    return Deduplicated(remaining, removed, len(listed) - len(remaining))
+        self.removed += len(record.judgements) - len(kept)
+        if len(kept) == len(record.judgements):
+            return record
+        return record.model_copy(update={"judgements": kept}) if kept else None
+
+
+def deduplicate(records: Iterable[PreferenceRecord]) -> Deduplicated:
+    """The first of each judgement; see `Repeats`."""
+    listed = list(records)
+    repeats = Repeats()
+    remaining = [new for record in listed if (new := repeats.without(record)) is not None]
+    return Deduplicated(remaining, repeats.removed, len(listed) - len(remaining))
 
 
 def _verdict(pair: Pair) -> Hashable:

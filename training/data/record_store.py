@@ -1,6 +1,7 @@
 """Records on disk, read when they are asked for: training data larger than memory."""
 
 import os
+import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -83,11 +84,12 @@ def _shards(records: Iterable[PreferenceRecord]) -> Iterator[list[str]]:
     size = 0
     for record in records:
         line = record.model_dump_json(exclude_none=True)
-        if lines and (len(lines) >= SHARD_RECORDS or size + len(line) > SHARD_BYTES):
+        taken = len(line.encode())
+        if lines and (len(lines) >= SHARD_RECORDS or size + taken > SHARD_BYTES):
             yield lines
             lines, size = [], 0
         lines.append(line)
-        size += len(line)
+        size += taken
     if lines:
         yield lines
 
@@ -105,7 +107,10 @@ def shard_files(folder: Path) -> list[Path]:
 def write_shard(path: Path, columns: dict[str, Any]) -> None:
     """One record batch, whole or not at all."""
     batch = pa.RecordBatch.from_pydict(columns)
-    part = path.with_suffix(f".{os.getpid()}.part")  # another process may be writing the same
+    # Another process may be writing the same, on another machine with the same number.
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.stem}.", suffix=".part", dir=path.parent)
+    os.close(descriptor)
+    part = Path(name)
     try:
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)

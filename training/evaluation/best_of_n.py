@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from training.encoding import Example
+from training.evaluation.evaluate import prompt_numbers
 from training.evaluation.metrics import FloatArray, IntArray, Interval, clustered_interval
 
 LEAST_RESPONSES = 3
@@ -44,16 +45,21 @@ def best_of_n(examples: Sequence[Example], scores: Sequence[FloatArray]) -> Best
 
     It ends where half of those prompts have no more responses, and is over the prompts that have as many.
     """
-    rows = [row for example, values in zip(examples, scores, strict=True) if (row := _row(example, values)) is not None]
-    if not rows:
+    found = [
+        (_row(example, values), number)
+        for example, values, number in zip(examples, scores, prompt_numbers(examples), strict=True)
+    ]
+    judged = [(row, number) for row, number in found if row is not None]
+    if not judged:
         return None
-    counts = sorted((len(gold) for gold, _, _ in rows), reverse=True)
+    counts = sorted((len(gold) for (gold, _, _), _ in judged), reverse=True)
     most = counts[len(counts) // 2]
-    rows = [row for row in rows if len(row[0]) >= most]
+    rows = [row for row, _ in judged if len(row[0]) >= most]
+    cluster = np.array([number for row, number in judged if len(row[0]) >= most])
     choices = []
     for n in sorted({1, *(2**power for power in range(1, 12) if 2**power <= 0.75 * most), most}):
         chosen = np.array([[expected(gold, by, n) for by in (score, length, gold)] for gold, score, length in rows])
-        model = clustered_interval(chosen[:, 0], np.arange(len(rows)))
+        model = clustered_interval(chosen[:, 0], cluster)
         choices.append(Choice(n, float(np.log(n) - (n - 1) / n), model, *chosen[:, 1:].mean(0).tolist()))
     return BestOfN(len(rows), choices)
 

@@ -71,13 +71,17 @@ def _kept(order: IntArray, share: float, right: FloatArray, cluster: IntArray) -
 
 
 def _at_equal_margin(deviation: FloatArray, margin: FloatArray, wrong: FloatArray, cluster: IntArray) -> Interval:
-    """Difference of two shares as a mean of one signed value a pair: twice the error, above less below the median."""
+    """Difference of two shares of errors: above the median of the deviation, less below it."""
     sign = np.zeros(len(margin))
     for part in np.array_split(np.argsort(margin, kind="stable"), GROUPS):
         half = len(part) // 2
         by_deviation = part[np.argsort(deviation[part], kind="stable")]
         sign[by_deviation[:half]], sign[by_deviation[len(part) - half :]] = -1.0, 1.0
-    used = sign != 0
-    if not used.any():
-        return Interval(0.0, 0.0, 0.0, 0)
-    return metrics.clustered_interval(2 * wrong[used] * sign[used], cluster[used])
+    used = np.flatnonzero(sign)
+
+    def difference(rows: IntArray) -> float | None:
+        errors, above = wrong[used[rows]], sign[used[rows]] > 0
+        return None if above.all() or not above.any() else float(errors[above].mean() - errors[~above].mean())
+
+    found = metrics.resampled_interval(difference, cluster[used], (-1.0, 1.0)) if len(used) else None
+    return found or Interval(0.0, 0.0, 0.0, 0)

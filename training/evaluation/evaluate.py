@@ -280,9 +280,14 @@ def _rewards(scores: FloatArray) -> FloatArray:
 def within_prompt(
     examples: Sequence[Example], rewards: Sequence[FloatArray]
 ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.int64]]:
-    """Reward and length in characters of every response, less the mean of its prompt, and the number of its prompt."""
+    """Reward and length in characters of every response, less the mean of its prompt, and the number of what it belongs
+    to in an interval: its group, which may hold several prompts.
+    """
     lengths = [np.array([len(text) for text in example.record.responses], dtype=np.float64) for example in examples]
-    prompt = np.repeat(prompt_numbers(examples), [len(length) for length in lengths])
+    counts = [len(length) for length in lengths]
+    places: dict[str, int] = {}
+    own = [example.record.prompt_key if example.record.has_prompt else example.record.id for example in examples]
+    prompt = np.repeat([places.setdefault(key, len(places)) for key in own], counts)
 
     def centred(values: Sequence[FloatArray]) -> FloatArray:
         every = np.concatenate(list(values))
@@ -290,4 +295,4 @@ def within_prompt(
         differences: FloatArray = every - means[prompt]
         return differences
 
-    return centred(rewards), centred(lengths), prompt
+    return centred(rewards), centred(lengths), np.repeat(prompt_numbers(examples), counts)

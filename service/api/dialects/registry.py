@@ -14,6 +14,12 @@ DIALECTS: dict[str, Dialect] = {
 }
 
 
+_ERRORS: dict[int | str, dict[str, object]] = {
+    status: {"description": f"{who}, in the words of the dialect."}
+    for status, who in (("4XX", "What is wrong with the request"), ("5XX", "Why the server cannot answer"))
+}
+
+
 def install_dialects(app: FastAPI, names: Collection[str], root: str | None) -> Iterator[tuple[str, str]]:
     """Add the routes of dialects, each under its name.
 
@@ -27,7 +33,7 @@ def install_dialects(app: FastAPI, names: Collection[str], root: str | None) -> 
     """
     prefixes = [(DIALECTS[name], f"/{name}") for name in names] + ([(DIALECTS[root], "")] if root else [])
     for dialect, prefix in prefixes:
-        app.include_router(dialect.router, prefix=prefix, include_in_schema=bool(prefix))
+        app.include_router(dialect.router, prefix=prefix, include_in_schema=bool(prefix), responses=_ERRORS)
         for route in dialect.routes:
             assert isinstance(route, APIRoute)
             yield from ((prefix + route.path, method) for method in sorted(route.methods or ()))

@@ -3,12 +3,17 @@
 import asyncio
 import threading
 
+import numpy as np
 import pytest
 
-from service.scoring.admission import Limits
+from service.bundle.layout import Family
+from service.scoring.admission import Admission, Limits
 from service.scoring.cost import CostModel
 from service.scoring.errors import NeverFitsError, QueueFullError
+from service.scoring.pace import Pace
+from service.scoring.waiting import WaitingLine, Work
 from tests.service.scoring.line import items, line_over
+from tests.service.scoring.sequences import distinct
 
 
 async def test_admission_by_items_is_whole_and_counts_nothing_twice(pocket_bundle):
@@ -179,23 +184,32 @@ async def test_where_nothing_else_waits_a_request_is_tried_whatever_is_predicted
         assert len((await line.submit(items(3), deadline=line.clock.now + 1)).items) == 3
 
 
-async def test_predictions_that_waiting_proves_too_short_are_stretched(pocket_bundle):
-    """Waits take ten times what the batches were predicted to: the next request of the kind is told so."""
-    async with line_over(pocket_bundle) as line:
-        for _ in range(60):
-            requests = await busy(line, 20)
-            late = line.submit(items(20, "x"))
-            await line.queued(40)
-            line.clock.now += 10 * late_seconds(line)
-            line.session.let_go()
-            await asyncio.gather(*requests, late)
-        requests = await busy(line, 20)
-        ample = 4 * late_seconds(line)  # by far enough without what was learnt
-        with pytest.raises(QueueFullError):
-            await line.submit(items(20, "x"), deadline=line.clock.now + ample)
-        line.session.let_go()
-        await asyncio.gather(*requests)
+def test_predictions_that_waiting_proves_too_short_are_stretched():
+    line, pace = WaitingLine(Family.CAUSAL), Pace()
+    pace.use(PREDICTED)
+    admission = Admission(Limits(queue_items=1000, queue_tokens=10_000, batch_tokens=64), line, pace)
+    line.join(distinct([np.arange(1000, 1050)]), 0.0, None, PREDICTED)  # 5 s
 
+    def arrive(deadline: float) -> Work:
+        work = line.join(distinct([np.arange(2000, 2050)]), 0.0, deadline, PREDICTED)
+        try:
+            admission.check_time(work, running_seconds=0.0, now=0.0)
+        finally:
+            line.drop(work)
+        return work
 
-def late_seconds(line) -> float:
-    return 0.1 * line.metric("assay_queue_tokens")
+    assert arrive(deadline=13.0).predicted == pytest.approx(10.0)
+    with pytest.raises(QueueFullError):
+        arrive(deadline=12.0)
+    for _ in range(100):  # it takes three times what the batches are predicted to
+        admission.learn(arrive(deadline=1000.0), 30.0, done=True)
+    arrive(deadline=38.0)
+    with pytest.raises(QueueFullError):
+        arrive(deadline=36.0)
+    for _ in range(100):  # that one was given up after 20 s says no more than that it takes longer
+        admission.learn(arrive(deadline=1000.0), 20.0, done=False)
+    with pytest.raises(QueueFullError):
+        arrive(deadline=36.0)
+    for _ in range(100):  # a quick one says that it is over
+        admission.learn(arrive(deadline=1000.0), 1.0, done=True)
+    arrive(deadline=13.0)

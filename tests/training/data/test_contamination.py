@@ -68,9 +68,31 @@ def test_a_bad_evaluation_is_named(tmp_path: Path) -> None:
 
 
 def test_a_text_without_spaces_has_words_too() -> None:
-    sentence = "最も高い山は富士山であり日本の中央にある"
+    sentence = "最も高い山は富士山であり日本の中央にあってとても美しい山である"
     assert _passages_of({"q": sentence}).hold(f"ところで、{sentence}。")
     assert not _passages_of({"q": sentence}).hold("最も高い山")
+    for said in ("好的，我明白了", "はい、もちろんです", "네, 알겠습니다"):  # as "Yes, of course"
+        assert not _passages_of({"q": said}).hold(said)
+
+
+def test_dress_is_ignored() -> None:
+    words = [f"mot{k}" for k in range(12)]
+    passages = _passages_of({"q": " ".join([*words, "caf\u00e9"])})
+    assert passages.hold(" ".join([*(f"_{word}_" for word in words), "CAFE\u0301!"]))
+
+
+def test_a_system_prompt_is_no_passage() -> None:
+    """One that an evaluation shares with a data set would contaminate all of that."""
+    system = "You are a helpful assistant who answers every question as well as it can be answered."
+    passages = _passages_of({"messages": [{"role": "system", "content": system}]})
+    turns = [Message(role="system", content=system), Message(role="user", content="?")]
+    assert not passages.shared_by(record(turns, "one", "two"))
+
+
+def test_the_hash_is_of_the_texts() -> None:
+    one, other = _passages_of({"q": "a b c"}), _passages_of({"q": "a b d"})
+    assert one.sha256 != other.sha256
+    assert one.sha256 == _passages_of({"q": "a b c"}).sha256
 
 
 def test_a_dialogue_in_one_text_is_its_turns() -> None:

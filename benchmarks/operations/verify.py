@@ -1,0 +1,61 @@
+"""Measure the promises on operations again in their quick form; exit 1 if one falls short.
+
+    python -m benchmarks.operations.verify [--pip-certificates FILE]
+
+Needs root, and from Debian: buildah, debootstrap, bubblewrap, haproxy; slowhttptest is used where it is there.
+"""
+
+import argparse
+import functools
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.operations import hostile, image, overload, restart
+from benchmarks.result import Result, Target
+from benchmarks.serving import soak
+from benchmarks.serving.peers.assay import Assay
+from benchmarks.verify_line import measure, not_held
+
+FAULTS = ("tests/end_to_end/test_faults.py", "tests/end_to_end/test_lifecycle.py", "tests/k8s/test_alerts_fire.py")
+
+
+def faults() -> Result:
+    """The tests that break connections, processes and engines."""
+    command = [sys.executable, "-m", "pytest", "-q", *FAULTS]
+    done = subprocess.run(command, capture_output=True, text=True)
+    last = (done.stdout.strip().splitlines() or ["no output"])[-1]
+    target = Target("faults of connections, processes and engines: tests", "all pass", last, done.returncode == 0)
+    return Result("faults", True, 0, [target], {"tests": list(FAULTS)})
+
+
+def main() -> int:
+    """Run all; each says promise, figure, held or not, as soon as it is measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pip-certificates", type=Path, help="certificates of a proxy of the package index")
+    flags = parser.parse_args()
+    parts: dict[str, Callable[[], Result]] = {
+        "faults": faults,
+        "restart": functools.partial(restart.run, True),
+        "overload": functools.partial(overload.run, True),
+        "hostile": functools.partial(hostile.run, True),
+        "soak": functools.partial(soak.run, "minilm", Assay(), 3, True),
+        "image": functools.partial(image.run, None, flags.pip_certificates, True),
+    }
+    began = time.monotonic()
+    targets: list[Target] = []
+    for name, part in parts.items():
+        missing = image.missing_tools() if name == "image" else restart.missing_tools() if name == "restart" else []
+        if missing:
+            targets.append(not_held(name, f"{', '.join(missing)}: not installed; apt-get install them"))
+        else:
+            targets += measure(name, part)
+    held = sum(target.held for target in targets)
+    print(f"{held} of {len(targets)} targets held, {time.monotonic() - began:.0f} s")
+    return 0 if held == len(targets) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

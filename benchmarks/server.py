@@ -12,11 +12,12 @@ from assay_client import RewardClient
 
 
 @contextlib.contextmanager
-def serving(bundle: Path, **settings: str) -> Iterator[str]:
+def serving(bundle: Path, module: str = "service", **settings: str) -> Iterator[str]:
     """The address of a ready server over `bundle`, on a free port of the loopback; stopped at the end.
 
     Args:
         bundle: what to serve.
+        module: that is the server.
         settings: of the server, by name, such as max_batch_tokens="2048".
 
     Raises:
@@ -24,7 +25,7 @@ def serving(bundle: Path, **settings: str) -> Iterator[str]:
     """
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     process = subprocess.Popen(
-        [sys.executable, "-m", "service", f"--bundle={bundle}", "--port=0", "--log-level=warning", *flags],
+        [sys.executable, "-m", module, f"--bundle={bundle}", "--port=0", "--log-level=warning", *flags],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     assert process.stdout is not None

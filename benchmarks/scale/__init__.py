@@ -1,0 +1,1 @@
+"""Many replicas: measured with a calibrated engine, and simulated with an autoscaler in the loop."""

@@ -96,6 +96,7 @@ def test_faults_of_engine_and_scores(pocket_bundle: Bundle, pocket_encoder_bundl
         pairs = [{"prompt": prompt, "response": response} for prompt, response in ("Ax", "Bx", ("p", "y" * 100))]
         reply = served.post("/v1/score", {"pairs": pairs, "truncate": "response_right"})
         assert reply.status in (200, 500, 503)
+        time.sleep(0.02)
 
     keys = tmp_path / "keys"
     keys.write_text("a-key")
@@ -105,7 +106,8 @@ def test_faults_of_engine_and_scores(pocket_bundle: Bundle, pocket_encoder_bundl
         time.sleep(0.5)
 
     with (
-        serving(pocket_bundle, session, provider="cuda", allow_fallback=True) as served,
+        # Deterministic: a batch is one request, whatever the warm-up measured.
+        serving(pocket_bundle, session, provider="cuda", allow_fallback=True, deterministic=True) as served,
         serving(pocket_encoder_bundle, api_keys_file=keys) as other,
         Prometheus(tmp_path, accelerated(RULES), [served.port, other.port]) as prometheus,
         again_and_again(lambda: one(served)),

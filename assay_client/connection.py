@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 from urllib.parse import urlsplit
@@ -136,7 +137,7 @@ class Connection:
         return content
 
     async def _answers(self, endpoint: Endpoint) -> bool:
-        """Whether it says anything to GET /live, be it a refusal."""
+        """Whether it says anything to GET /live, be it that it takes no more connections, as one that ends does."""
         try:
             async with self._session.get(
                 f"{endpoint.url}/live",
@@ -146,8 +147,12 @@ class Connection:
                 timeout=aiohttp.ClientTimeout(total=LIVE_TIMEOUT_S),
             ):
                 return True
-        except (aiohttp.ClientError, OSError):
+        except TimeoutError:
             return False
+        except aiohttp.ClientConnectorError as error:
+            return error.errno == errno.ECONNREFUSED
+        except (aiohttp.ClientError, OSError):
+            return True
 
     def require_idle(self) -> None:
         """Raise `RuntimeError` if its loop is another one and still running: the session cannot leave it."""

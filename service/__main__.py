@@ -215,6 +215,7 @@ def build_server(
     )
     if certificates is not None:
         certificates.on_outcome = context.metrics.reload_failed.labels("certificate").set
+        context.followed.append(certificates)
     config = uvicorn.Config(
         app,
         # That of TLS is asyncio's other kind of protocol, a BufferedProtocol.

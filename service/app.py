@@ -28,6 +28,7 @@ from service.engine.runner import Runner
 from service.engine.session import EngineError, Session
 from service.engine.warmup import warm_up
 from service.observability.metrics import Metrics
+from service.reloading import follow
 from service.scoring.admission import Limits
 from service.scoring.cache import ScoreCache
 from service.scoring.cost import Attention, CostModel
@@ -96,7 +97,7 @@ def build_app(
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         runner.start()
-        tasks = asyncio.create_task(_warm(context)), asyncio.create_task(_watch(context))
+        tasks = [asyncio.create_task(work) for work in (_warm(context), _watch(context), follow(context.followed))]
         try:
             yield
         finally:
@@ -115,6 +116,7 @@ def build_app(
     keys = Keys([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file)
     if keys.files is not None:
         keys.files.on_outcome = metrics.reload_failed.labels("keys").set
+        context.followed.append(keys.files)
     app = FastAPI(
         title="Assay",
         version=version,

@@ -1,16 +1,16 @@
 """What is read from files, and read again when they change: keys and certificates, which outlive no night unchanged."""
 
+import asyncio
 import logging
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 logger = logging.getLogger("assay.server")
 
 T = TypeVar("T")
 
-_LOOK_SECONDS = 1.0
+LOOK_SECONDS = 1.0
 """Between two looks whether the files have changed."""
 
 _Signature = tuple[tuple[str, int, int, int, int], ...]
@@ -20,8 +20,8 @@ class Reloaded(Generic[T]):
     """A value that follows its files.
 
     A change counts once two looks agree, so that a file that is being written is not taken by halves (write another
-    and rename it, to be sure). One that cannot be read is logged, and the value before it stays: the server neither
-    opens nor closes by an accident. It is tried again until it can be read.
+    and rename it, to be sure); `follow` looks every second. One that cannot be read is logged, and the value before it
+    stays: the server neither opens nor closes by an accident. It is tried again until it can be read.
 
     Args:
         what: what it is, in the log.
@@ -40,19 +40,15 @@ class Reloaded(Generic[T]):
         self.on_outcome: Callable[[bool], object] = lambda failed: None
         self._glimpsed = self._taken = _signature(self._paths)
         self._value = read()
-        self._looked = time.monotonic()
         self._failure: str | None = None
 
     @property
     def value(self) -> T:
         """As the files have it, or had it when they could last be read."""
-        now = time.monotonic()
-        if now - self._looked >= _LOOK_SECONDS:
-            self._looked = now
-            self._look()
         return self._value
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """See whether the files have changed."""
         try:
             signature = _signature(self._paths)
             if signature == self._taken and self._failure is None:
@@ -70,6 +66,14 @@ class Reloaded(Generic[T]):
             logger.info("read %s again", self._what)
             self._taken, self._failure = signature, None
             self.on_outcome(False)
+
+
+async def follow(values: Sequence[Reloaded[Any]]) -> None:
+    """Look again and again, also while nobody asks: a revoked key must not be valid for the first who comes."""
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        for value in values:
+            value.look()
 
 
 def files(path: Path) -> list[Path]:

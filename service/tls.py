@@ -9,6 +9,9 @@ from typing import Any
 from service.api.protocol import LimitedProtocol
 from service.reloading import Reloaded
 
+_SHUTDOWN_SECONDS = 2
+"""For a client to take what was written and to agree on the end; it may read nothing."""
+
 Certificates = Reloaded[ssl.SSLContext]
 
 
@@ -55,7 +58,9 @@ class TlsProtocol(SSLProtocol):
             self.certificates.value,
             waiter=None,  # type: ignore[arg-type]  # nobody waits
             server_side=True,
-            ssl_handshake_timeout=self._http.receive_timeout_s,  # type: ignore[arg-type]  # the stubs have whole seconds
+            # The stubs have whole seconds.
+            ssl_handshake_timeout=self._http.handshake_seconds(len(self.connections)),  # type: ignore[arg-type]
+            ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
         )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

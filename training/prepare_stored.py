@@ -192,7 +192,7 @@ class _Preparation:
         return self.config.on_leakage == "drop"
 
     def _links(self, record: PreferenceRecord, part: int) -> bool:
-        """Whether a record is not to be used since its prompt, in another group, is in another part.
+        """Whether a record is not to be used since its prompt is in another part, by another group or by none.
 
         Groups are divided, and one prompt may be in several: in memory those that share one count as one group, which
         takes all records at once.
@@ -200,9 +200,7 @@ class _Preparation:
         Raises:
             DataError: it is, and the configuration refuses it.
         """
-        if record.group is None or not record.has_prompt:
-            return False
-        if self._part_of_prompt.setdefault(hash(record.prompt_key), part) == part:
+        if not record.has_prompt or self._part_of_prompt.setdefault(hash(record.loose_prompt_key), part) == part:
             return False
         if self.config.on_leakage == "error":
             raise DataError(f"record {record.id!r} has a prompt that another group, in another part, has too")

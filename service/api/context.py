@@ -13,6 +13,7 @@ from service.api.bodies import BodyBudget
 from service.engine.gate import Gate
 from service.engine.runner import Runner
 from service.observability.metrics import Metrics
+from service.reloading import Reloaded
 from service.scoring.scorer import Scorer
 from service.settings import Settings
 
@@ -46,6 +47,7 @@ class Context:
     on_failed: Callable[[], None] = lambda: None
     on_ready: Callable[[], None] = lambda: None
     failure: str | None = field(default=None, init=False)
+    followed: list[Reloaded[Any]] = field(default_factory=list, init=False)  # files that are looked at every second
     bodies: BodyBudget = field(init=False)
     # One thread each way: more would only take the interpreter's lock from the loop in turn, and with one for both a
     # body would wait behind large replies.

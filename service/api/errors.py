@@ -158,8 +158,9 @@ def install_error_handlers(app: FastAPI, metrics: Metrics) -> None:
             message = f"there is nothing at {path}; the routes are listed under /docs"
         elif error.status_code == 405:
             # Of all routes at this path: the router names the methods of one alone.
-            allowed = ", ".join(method for method in _METHODS if _has_route(request, method))
-            error.headers = {**(error.headers or {}), "Allow": allowed}
+            if allowed := ", ".join(method for method in _METHODS if _has_route(request, method)):
+                error.headers = {**(error.headers or {}), "Allow": allowed}
+            allowed = (error.headers or {}).get("Allow", "another method")
             message = f"{_short(request.method)} is not allowed at {path}; use {allowed}"
         response = reply(request, error.status_code, _STATUS.get(error.status_code, "invalid"), message)
         response.headers.update(error.headers or {})

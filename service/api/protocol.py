@@ -22,6 +22,7 @@ _TOO_MANY = "too_many_connections"
 _SURPLUS, _SURPLUS_SECONDS = 64, 2.0
 """Connections over the limit that are still read from, for probes and to be told why; and how long for a request."""
 
+_WRITE_BUFFER = 2**16
 _READ_AHEAD = 4
 """Requests read while another one on their connection runs: who does not read does not hear that the client left."""
 
@@ -58,6 +59,11 @@ class LimitedProtocol(HttpToolsProtocol):
         type(self).on_refusal(_TOO_MANY)
         return False
 
+    def handshake_seconds(self, connections: int) -> float:
+        """How long one more than so many connections has until it is HTTP."""
+        surplus = connections >= self.max_connections
+        return min(self.receive_timeout_s, _SURPLUS_SECONDS) if surplus else self.receive_timeout_s
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection must bring its first request in time."""
         super().connection_made(transport)
@@ -67,6 +73,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.connections) > self.max_connections:
             self._surplus = True
             self.receive_timeout_s = min(self.receive_timeout_s, _SURPLUS_SECONDS)
+        if not transport.can_write_eof():  # TLS keeps half a megabyte before it says that nobody reads
+            transport.set_write_buffer_limits(high=_WRITE_BUFFER)
         self._arm()
 
     def data_received(self, data: bytes) -> None:

@@ -11,7 +11,7 @@ from service.scoring.waiting import WaitingLine, Work
 _LEAST_RETRY, _MOST_RETRY = 0.1, 60.0
 _ROOM = 1.25
 """How much longer than predicted a request may take and still be in time: predictions are no promises."""
-_LEAST_LEARNT, _LEARNING_RATE, _MOST_STRETCH = 0.5, 0.1, 10.0
+_LEAST_LEARNT, _LEARNING_RATE, _FORGETTING, _MOST_STRETCH = 0.5, 0.1, 0.998, 10.0
 """From predictions of less than half a second nothing is learnt: other things than the line decide there."""
 
 
@@ -49,17 +49,19 @@ class Admission:
         limits: of the queue.
         line: what waits.
         pace: predicts how long that takes.
+        apart: whether each request has batches of its own.
 
     Attributes:
         reserved: items of requests that are being tokenized.
     """
 
-    def __init__(self, limits: Limits, line: WaitingLine, pace: Pace) -> None:
+    def __init__(self, limits: Limits, line: WaitingLine, pace: Pace, apart: bool = False) -> None:
         self.limits = limits
         self.reserved = 0
         self._line = line
         self._pace = pace
-        self._stretch = 1.0  # seconds that waiting takes over those that were predicted
+        self._apart = apart
+        self._stretch: dict[int, float] = {}  # by size: seconds that waiting takes over those that were predicted
 
     @property
     def items(self) -> int:
@@ -123,15 +125,18 @@ class Admission:
                 waits, nor before the model was measured.
         """
         before = self._line.seconds_before(work)
-        own = work.item_seconds * len(work.waiting)
-        if not self._pace.measured or before <= own * (1 + 1e-9):
+        # What adds no work costs nobody anything, and where nothing else waits there is nothing to spare.
+        if not self._pace.measured or not work.added or before <= work.added * (1 + 1e-9):
             return
         # Smaller ones and equals go first; larger ones that are older have a share.
         share = 1 - AGE_SHARE if self._line.seconds_after(work) > 0 else 1.0
-        batches = 1 + before // self.limits.batch_seconds
+        batches = len(self._line) if self._apart else 1 + before // self.limits.batch_seconds
         work.predicted = running_seconds + before / share + batches * self._pace.model.fixed
-        needed = _ROOM * self._stretch * work.predicted
+        stretch = self._stretch.get(work.size, 1.0)
+        needed = _ROOM * stretch * work.predicted
         if work.deadline is not None and now + needed > work.deadline:
+            # Whom it refuses, it learns nothing from: so that it ends by itself where what it learnt holds no more.
+            self._stretch[work.size] = stretch**_FORGETTING
             raise QueueFullError(
                 f"what waits takes about {needed:.1f} s, and this request has {max(0.0, work.deadline - now):.1f} s",
                 min(_MOST_RETRY, max(_LEAST_RETRY, now + needed - work.deadline)), "queue_time",
@@ -141,13 +146,13 @@ class Admission:
         """A request that waited took so long, or was given up after so long because its time was up.
 
         The engine has no batch between two batches, and shares its processors with what arrives: a line moves more
-        slowly than the sum of its batches.
+        slowly than the sum of its batches, and for large requests the more so as smaller ones go before them.
         """
         if work.predicted < _LEAST_LEARNT:
             return
-        ratio = seconds / work.predicted
-        if done or ratio > self._stretch:
-            self._stretch = min(_MOST_STRETCH, max(1.0, self._stretch * (ratio / self._stretch) ** _LEARNING_RATE))
+        stretch, ratio = self._stretch.get(work.size, 1.0), seconds / work.predicted
+        if done or ratio > stretch:
+            self._stretch[work.size] = min(_MOST_STRETCH, max(1.0, stretch * (ratio / stretch) ** _LEARNING_RATE))
 
     def retry_after(self) -> float:
         """Seconds until what waits now should be done, as the cost model predicts them; a second if it cannot yet."""

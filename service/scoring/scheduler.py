@@ -109,7 +109,7 @@ class Scheduler:
         self._cache = cache
         self._line = WaitingLine(family)
         self._pace = Pace()
-        self.admission = Admission(limits, self._line, self._pace)
+        self.admission = Admission(limits, self._line, self._pace, apart=deterministic)
         bounds = Bounds(limits.batch_tokens, limits.batch_cells, limits.batch_seconds)
         picker = RequestPicker if deterministic else Picker
         self._picker: Picker | RequestPicker = picker(self._line, bounds, family, Attention(block_queries))

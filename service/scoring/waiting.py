@@ -1,7 +1,7 @@
 """Who waits for what: requests and the items they share, without threads, clocks or event loop."""
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -17,11 +17,15 @@ class WaitingItem:
     Attributes:
         waiters: the requests, and whether each of them takes up a place in the queue for this item. Those that were
             there when it was taken into a batch do not any more; those that came later do until it is done.
+        seconds: predicted, that it added to what waits; the same for all items that came with it.
+        size: of the request that brought it, see `Work`.
     """
 
     key: bytes
     sequence: IntArray
     waiters: "dict[Work, bool]" = field(default_factory=dict)
+    seconds: float = 0.0
+    size: int = 0
 
     def wanted(self, now: float) -> bool:
         """Whether anybody who waits for it still has time."""
@@ -38,7 +42,7 @@ class Work:
         items: what it waits for, in depth-first order, those that another request brought included.
         waiting: those of `items` that are in no batch yet.
         size: magnitude, to base 4, of the predicted seconds that it added to what waits.
-        item_seconds: those seconds for each of the items that waited when it came.
+        added: those seconds; 0 where all of it waited or ran already.
         predicted: seconds from when it came until it is done, as the cost model has it; 0 where nothing was predicted.
     """
 
@@ -47,7 +51,7 @@ class Work:
     items: list[WaitingItem] = field(default_factory=list)
     waiting: dict[WaitingItem, None] = field(default_factory=dict)
     size: int = 0
-    item_seconds: float = 0.0
+    added: float = 0.0
     predicted: float = 0.0
 
     def late(self, now: float) -> bool:
@@ -73,6 +77,7 @@ class WaitingLine:
         self._by_age: OrderedDict[Work, None] = OrderedDict()  # leaves quickly from anywhere
         self._by_size: dict[int, OrderedDict[Work, None]] = {}
         self._seconds_of_size: dict[int, float] = {}
+        self._items_of_size: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self._by_age)
@@ -131,21 +136,26 @@ class WaitingLine:
             raise ValueError("a request needs at least one item")
         work = Work(now, deadline)
         before = self.seconds(model)
+        fresh = []
         for key, sequence in sequences.items():
             item = self._waiting.get(key) or self._running.get(key)
             if item is None:
                 item = self._waiting[key] = WaitingItem(key, sequence)
                 self.index.add(key, sequence)
+                fresh.append(item)
             item.waiters[work] = True
             work.items.append(item)
             if key in self._waiting:
                 work.waiting[item] = None
         self.places += len(sequences)
         if work.waiting:
-            added = self.seconds(model) - before
-            work.size = math.frexp(added)[1] // 2
-            work.item_seconds = added / len(work.waiting)
-            self._seconds_of_size[work.size] = self._seconds_of_size.get(work.size, 0.0) + added
+            work.added = self.seconds(model) - before
+            work.size = math.frexp(work.added)[1] // 2
+            for item in fresh:
+                item.seconds, item.size = work.added / len(fresh), work.size
+            if fresh:
+                self._seconds_of_size[work.size] = self._seconds_of_size.get(work.size, 0.0) + work.added
+                self._items_of_size[work.size] += len(fresh)
             self._by_age[work] = None
             self._by_size.setdefault(work.size, OrderedDict())[work] = None
         return work
@@ -154,7 +164,7 @@ class WaitingLine:
         """Move waiting items into a batch."""
         items = [self._waiting.pop(key) for key in keys]
         for item in items:
-            self.index.remove(item.key)
+            self._leave(item)
             self._running[item.key] = item
             for work in item.waiters:
                 self._settle(work, item)
@@ -182,16 +192,23 @@ class WaitingLine:
                 self._settle(work, item)
                 if not item.waiters:
                     del self._waiting[item.key]
-                    self.index.remove(item.key)
+                    self._leave(item)
+
+    def _leave(self, item: WaitingItem) -> None:
+        """An item goes into a batch, or nobody waits for it any more."""
+        self.index.remove(item.key)
+        self._seconds_of_size[item.size] -= item.seconds
+        self._items_of_size[item.size] -= 1
+        if not self._items_of_size[item.size]:
+            del self._items_of_size[item.size], self._seconds_of_size[item.size]  # and with it what rounding left
 
     def _settle(self, work: Work, item: WaitingItem) -> None:
         """An item of a request waits no longer; with its last one the request leaves the order."""
         del work.waiting[item]
-        self._seconds_of_size[work.size] -= work.item_seconds
         if work.waiting:
             return
         del self._by_age[work]
         peers = self._by_size[work.size]
         del peers[work]
         if not peers:
-            del self._by_size[work.size], self._seconds_of_size[work.size]  # and with it what rounding left
+            del self._by_size[work.size]

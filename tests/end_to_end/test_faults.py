@@ -160,6 +160,22 @@ async def test_a_slow_reply_of_a_server_that_lives_is_waited_for(pocket_bundle, 
             assert list(await waiting) == right("p", ["r"])
 
 
+async def test_a_server_that_drains_is_waited_for(pocket_bundle, tmp_path, right, impatient):
+    """It takes no new connections, so that what asks whether it lives is refused; its replies come all the same."""
+    flags = "--drain-notice-s", "0"
+    with server_process(pocket_bundle, tmp_path, *flags, module="tests.end_to_end.held_server") as held:
+        async with AsyncRewardClient(held.url, retries=0) as client:
+            await client.model()
+            held.hold()
+            waiting = asyncio.ensure_future(client.score("p", ["r"]))
+            await asyncio.to_thread(held.until_metric, "assay_inflight_samples", 1)
+            held.signal(signal.SIGTERM)
+            await asyncio.to_thread(held.until_closed)
+            await asyncio.sleep(2)
+            held.let_go()
+            assert list(await waiting) == right("p", ["r"])
+
+
 async def test_calls_in_a_storm_of_faults_never_mix_up_scores(proxy, right):
     """Each connection with a fault of its own; neighbours with a good one are not disturbed."""
     generator = random.Random(0)

@@ -25,11 +25,11 @@ from tests.service.doubles import ScriptedSession, fails, spoils
 from tests.service.serving import Served, serving
 
 FASTER = 60
-_UNITS = {"s": 1, "m": 60, "h": 3600}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SLOW_SECONDS = 6.0
 """Of a batch: more than the service level of 5 s, and more than two minutes sixty times faster."""
 _PATIENCE = 180.0
-_DURATION = re.compile(r"\b(\d+)([smh])\b")
+_DURATION = re.compile(r"\b(\d+)([smhd])\b")
 
 
 def _faster(duration: re.Match[str]) -> str:
@@ -201,5 +201,5 @@ def test_every_alert_is_fired_here() -> None:
 @pytest.mark.parametrize("alert", ALERTS)
 def test_rules_are_accelerated_whole(alert: str) -> None:
     rules = {r["alert"]: r for g in accelerated(RULES)["groups"] for r in g["rules"] if "alert" in r}
-    assert not re.search(r"\[\d+[smh]\]", rules[alert]["expr"])
+    assert not re.search(r"\[\d+[smhd]\]", rules[alert]["expr"])
     assert str(rules[alert].get("for", "0ms")).endswith("ms")

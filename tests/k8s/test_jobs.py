@@ -1,7 +1,9 @@
 """The jobs of the offline side: valid, restricted, and calls that the command knows, which end where servers read."""
 
 import shlex
+import subprocess
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -78,8 +80,31 @@ def test_training_calls_what_the_command_knows_with_the_run_that_it_is_configure
     assert generated["metadata"]["name"] in [v.get("configMap", {}).get("name") for v in volumes]
     (container,) = job["spec"]["template"]["spec"]["containers"]
     (script,) = container["args"]
-    assert f"run={config.run}\n" in script
-    check_calls(script.replace("$run", str(config.run)), config, {"evaluate", "export", "run"})
+    known = script.replace('"$(setting bundle)"', str(config.bundle)).replace('"$run"', str(config.run))
+    check_calls(known, config, {"evaluate", "export", "run"})
+
+
+@pytest.mark.parametrize(("file", "calls"), [("training.json", ["evaluate", "export"]), ("", ["run"])])
+def test_the_script_of_the_training_job_goes_by_the_configuration(tmp_path: Path, file: str, calls: list[str]) -> None:
+    """Run by a shell, with a command that only says what it was called with."""
+    run = tmp_path / "work/other"
+    run.mkdir(parents=True)
+    if file:
+        (run / file).touch()
+    (tmp_path / "train.toml").write_text(f'run = "{run}"\nbundle = "{tmp_path}/bundles/other"\n')
+    command = tmp_path / "assay-train"
+    command.write_text('#!/bin/sh\necho "$@"\n')
+    command.chmod(0o755)
+    (container,) = one(job_folder("train"), "Job")["spec"]["template"]["spec"]["containers"]
+    script = container["args"][0].replace("/etc/assay/train.toml", str(tmp_path / "train.toml"))
+    path = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(
+        [*container["command"], script], capture_output=True, text=True, env={"PATH": path}, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == calls
+    assert all(str(run) in line or str(tmp_path / "train.toml") in line for line in lines)
+    assert ("--overwrite" in done.stdout) == (not file)
 
 
 def test_evaluation_is_of_the_run_that_training_leaves() -> None:

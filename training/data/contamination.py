@@ -78,9 +78,12 @@ def _texts(value: Any) -> Iterator[str]:
 def _passages(text: str) -> Iterator[int]:
     words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     characters = sum(_OF_CHARACTERS.match(word) is not None for word in words)
-    times = _CHARACTERS_A_WORD if characters > len(words) / 2 else 1
-    least, most = times * SHORT_WORDS, times * PASSAGE_WORDS
-    if least <= len(words) < most:
-        yield hash(tuple(words))
-    for start in range(len(words) - most + 1):
-        yield hash(tuple(words[start : start + most]))
+    scripts = {1} if characters < len(words) else set()
+    if characters:
+        scripts.add(_CHARACTERS_A_WORD)  # of a text in both, passages of either length
+    for times in sorted(scripts):
+        least, most = times * SHORT_WORDS, times * PASSAGE_WORDS
+        if least <= len(words) < most and (times == _CHARACTERS_A_WORD) == (characters > len(words) / 2):
+            yield hash(tuple(words))
+        for start in range(len(words) - most + 1):
+            yield hash(tuple(words[start : start + most]))

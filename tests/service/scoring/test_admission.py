@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,3 +214,82 @@ def test_predictions_that_waiting_proves_too_short_are_stretched():
     for _ in range(100):  # a quick one says that it is over
         admission.learn(arrive(deadline=1000.0), 1.0, done=True)
     arrive(deadline=13.0)
+
+
+def admission_behind(seconds: float, **options: Any) -> tuple[WaitingLine, Admission]:
+    """What waits takes so long, in one request."""
+    line, pace = WaitingLine(Family.CAUSAL), Pace()
+    pace.use(PREDICTED)
+    line.join(distinct([np.arange(1000, 1000 + int(10 * seconds))]), 0.0, None, PREDICTED)
+    return line, Admission(Limits(queue_items=10_000, queue_tokens=10**6, batch_tokens=64), line, pace, **options)
+
+
+def test_what_adds_no_work_is_never_refused():
+    """A request for what waits or runs already, as a retry after a lost connection is."""
+    line, admission = admission_behind(10.0)
+    for number in range(50):
+        line.join(distinct([np.arange(5000 + 10 * number, 5003 + 10 * number)]), 0.0, None, PREDICTED)
+    running = line.take([next(iter(next(line.by_age()).waiting)).key])
+    for again in (running[0].sequence, np.arange(5000, 5003)):
+        work = line.join(distinct([again]), 0.0, 0.1, PREDICTED)
+        admission.check_time(work, running_seconds=9.0, now=0.0)
+
+
+def test_work_stays_counted_when_the_one_who_brought_it_leaves():
+    line, admission = admission_behind(10.0)
+    second = line.join(distinct([np.arange(1000, 1100)]), 0.0, None, PREDICTED)
+    line.drop(next(line.by_age()))
+    assert line.seconds_before(second) + line.seconds_after(second) == pytest.approx(10.0)
+    late = line.join(distinct([np.arange(3000, 3100)]), 0.0, 15.0, PREDICTED)
+    with pytest.raises(QueueFullError):
+        admission.check_time(late, running_seconds=0.0, now=0.0)
+
+
+def test_what_was_learnt_is_forgotten_where_it_lets_nobody_in():
+    line, admission = admission_behind(5.0)
+
+    def refused() -> bool:
+        work = line.join(distinct([np.arange(2000, 2050)]), 0.0, 13.0, PREDICTED)
+        try:
+            admission.check_time(work, running_seconds=0.0, now=0.0)
+        except QueueFullError:
+            return True
+        finally:
+            line.drop(work)
+        admission.learn(work, 9.0, done=True)  # it would be in time
+        return False
+
+    for _ in range(50):
+        work = line.join(distinct([np.arange(2000, 2050)]), 0.0, 1000.0, PREDICTED)
+        admission.check_time(work, running_seconds=0.0, now=0.0)
+        admission.learn(work, 80.0, done=True)
+        line.drop(work)
+    attempts = [refused() for _ in range(5000)]
+    assert attempts[0]
+    assert not attempts[-1]
+
+
+def test_what_large_requests_learn_does_not_count_for_small_ones():
+    line, admission = admission_behind(20.0)
+    for _ in range(100):
+        large = line.join(distinct([np.arange(9000, 9200)]), 0.0, 10_000.0, PREDICTED)
+        admission.check_time(large, running_seconds=0.0, now=0.0)
+        admission.learn(large, 400.0, done=True)
+        line.drop(large)
+    for number in range(20):
+        line.join(distinct([np.arange(20_000 + 10 * number, 20_003 + 10 * number)]), 0.0, None, PREDICTED)
+    small = line.join(distinct([np.arange(30_000, 30_003)]), 0.0, 12.0, PREDICTED)
+    admission.check_time(small, running_seconds=0.0, now=0.0)
+
+
+def test_where_requests_have_batches_of_their_own_each_costs_one():
+    for apart, patience in ((False, 10.0), (True, 60.0)):
+        line, admission = admission_behind(1.0, apart=apart)
+        model = CostModel(fixed=0.1, per_token=0.0001, per_cell=0.0)
+        admission._pace.use(model)
+        for number in range(300):
+            line.join(distinct([np.arange(5000 + 10 * number, 5003 + 10 * number)]), 0.0, None, model)
+        last = line.join(distinct([np.arange(1, 4)]), 0.0, None, model)
+        admission.check_time(last, running_seconds=0.0, now=0.0)
+        assert (last.predicted > 30) == apart
+        assert last.predicted < patience

@@ -142,11 +142,12 @@ class AnyHistory(RuleBasedStateMachine):
         expected = [other.work for other in self.here if other.keys & set(self.waiting)]
         assert list(self.line.by_age()) == expected
         assert len(self.line) == len(expected)
+        waiting = [self.line[key] for key in self.waiting]
         for work in expected:
-            smaller = [other for other in expected if other.size <= work.size]
-            larger = [other for other in expected if other.size > work.size]
-            for got, those in ((self.line.seconds_before(work), smaller), (self.line.seconds_after(work), larger)):
-                assert got == pytest.approx(sum(each.item_seconds * len(each.waiting) for each in those), abs=1e-6)
+            smaller = sum(item.seconds for item in waiting if item.size <= work.size)
+            larger = sum(item.seconds for item in waiting if item.size > work.size)
+            assert self.line.seconds_before(work) == pytest.approx(smaller, abs=1e-6)
+            assert self.line.seconds_after(work) == pytest.approx(larger, abs=1e-6)
         by_size = [work for peers in self.line.by_size() for work in peers]
         assert set(by_size) == set(expected) and len(by_size) == len(expected)
         for other in self.here:

@@ -71,6 +71,7 @@ def test_a_text_without_spaces_has_words_too() -> None:
     sentence = "最も高い山は富士山であり日本の中央にあってとても美しい山である"
     assert _passages_of({"q": sentence}).hold(f"ところで、{sentence}。")
     assert not _passages_of({"q": sentence}).hold("最も高い山")
+    assert _passages_of({"q": sentence}).hold(" ".join(["word"] * 60) + sentence)  # in a text of another script
     for said in ("好的，我明白了", "はい、もちろんです", "네, 알겠습니다"):  # as "Yes, of course"
         assert not _passages_of({"q": said}).hold(said)
 

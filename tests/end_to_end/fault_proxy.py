@@ -87,8 +87,10 @@ class FaultProxy:
         hole = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_request(client, to_server, fault, writers, hole))
-                group.create_task(_reply(server, to_client, fault, writers, hole))
+                there = _Way(fault.reset_at, fault.black_hole_at, ends_with_headers=fault.half_open)
+                back = _Way(fault.reset_reply_at, fault.black_hole_reply_at, fault.half_close_at)
+                group.create_task(_pass(client, to_server, fault, there, writers, hole))
+                group.create_task(_pass(server, to_client, fault, back, writers, hole))
         except* OSError:
             pass
         finally:
@@ -96,61 +98,43 @@ class FaultProxy:
                 writer.close()
 
 
-async def _request(
-    client: asyncio.StreamReader, server: asyncio.StreamWriter, fault: Fault,
+@dataclass(frozen=True)
+class _Way:
+    """What a fault does to one direction: see `Fault`."""
+
+    reset_at: int | None
+    hole_at: int | None
+    end_at: int | None = None
+    ends_with_headers: bool = False
+
+
+async def _pass(
+    source: asyncio.StreamReader, target: asyncio.StreamWriter, fault: Fault, way: _Way,
     writers: tuple[asyncio.StreamWriter, ...], hole: asyncio.Event,
 ) -> None:  # fmt: skip
+    """Pass on what comes, until the fault or the end."""
     passed = 0
-    while piece := await client.read(fault.piece):
+    while piece := await source.read(fault.piece):
         await asyncio.sleep(fault.latency_s)
-        if fault.black_hole_at is not None and passed + len(piece) > fault.black_hole_at:
+        if hole.is_set():
+            await asyncio.Event().wait()
+        whole = passed + len(piece)
+        if way.hole_at is not None and whole > way.hole_at:
             hole.set()
-            piece = piece[: fault.black_hole_at - passed]
-        if fault.reset_at is not None and passed + len(piece) >= fault.reset_at:
-            server.write(piece[: fault.reset_at - passed])
-            await server.drain()
+        stops = [at for at in (way.hole_at, way.reset_at, way.end_at) if at is not None and at <= whole]
+        target.write(piece[: min(stops) - passed] if stops else piece)
+        await target.drain()
+        if hole.is_set():
+            await asyncio.Event().wait()
+        if way.reset_at is not None and whole >= way.reset_at:
             for writer in writers:
                 _reset(writer)
             raise ConnectionResetError
-        passed += len(piece)
-        server.write(piece)
-        await server.drain()
-        if hole.is_set():
-            await asyncio.Event().wait()
-        if fault.half_open and b"\r\n\r\n" in piece:
-            server.write_eof()
-            return
+        if (way.end_at is not None and whole >= way.end_at) or (way.ends_with_headers and b"\r\n\r\n" in piece):
+            break
+        passed = whole
     with contextlib.suppress(OSError):
-        server.write_eof()
-
-
-async def _reply(
-    server: asyncio.StreamReader, client: asyncio.StreamWriter, fault: Fault,
-    writers: tuple[asyncio.StreamWriter, ...], hole: asyncio.Event,
-) -> None:  # fmt: skip
-    passed = 0
-    while piece := await server.read(fault.piece):
-        await asyncio.sleep(fault.latency_s)
-        if fault.black_hole_reply_at is not None and passed + len(piece) > fault.black_hole_reply_at:
-            hole.set()
-            client.write(piece[: fault.black_hole_reply_at - passed])
-        if hole.is_set():
-            await asyncio.Event().wait()
-        if fault.reset_reply_at is not None and passed + len(piece) >= fault.reset_reply_at:
-            client.write(piece[: fault.reset_reply_at - passed])
-            await client.drain()
-            for writer in writers:
-                _reset(writer)
-            raise ConnectionResetError
-        if fault.half_close_at is not None and passed + len(piece) >= fault.half_close_at:
-            client.write(piece[: fault.half_close_at - passed])
-            client.write_eof()
-            return
-        passed += len(piece)
-        client.write(piece)
-        await client.drain()
-    with contextlib.suppress(OSError):
-        client.write_eof()
+        target.write_eof()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.operations import fuzz, hostile, image, overload, restart
 from benchmarks.result import Result, Target
+from benchmarks.scale import __main__ as scale
 from benchmarks.serving import soak
 from benchmarks.serving.peers.assay import Assay
 from benchmarks.verify_line import measure, not_held
@@ -46,6 +47,7 @@ def main() -> int:
         "restart": functools.partial(restart.run, True),
         "overload": functools.partial(overload.run, True),
         "hostile": functools.partial(hostile.run, True),
+        "scale": functools.partial(scale.run, True),
         "fuzz": functools.partial(fuzz.run, True),
         "soak": functools.partial(soak.run, "minilm", Assay(), 3, True),
         "image": functools.partial(image.run, None, flags.pip_certificates, True),

@@ -3,12 +3,37 @@
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
+
 from assay_client import RewardClient
+
+
+def free_port() -> int:
+    """One that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def metric(session: aiohttp.ClientSession, url: str, name: str, label: str = "") -> float:
+    """Sum of the samples of a server's metric that have a label, such as `outcome="ok"`.
+
+    Raises:
+        aiohttp.ClientError: no scrape.
+        LookupError: no such sample.
+    """
+    async with session.get(f"{url}/metrics") as reply:
+        lines = (await reply.text()).splitlines()
+    samples = [line for line in lines if re.match(rf"{name}[{{ ]", line) and label in line]
+    if not samples:
+        raise LookupError(f"{url}/metrics has no {name} {label}")
+    return sum(float(line.rpartition(" ")[2]) for line in samples)
 
 
 @contextlib.contextmanager

@@ -185,11 +185,7 @@ class _Preparation:
             for traits_of_test, kind in zip(known, _SHARED, strict=True)
         ):
             return False
-        if self.config.on_leakage == "error":
-            raise DataError(f"training prompts are also in the test data, such as {record.id!r}")
-        self.leaking = _one_more(self.leaking, record)
-        self.dropped += self.config.on_leakage == "drop"
-        return self.config.on_leakage == "drop"
+        return self._left_out(record, f"training prompts are also in the test data, such as {record.id!r}")
 
     def _links(self, record: PreferenceRecord, part: int) -> bool:
         """Whether a record is not to be used since its prompt is in another part, by another group or by none.
@@ -202,8 +198,16 @@ class _Preparation:
         """
         if not record.has_prompt or self._part_of_prompt.setdefault(hash(record.loose_prompt_key), part) == part:
             return False
+        return self._left_out(record, f"record {record.id!r} has a prompt that another group, in another part, has too")
+
+    def _left_out(self, record: PreferenceRecord, refusal: str) -> bool:
+        """Count a record that leaks; whether it goes.
+
+        Raises:
+            DataError: the configuration refuses it, in these words.
+        """
         if self.config.on_leakage == "error":
-            raise DataError(f"record {record.id!r} has a prompt that another group, in another part, has too")
+            raise DataError(refusal)
         self.leaking = _one_more(self.leaking, record)
         self.dropped += self.config.on_leakage == "drop"
         return self.config.on_leakage == "drop"

@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -52,60 +53,44 @@ class Seen:
     statuses: Counter[str] = field(default_factory=Counter)
 
 
-Attack = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Attack = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
-async def half_headers(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Never ends its headers, and sends one more now and then."""
-    writer.write(b"POST /v1/score HTTP/1.1\r\nHost: x\r\n")
-    while True:
-        await asyncio.sleep(0.5)
-        writer.write(b"X-More: 1\r\n")
-        await writer.drain()
+def slowly(head: bytes, piece: bytes) -> Attack:
+    """A beginning, and then a piece now and then, without an end."""
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        while True:
+            await asyncio.sleep(0.5)
+            writer.write(piece)
+            await writer.drain()
+
+    return send
 
 
-async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A byte of its body at a time."""
-    writer.write(_HEAD + b"Content-Length: 1000\r\n\r\n")
-    while True:
-        await asyncio.sleep(0.5)
-        writer.write(b" ")
-        await writer.drain()
+def much(head: bytes, piece: bytes, times: int, end: bytes = b"") -> Attack:
+    """A beginning, so many pieces, and an end, as fast as it goes."""
 
+    async def send(writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        for _ in range(times):
+            writer.write(piece)
+            await writer.drain()
+        writer.write(end)
 
-async def large_headers(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Two megabytes of them."""
-    writer.write(_HEAD + b"X-Large: ")
-    for _number in range(2):
-        writer.write(_LETTERS)
-        await writer.drain()
-    writer.write(b"\r\n\r\n")
-
-
-async def large_body(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """60 MB, announced."""
-    writer.write(_HEAD + b"Content-Length: %d\r\n\r\n" % (60 * len(_MIB)))
-    for _number in range(60):
-        writer.write(_MIB)
-        await writer.drain()
-
-
-async def large_chunks(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """60 MB that come unannounced."""
-    writer.write(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
-    for _number in range(60):
-        writer.write(b"%x\r\n%b\r\n" % (len(_MIB), _MIB))
-        await writer.drain()
-    writer.write(b"0\r\n\r\n")
+    return send
 
 
 ATTACKS: dict[str, tuple[Attack, int]] = {
-    "half headers": (half_headers, HALF_HEADERS),
-    "dripping bodies": (drip, DRIPS),
-    "2 MB of headers": (large_headers, 4),
-    "60 MB bodies": (large_body, 2),
-    "60 MB in chunks": (large_chunks, 2),
-}
+    "half headers": (slowly(b"POST /v1/score HTTP/1.1\r\nHost: x\r\n", b"X-More: 1\r\n"), HALF_HEADERS),
+    "dripping bodies": (slowly(_HEAD + b"Content-Length: 1000\r\n\r\n", b" "), DRIPS),
+    "2 MB of headers": (much(_HEAD + b"X-Large: ", _LETTERS, 2, b"\r\n\r\n"), 4),
+    "60 MB bodies": (much(_HEAD + b"Content-Length: %d\r\n\r\n" % (60 * len(_MIB)), _MIB, 60), 2),
+    "60 MB in chunks": (
+        much(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"%x\r\n%b\r\n" % (len(_MIB), _MIB), 60, b"0\r\n\r\n"), 2,
+    ),
+}  # fmt: skip
 """What each connection does, and how many there are at a time."""
 
 
@@ -114,7 +99,7 @@ async def attack(host: str, port: int, what: Attack, seen: Seen, ends: float) ->
     while time.monotonic() < ends:
         reader, writer = await asyncio.open_connection(host, port)
         began = time.monotonic()
-        sending = asyncio.ensure_future(what(reader, writer))
+        sending = asyncio.ensure_future(what(writer))
         try:
             reply = b""
             with contextlib.suppress(OSError):
@@ -223,7 +208,7 @@ async def hostile_round(url: str, seconds: float, seen: dict[str, Seen]) -> tupl
     return times, said
 
 
-async def measure(url: str, rounds: int, seconds: float) -> dict[str, object]:
+async def measure(url: str, rounds: int, seconds: float) -> dict[str, Any]:
     """Rounds by turns."""
     seen = {name: Seen() for name in (*ATTACKS, "unread replies")}
     quiet, loud, said = [], [], []
@@ -254,10 +239,10 @@ def run(quick: bool, rounds: int | None = None) -> Result:
     rounds = rounds or (2 if quick else 5)
     with serving(BUNDLE, receive_timeout_s=str(RECEIVE_TIMEOUT_S), threads="1") as url:
         figures = asyncio.run(measure(url, rounds, 15.0 if quick else 30.0))
-    longest: dict[str, float] = figures["open_seconds"]  # type: ignore[assignment]
-    ratios: list[float] = figures["ratios"]  # type: ignore[assignment]
-    statuses: dict[str, dict[str, int]] = figures["statuses"]  # type: ignore[assignment]
-    said: list[str | None] = figures["slowhttptest_service_available"]  # type: ignore[assignment]
+    longest: dict[str, float] = figures["open_seconds"]
+    ratios: list[float] = figures["ratios"]
+    statuses: dict[str, dict[str, int]] = figures["statuses"]
+    said: list[str | None] = figures["slowhttptest_service_available"]
     slow = max(longest[name] for name in ("half headers", "dripping bodies", "unread replies"))
     expected = {"2 MB of headers": {"431"}, "60 MB bodies": {"413"}, "60 MB in chunks": {"413"}}
     # Some see a reset before the reply: they were still sending.
@@ -266,7 +251,7 @@ def run(quick: bool, rounds: int | None = None) -> Result:
         for name, codes in expected.items()
         if not codes <= set(statuses[name]) or set(statuses[name]) - codes - {"none"}
     ]
-    idle = [name for name, count in figures["connections"].items() if not count]  # type: ignore[attr-defined]
+    idle = [name for name, count in figures["connections"].items() if not count]
     ratio = statistics.median(ratios)
     targets = [
         Target(
@@ -295,11 +280,8 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.attack:
-        print(
-            json.dumps(
-                {name: vars(kind) for name, kind in asyncio.run(all_attacks(flags.attack, flags.seconds)).items()}
-            )
-        )
+        found = asyncio.run(all_attacks(flags.attack, flags.seconds))
+        print(json.dumps({name: vars(kind) for name, kind in found.items()}))
         sys.exit(0)
     refuse_uncommitted(flags.quick)
     run(flags.quick, flags.rounds).publish()

@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.result import Result, Row, Target, refuse_uncommitted
+from benchmarks.server import free_port
 from benchmarks.verify_line import BUNDLE, ensure_bundle
 
 MOST_MIB = 600
@@ -101,7 +101,7 @@ def restricted(root: Path, bundle: Path, environment: dict[str, str], *command: 
 
 def serve(root: Path, configured: dict[str, str]) -> tuple[float, list[float], str]:
     """Seconds until ready, two scores, and what a write to the root said."""
-    ports = [_free_port() for _ in range(2)]
+    ports = [free_port() for _ in range(2)]
     environment = configured | {
         "ASSAY_HOST": "127.0.0.1", "ASSAY_PORT": str(ports[0]), "ASSAY_OPERATIONS_PORT": str(ports[1]),
     }  # fmt: skip
@@ -129,12 +129,6 @@ def serve(root: Path, configured: dict[str, str]) -> tuple[float, list[float], s
     finally:
         process.terminate()
         process.communicate(timeout=PATIENCE_S)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def run(base: str | None, certificates: Path | None, quick: bool) -> Result:

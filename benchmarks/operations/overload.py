@@ -20,7 +20,7 @@ import aiohttp
 import numpy as np
 
 from benchmarks.result import Result, Row, Target, refuse_uncommitted
-from benchmarks.server import serving
+from benchmarks.server import metric, serving
 from benchmarks.verify_line import BUNDLE, ensure_bundle
 
 RESPONSES = 16
@@ -127,10 +127,7 @@ async def idle(session: aiohttp.ClientSession) -> float:
 
 async def resident(session: aiohttp.ClientSession) -> float:
     """Of the server, in MiB."""
-    async with session.get("/metrics") as reply:
-        lines = (await reply.text()).splitlines()
-    line = next(line for line in lines if line.startswith("process_resident_memory_bytes "))
-    return float(line.split()[1]) / 2**20
+    return await metric(session, "", "process_resident_memory_bytes") / 2**20
 
 
 async def arrive(

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import contextlib
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import aiohttp
 
 from assay_client import AsyncRewardClient
 from benchmarks.result import Result, Row, Target, refuse_uncommitted
+from benchmarks.server import free_port, metric
 from benchmarks.verify_line import BUNDLE, ensure_bundle
 
 RATE = 50.0
@@ -84,9 +84,7 @@ class Replica:
 
     async def items(self, session: aiohttp.ClientSession) -> float:
         """Accepted since it was started."""
-        async with session.get(f"http://127.0.0.1:{self.operations_port}/metrics") as reply:
-            lines = (await reply.text()).splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("assay_request_samples_sum"))
+        return await metric(session, f"http://127.0.0.1:{self.operations_port}", "assay_request_samples_sum")
 
 
 @dataclass
@@ -141,7 +139,7 @@ async def load(call: Call, expected: dict[str, float], stop: asyncio.Event) -> L
 @contextlib.asynccontextmanager
 async def haproxy(replicas: list[Replica]) -> AsyncIterator[str]:
     """The address of a proxy that goes by /ready."""
-    port = _free_port()
+    port = free_port()
     servers = "\n".join(
         f"    server replica{number} 127.0.0.1:{replica.port}" for number, replica in enumerate(replicas)
     )
@@ -172,12 +170,6 @@ listen rewards
             await process.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def plain(session: aiohttp.ClientSession, url: str, texts: list[str]) -> list[float]:
     """One call without a retry."""
     async with session.post(f"{url}/v1/score", json={"prompt": _PROMPT, "responses": texts}) as reply:
@@ -188,7 +180,7 @@ async def plain(session: aiohttp.ClientSession, url: str, texts: list[str]) -> l
 
 async def measure(way: str, times: int) -> tuple[Load, float, list[int]]:
     """The load, the items that the servers say they accepted, and the statuses that they ended with."""
-    replicas = [Replica(_free_port(), _free_port()) for _ in range(2)]
+    replicas = [Replica(free_port(), free_port()) for _ in range(2)]
     await asyncio.gather(*(replica.start() for replica in replicas))
     stop = asyncio.Event()
     try:

@@ -52,11 +52,11 @@ def main() -> int:
         "soak": functools.partial(soak.run, "minilm", Assay(), 3, True),
         "image": functools.partial(image.run, None, flags.pip_certificates, True),
     }
+    needs = {"restart": restart.missing_tools, "image": image.missing_tools}
     began = time.monotonic()
     targets: list[Target] = []
     for name, part in parts.items():
-        missing = image.missing_tools() if name == "image" else restart.missing_tools() if name == "restart" else []
-        if missing:
+        if missing := needs.get(name, list)():
             targets.append(not_held(name, f"{', '.join(missing)}: not installed; apt-get install them"))
         else:
             targets += measure(name, part)

@@ -3,7 +3,7 @@
     python -m benchmarks.scale.paced_server [flags of the server]
 
 So that several replicas fit on a machine with fewer cores than they have. The seconds of a batch are `FIXED_S` and
-`TOKEN_S` for each token that is computed: MiniLM in fp32 on one core of a Zen 4 (benchmarks/results/overload.json).
+`TOKEN_S` for each token that is computed: about what the peak in benchmarks/results/overload.json comes to.
 """
 
 import sys

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import aiohttp
 
 from assay_client import AsyncRewardClient
-from benchmarks.server import serving
+from benchmarks.server import metric, serving
 from benchmarks.verify_line import BUNDLE
 
 CALLERS, RESPONSES = 2, 16
@@ -75,10 +75,7 @@ async def measure(urls: list[str], balancing: Balancing, seconds: float, seed: i
 
 async def scored(session: aiohttp.ClientSession, url: str) -> float:
     """Items that a replica has scored."""
-    async with session.get(f"{url}/metrics") as reply:
-        lines = (await reply.text()).splitlines()
-    line = next(line for line in lines if line.startswith("assay_samples_total") and 'outcome="ok"' in line)
-    return float(line.split()[1])
+    return await metric(session, url, "assay_samples_total", 'outcome="ok"')
 
 
 def run_replicas(quick: bool) -> dict[str, list[dict[str, Any]]]:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
+from benchmarks.server import free_port
 from benchmarks.serving.models import PROJECT, ModelFolders
 from benchmarks.serving.peers.base import Peer
 from benchmarks.serving.peers.environments import FOLDER
@@ -58,7 +58,7 @@ def started(peer: Peer, model: ModelFolders) -> Iterator[Arm]:
         RuntimeError: it ended or was not ready in `START_SECONDS`; the message ends with its log.
     """
     signal.signal(signal.SIGTERM, _leave)
-    port = _free_port()
+    port = free_port()
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{peer.label.replace(' ', '-')}.log"
     with log.open("wb") as output:
@@ -119,10 +119,3 @@ def _plain_environment() -> dict[str, str]:
     """Without what belongs to this process's own Python, and without settings of our server."""
     dropped = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     return {name: value for name, value in os.environ.items() if name not in dropped and not name.startswith("ASSAY_")}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -1,7 +1,6 @@
 """A real Prometheus process over servers on the loopback."""
 
 import json
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.server import free_port
 from tests.k8s.rendering import need
 
 PATIENCE = 60.0
@@ -30,9 +30,7 @@ class Prometheus:
 
     def __init__(self, folder: Path, rules: dict[str, Any], ports: Sequence[int]) -> None:
         need("prometheus", "apt-get install prometheus")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+        port = free_port()
         self.address = f"http://127.0.0.1:{port}"
         configuration = {
             "global": {"scrape_interval": SCRAPES, "scrape_timeout": SCRAPES, "evaluation_interval": "500ms"},

@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks.operations.fuzz import TARGETS, in_process
 
+pytest.importorskip("atheris", reason="it has no build for this machine")
+
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_that_comes_over_the_wire_is_unforeseen(target):

@@ -121,8 +121,8 @@ async def test_connections_that_always_break_are_a_typed_error(proxy, fault):
             (DeadlineExceededError, ConnectionFailedError)
         ) as late:  # the latter after a few whole scorings
             await client.score("p", RESPONSES)
-        assert time.monotonic() - began < 1.5
-        assert isinstance(late.value.__cause__ or late.value, ConnectionFailedError)
+        assert time.monotonic() - began < 5
+        assert any(isinstance(error, ConnectionFailedError) for error in (late.value, late.value.__cause__))
 
 
 @pytest.mark.parametrize("fault", HOLES.values(), ids=HOLES)
@@ -176,29 +176,29 @@ async def test_a_server_that_drains_is_waited_for(pocket_bundle, tmp_path, right
             assert list(await waiting) == right("p", ["r"])
 
 
-async def test_calls_in_a_storm_of_faults_never_mix_up_scores(proxy, right):
-    """Each connection with a fault of its own; neighbours with a good one are not disturbed."""
+async def test_calls_in_a_storm_of_faults_never_mix_up_scores(server, proxy, right):
+    """Each connection with a fault of its own; neighbours on good ones are not disturbed; when it is over, all is well."""
     generator = random.Random(0)
     faults = [*SLOW.values(), *BROKEN.values(), HEALTHY]
     calls = [(f"p{call}", [f"{call} {number}" for number in range(generator.randrange(1, 60))]) for call in range(60)]
-
-    async def one(client: AsyncRewardClient, prompt: str, responses: list[str]) -> bool:
-        try:
-            assert list(await client.score(prompt, responses)) == right(prompt, responses)
-        except AssayError:
-            return False
-        return True
 
     async def weather() -> None:
         while True:
             proxy.spoil(generator.choice(faults))
             await asyncio.sleep(0.02)
 
-    storm = asyncio.ensure_future(weather())
-    async with AsyncRewardClient(proxy.url, timeout=20, max_items=20) as client:
-        ended = await asyncio.gather(*(one(client, *call) for call in calls))
-    storm.cancel()
-    assert sum(ended) > len(calls) / 2
+    async with AsyncRewardClient(proxy.url, max_items=20) as client, AsyncRewardClient(server.url) as neighbour:
+        storm = asyncio.ensure_future(weather())
+        in_storm, beside = await asyncio.gather(
+            asyncio.gather(*(client.score(*call) for call in calls), return_exceptions=True),
+            asyncio.gather(*(neighbour.score(*call) for call in calls)),
+        )
+        storm.cancel()
+        proxy.spoil(HEALTHY)
+        after = await asyncio.gather(*(client.score(*call) for call in calls))
+    for call, stormy, *calm in zip(calls, in_storm, beside, after, strict=True):
+        assert isinstance(stormy, AssayError) or list(stormy) == right(*call)
+        assert [list(scores) for scores in calm] == [right(*call)] * 2
 
 
 async def test_a_frozen_server_is_left_for_another(pocket_bundle, tmp_path, right, impatient):

@@ -84,6 +84,19 @@ STUDIES: dict[str, tuple[str, dict[str, Variant]]] = {
             "ensemble of 5": model(ensemble=5),
         },
     ),
+    "minilm-responses": (
+        "responses_development",
+        {
+            **RATES,
+            "epochs 4": optimiser(epochs=4),
+            "frozen layers 3": model(frozen_layers=3),
+            "frozen layers 3, learning rate 0.0001": Variant(
+                {"model": {"frozen_layers": 3}, "optimiser": {"learning_rate": 1e-4}}
+            ),
+            "512 tokens": model(max_tokens=512),
+            "ensemble of 5": model(ensemble=5),
+        },
+    ),
 }
 """By recipe: the folds that decide, and what is tried."""
 

@@ -23,7 +23,7 @@ FROM installer AS install-cpu
 # Where the package index is behind a proxy of one's own: its certificates, and its address.
 ARG PIP_CERT
 ARG PIP_INDEX_URL
-RUN /opt/assay/bin/python -m pip install --no-cache-dir -c constraints.txt '.[serve]'
+RUN /opt/assay/bin/python -m pip install --no-cache-dir -c constraints.txt '.[serve,tracing]'
 COPY service service
 COPY assay_client assay_client
 COPY training training
@@ -34,7 +34,7 @@ RUN /opt/assay/bin/python -m pip install --no-cache-dir --no-deps --force-reinst
 FROM installer AS install-gpu
 ARG PIP_CERT
 ARG PIP_INDEX_URL
-RUN /opt/assay/bin/python -m pip install --no-cache-dir -c constraints.txt '.[gpu]'
+RUN /opt/assay/bin/python -m pip install --no-cache-dir -c constraints.txt '.[gpu,tracing]'
 COPY service service
 COPY assay_client assay_client
 COPY training training

@@ -25,6 +25,7 @@ from assay_client.failures import error_from_reply
 from assay_client.retry import is_transient
 from assay_client.settings import Settings
 from assay_client.silence import Watch
+from assay_client.trace_context import trace_headers
 
 CONNECT_TIMEOUT_S = 5.0
 IDLE_LIMIT_S = 15.0
@@ -106,7 +107,7 @@ class Connection:
     async def _exchange(
         self, endpoint: Endpoint, method: str, path: str, body: bytes | None, request_id: str, attempt: int
     ) -> bytes:
-        headers = {"X-Request-Id": request_id, "X-Assay-Attempt": str(attempt)}
+        headers = {"X-Request-Id": request_id, "X-Assay-Attempt": str(attempt), **trace_headers()}
         if body is not None:
             headers["Content-Type"] = "application/json"
         on_break = CONNECTION_LOST

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import importlib.metadata
 import logging
 import math
 import os
@@ -27,6 +28,7 @@ from service.engine.load import Wanted, load_session
 from service.engine.session import ProviderError
 from service.listeners import OperationsServer, address_of, bind, listen
 from service.observability.logs import configure_logging
+from service.observability.tracing import start_tracing
 from service.open_files import open_files, raise_open_files
 from service.settings import Settings, refuse_unknown_variables
 from service.tls import Certificates, read_certificates, tls_protocol
@@ -148,11 +150,13 @@ def _serve(settings: Settings) -> int:
     certificates = None
     if settings.tls_certificate is not None and settings.tls_key is not None:
         certificates = read_certificates(settings.tls_certificate, settings.tls_key)
-    with contextlib.ExitStack() as listeners:  # first: it is quick, and loading may take minutes
-        listener = listeners.enter_context(bind(settings.host, settings.port))
+    with contextlib.ExitStack() as opened:  # first: it is quick, and loading may take minutes
+        listener = opened.enter_context(bind(settings.host, settings.port))
         operations = None
         if settings.operations_port is not None:
-            operations = listeners.enter_context(bind(settings.host, settings.operations_port))
+            operations = opened.enter_context(bind(settings.host, settings.operations_port))
+        if settings.tracing:
+            opened.callback(start_tracing(importlib.metadata.version("assay")))
         if not (settings.api_keys or settings.api_keys_file) and settings.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("open to everybody who reaches %s: no api_keys are set", settings.host)
         began = time.monotonic()

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware import Middleware
 from fastapi.routing import APIRoute
+from fastapi.telemetry import TelemetryConfig
 
 from service.api import health, v1
 from service.api.context import ClientGoneError, Context, State
@@ -20,7 +21,7 @@ from service.api.dialects.registry import install_dialects
 from service.api.docs import install_docs
 from service.api.errors import install_error_handlers
 from service.api.keys import Keys
-from service.api.middleware import LimitBody, Observe, RequireKey
+from service.api.middleware import OPEN_PATHS, LimitBody, Observe, RequireKey
 from service.bundle.reader import Bundle
 from service.engine.gate import Gate
 from service.engine.providers import PROVIDERS
@@ -40,6 +41,14 @@ logger = logging.getLogger("assay.server")
 
 _STOP_SECONDS = 2
 """For the batches that still run when all requests have ended: nobody waits for them."""
+
+_TELEMETRY: TelemetryConfig = {
+    "exclude": lambda scope: scope["path"] in OPEN_PATHS,
+    "operation_spans": False,  # ours say more; see service.observability.tracing
+    "metrics": False,  # /metrics has them
+    "logs": False,  # they would hold callers' texts
+    "auto_configure": False,
+}
 
 _DESCRIPTION = """
 Scores prompt/response pairs with a reward model. Scores are raw by default and come in the order of the items; every
@@ -126,6 +135,7 @@ def build_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirect is built from the Host header, which is the caller's
+        telemetry=_TELEMETRY,
         middleware=[
             Middleware(Observe, metrics=metrics),
             Middleware(RequireKey, keys=keys, metrics=metrics),
@@ -156,7 +166,9 @@ def build_app(
 
 def build_operations_app(context: Context) -> FastAPI:
     """Probes and metrics alone, for a port that callers do not reach."""
-    app = FastAPI(title="Assay operations", openapi_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="Assay operations", openapi_url=None, redirect_slashes=False, telemetry={"tracing": False, **_TELEMETRY}
+    )
     app.state.context = context
     app.include_router(health.probes)
     app.include_router(health.scrapes)

@@ -188,6 +188,9 @@ class Settings(BaseSettings):
         tuple[FiniteFloat, ...], NoDecode, BeforeValidator(_parts), AfterValidator(_rising)
     ] = SECONDS
     """Upper bounds of the buckets of every duration in the metrics, in seconds, comma-separated."""
+    tracing: bool = False
+    """Send OpenTelemetry traces, by OTLP over HTTP, to where OTEL_EXPORTER_OTLP_ENDPOINT says (default
+    http://localhost:4318). Sampler, headers and the rest are OpenTelemetry's own OTEL_* variables."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged."""
     log_json: bool | None = None

@@ -17,6 +17,7 @@ from service.api.context import LARGE_BYTES, ClientGoneError, aside, context_of
 from service.api.errors import ApiError, invalid
 from service.api.schemas import RankRequest
 from service.api.structure import refuse_too_many_values, refuse_wrong_structure
+from service.observability.tracing import span
 
 
 class StrictRequest(Request):
@@ -40,7 +41,8 @@ class StrictRequest(Request):
         try:
             settings = context.settings
             most = settings.ranked_items if issubclass(self.body_schema, RankRequest) else settings.max_items
-            return await aside(context.body_thread, len(body), lambda: _decode(body, self.body_schema, most))
+            with span("parse"):
+                return await aside(context.body_thread, len(body), lambda: _decode(body, self.body_schema, most))
         finally:
             context.metrics.stage_duration.labels("parse").observe(time.perf_counter() - began)
 

@@ -17,6 +17,7 @@ from starlette.routing import Match
 from service.api.schemas import PROMPT_FORMS, ErrorBody, ErrorReply
 from service.observability.logs import request_id
 from service.observability.metrics import FAULTS, Metrics
+from service.observability.tracing import describe
 from service.scoring import errors as scoring
 
 logger = logging.getLogger("assay.api")
@@ -102,6 +103,7 @@ def error_response(
     However long a text found its way into the message, say by a chat template that repeats what it refuses, the reply
     is short.
     """
+    describe(error=code)
     where = None if field is None else _short(field, _FIELD_CHARS)
     failure = Failure(status, code, _short(message, _MESSAGE_CHARS), where, retry_after)
     headers = {} if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}

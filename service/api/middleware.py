@@ -16,6 +16,7 @@ from service.api.errors import ApiError, error_response
 from service.api.keys import Keys
 from service.observability.logs import request_id
 from service.observability.metrics import Metrics
+from service.observability.tracing import describe
 
 logger = logging.getLogger("assay.access")
 
@@ -44,6 +45,7 @@ class Observe:
         given = _header(scope, b"x-request-id")
         identity = given if given is not None and _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
         token = request_id.set(identity)
+        describe(request_id=identity)
         began = time.monotonic()
         scope.setdefault("state", {})["began"] = began
         status = _NO_REPLY

@@ -37,6 +37,7 @@ from service.api.scoring import deadline_of, score_items
 from service.bundle.calibration import Scale
 from service.bundle.manifest import UNCERTAINTY
 from service.bundle.text_format import Truncation
+from service.observability.tracing import span
 from service.scoring.errors import DeadlineExceededError
 from service.scoring.items import Item
 from service.scoring.scorer import ItemResult, Scores, Wishes
@@ -273,7 +274,8 @@ class _Call:
         items = len(self.scores.items)
         heads = len(self.context.scorer.bundle.manifest.heads)
         size = items * (_ITEM_BYTES + _NUMBER_BYTES * heads if long_field is None else _NUMBER_BYTES * items)
-        content = await aside(self.context.reply_thread, size, write)
+        with span("serialize"):
+            content = await aside(self.context.reply_thread, size, write)
         digest = self.context.scorer.bundle.digest
         return Response(content, media_type="application/json", headers={"X-Assay-Model-Digest": digest})
 

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, with the id of the request that a line belongs to."""
+"""Structured logs: one JSON object a line, with the ids of the request and the trace that a line belongs to."""
 
 import contextvars
 import datetime
@@ -6,6 +6,8 @@ import json
 import logging
 import sys
 from typing import Any
+
+from service.observability.tracing import trace_id
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 """Id of the request being handled in this context."""
@@ -26,6 +28,8 @@ class JsonFormatter(logging.Formatter):
         }
         if (current := request_id.get()) is not None:
             fields["request_id"] = current
+        if (trace := trace_id()) is not None:
+            fields["trace_id"] = trace
         fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)

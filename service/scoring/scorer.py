@@ -20,6 +20,7 @@ from service.bundle.text_format import (
     Truncation,
 )
 from service.observability.metrics import Metrics
+from service.observability.tracing import describe, record, span
 from service.scoring.cache import HeadScores
 from service.scoring.errors import (
     DeadlineExceededError,
@@ -138,9 +139,14 @@ class Scorer:
         reservation = self.scheduler.admission.reserve(len(items))
         try:
             began = self._clock()
-            encoded, sequences = await self._prepare(items, wishes)
+            with span("tokenize"):
+                encoded, sequences = await self._prepare(items, wishes)
             tokenized = self._clock()
-            scored = await self.scheduler.run(sequences, reservation, wishes.deadline)
+            with span("score"):
+                scored = await self.scheduler.run(sequences, reservation, wishes.deadline)
+                ran = self._clock() - tokenized - scored.queue_seconds
+                record("queue", scored.queue_seconds, ended_s_ago=ran)
+                record("infer", ran)
         finally:
             reservation.release()
         self._observe(encoded, tokenized - began, scored)
@@ -199,6 +205,12 @@ class Scorer:
         metrics.stage_duration.labels("tokenize").observe(tokenize_seconds)
         metrics.stage_duration.labels("queue").observe(scored.queue_seconds)
         metrics.stage_duration.labels("infer").observe(scored.infer_seconds)
+        describe(
+            items=len(encoded),
+            tokens=sum(len(item.ids) for item in encoded),
+            computed_tokens=scored.computed_tokens,
+            model_digest=self.bundle.digest,
+        )
 
     def _count(self, outcome: str, items: int) -> None:
         self._metrics.samples.labels(self.bundle.manifest.name, outcome).inc(items)

@@ -177,7 +177,7 @@ async def test_a_server_that_drains_is_waited_for(pocket_bundle, tmp_path, right
 
 
 async def test_calls_in_a_storm_of_faults_never_mix_up_scores(server, proxy, right):
-    """Each connection with a fault of its own; neighbours on good ones are not disturbed; when it is over, all is well."""
+    """Each connection with a fault of its own; neighbours on good ones are not disturbed; afterwards all is well."""
     generator = random.Random(0)
     faults = [*SLOW.values(), *BROKEN.values(), HEALTHY]
     calls = [(f"p{call}", [f"{call} {number}" for number in range(generator.randrange(1, 60))]) for call in range(60)]

@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import cloudcoil.models.keda.v1alpha1 as keda
 import cloudcoil.models.prometheus_operator.v1 as operator
@@ -10,6 +11,7 @@ import pytest
 
 from service.api import health
 from service.app import _STOP_SECONDS
+from service.observability import tracing
 from service.settings import Settings, refuse_unknown_variables
 from tests.k8s.rendering import COMPONENTS, IN_OVERLAYS, OVERLAYS, Manifest, everything, one, rendered
 
@@ -39,6 +41,8 @@ def environment(manifests: list[Manifest]) -> dict[str, str]:
     requests = own["resources"]["requests"]
     given = dict(one(manifests, "ConfigMap", name)["data"])
     for entry in own["env"]:
+        if "fieldRef" in entry.get("valueFrom", {}):
+            continue
         resource = entry.get("valueFrom", {}).get("resourceFieldRef", {}).get("resource", "")
         given[entry["name"]] = entry["value"] if "value" in entry else requests[resource.removeprefix("requests.")]
     return given
@@ -105,6 +109,23 @@ def test_tls_reads_what_is_mounted(overlay: str) -> None:
     mounts = {mount["mountPath"] for mount in container(manifests)["volumeMounts"]}
     assert {str(settings.tls_certificate.parent), str(settings.tls_key.parent)} <= mounts
     assert settings.api_keys_file is not None  # the one component does not take the other's variables away
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_traces_reach_the_collector_that_is_named(overlay: str) -> None:
+    manifests = rendered(overlay, "tracing")
+    assert settings_of(manifests).tracing
+    variables = environment(manifests)
+    tracing.check_variables(variables)
+    collector = urlsplit(variables["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    egress = one(manifests, "NetworkPolicy")["spec"]["egress"]
+    (way,) = [rule for rule in egress if rule["ports"][0]["port"] == collector.port]
+    (to,) = way["to"]
+    assert (
+        collector.hostname == f"otel-collector.{to['namespaceSelector']['matchLabels']['kubernetes.io/metadata.name']}"
+    )
+    assert any({"protocol": "UDP", "port": 53} in rule["ports"] for rule in egress)
+    assert not one(rendered(overlay), "NetworkPolicy")["spec"]["egress"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -1,0 +1,20 @@
+import subprocess
+import sys
+
+from opentelemetry.sdk.trace import TracerProvider
+
+from assay_client.trace_context import trace_headers
+
+
+def test_a_trace_is_taken_along():
+    with TracerProvider().get_tracer("a worker").start_as_current_span("step") as span:
+        context = span.get_span_context()
+        expected = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        assert trace_headers() == {"traceparent": expected}
+    assert trace_headers() == {}
+
+
+def test_a_process_without_opentelemetry_stays_so():
+    lines = "import sys, assay_client.trace_context as t; print(t.trace_headers(), 'opentelemetry' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "{} False"

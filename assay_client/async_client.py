@@ -248,6 +248,7 @@ class AsyncRewardClient:
         retries = self._settings.retries
         body = await send(connection, call, "GET", "/v1/model", request_id=call.request_id, retries=retries)
         info = decode_model(body)
+        self._limits = info.limits
         if self._settings.model_digest is not None:
             call.check_digest(info.model.digest)
         return info
@@ -257,5 +258,5 @@ class AsyncRewardClient:
             return self._limits
         async with connection.limits_lock:
             if self._limits is None:
-                self._limits = (await self._ask_model(connection, call)).limits
+                return (await self._ask_model(connection, call)).limits
             return self._limits

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 _PIECE = 65536
@@ -44,6 +44,7 @@ class FaultProxy:
     Attributes:
         url: where it listens.
         connections: how many it has taken.
+        spoilt: the first line of each request that went into a connection with a fault.
     """
 
     def __init__(self, port: int) -> None:
@@ -51,6 +52,8 @@ class FaultProxy:
         self._fault, self._times = HEALTHY, 0.0
         self.url = ""
         self.connections = 0
+        self.spoilt: list[str] = []
+        self._clients: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     def spoil(self, fault: Fault, times: float = float("inf")) -> None:
         """Spoil connections from now on."""
@@ -59,12 +62,11 @@ class FaultProxy:
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator["FaultProxy"]:
         """Until the end of the block."""
-        tasks: set[asyncio.Task[None]] = set()
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.ensure_future(self._serve(reader, writer))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            self._clients[task] = writer
+            task.add_done_callback(self._clients.pop)
 
         server = await asyncio.start_server(connected, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -72,9 +74,16 @@ class FaultProxy:
             yield self
         finally:
             server.close()
+            tasks = list(self._clients)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def hang_up(self) -> None:
+        """Close what clients keep open, and wait until they have: their next request makes a new connection."""
+        for writer in self._clients.values():
+            writer.write_eof()
+        await asyncio.gather(*self._clients)
 
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -87,7 +96,8 @@ class FaultProxy:
         hole = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
-                there = _Way(fault.reset_at, fault.black_hole_at, ends_with_headers=fault.half_open)
+                heard = None if fault == HEALTHY else self.spoilt.append
+                there = _Way(fault.reset_at, fault.black_hole_at, ends_with_headers=fault.half_open, heard=heard)
                 back = _Way(fault.reset_reply_at, fault.black_hole_reply_at, fault.half_close_at)
                 group.create_task(_pass(client, to_server, fault, there, writers, hole))
                 group.create_task(_pass(server, to_client, fault, back, writers, hole))
@@ -106,6 +116,7 @@ class _Way:
     hole_at: int | None
     end_at: int | None = None
     ends_with_headers: bool = False
+    heard: Callable[[str], None] | None = None
 
 
 async def _pass(
@@ -115,6 +126,8 @@ async def _pass(
     """Pass on what comes, until the fault or the end."""
     passed = 0
     while piece := await source.read(fault.piece):
+        if way.heard is not None and passed == 0:
+            way.heard(piece.partition(b"\r\n")[0].decode())
         await asyncio.sleep(fault.latency_s)
         if hole.is_set():
             await asyncio.Event().wait()

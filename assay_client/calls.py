@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from assay_client.connection import Connection
 from assay_client.errors import (
+    SILENT,
     TLS_REFUSED,
     AssayError,
     DeadlineExceededError,
@@ -128,7 +129,9 @@ async def send(
         _log.warning("attempt %d of %s failed, next in %.2f s: %s", attempt, path, delay, failure)
         await asyncio.sleep(delay)
         # Without a token the retry waits, up to the deadline, for the process to earn one.
-        while not is_free(failure) and not budget.try_spend():
+        # A silent server does no work that a request elsewhere would repeat.
+        free = is_free(failure) or (failure.code == SILENT and connection.another_can_be_asked_in() == 0)
+        while not free and not budget.try_spend():
             await asyncio.sleep(_jitter.uniform(0.5, 1.5) / budget.per_second)
 
 

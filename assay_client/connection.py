@@ -24,7 +24,7 @@ from assay_client.errors import (
 from assay_client.failures import error_from_reply
 from assay_client.retry import is_transient
 from assay_client.settings import Settings
-from assay_client.silence import Watch
+from assay_client.silence import STALL_S, Watch
 from assay_client.trace_context import trace_headers
 
 CONNECT_TIMEOUT_S = 5.0
@@ -34,6 +34,7 @@ IDLE_LIMIT_S = 15.0
 LIVE_TIMEOUT_S = 5.0
 """For the answer of a server that was silent for a while."""
 
+_UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT})
 _LARGE_BYTES = 2**16
 
 _abandoned: list[Connection] = []
@@ -48,7 +49,7 @@ class Connection:
         self._pid = os.getpid()
         self._loop = asyncio.get_running_loop()
         self._servers = Servers(settings.base_urls)
-        self._watch = Watch(self._answers)
+        self._watch = Watch(self._is_silent)
         self.slots = asyncio.Semaphore(settings.max_concurrency)
         self.limits_lock = asyncio.Lock()
         headers = {"User-Agent": "assay-client"}
@@ -84,7 +85,7 @@ class Connection:
         endpoint.outstanding += 1
         try:
             exchange = self._exchange(endpoint, method, path, body, request_id, attempt)
-            content = await self._watch.over(endpoint, exchange)
+            content = await self._watch.guard(endpoint, exchange)
         except AssayError as error:
             if isinstance(error, ConnectionFailedError) or is_transient(error, internal_errors=1):
                 endpoints.failed(endpoint, began, self._loop.time(), error.retry_after_s)
@@ -137,8 +138,14 @@ class Connection:
             raise error_from_reply(response.status, response.headers, content)
         return content
 
-    async def _answers(self, endpoint: Endpoint) -> bool:
-        """Whether it says anything to GET /live, be it that it takes no more connections, as one that ends does."""
+    async def _is_silent(self, endpoint: Endpoint) -> bool:
+        """Whether nothing at all comes back on a GET /live.
+
+        Whatever comes back is a sign of life, a reset or a refusal too: one that ends, or is full, does that to new
+        connections and goes on with its requests. What fails on this side, such as a name that cannot be resolved, says
+        nothing of the server.
+        """
+        began = self._loop.time()
         try:
             async with self._session.get(
                 f"{endpoint.url}/live",
@@ -147,13 +154,13 @@ class Connection:
                 server_hostname=_certified_name(endpoint),
                 timeout=aiohttp.ClientTimeout(total=LIVE_TIMEOUT_S),
             ):
-                return True
+                return False
         except TimeoutError:
-            return False
+            return self._loop.time() - began < LIVE_TIMEOUT_S + STALL_S
         except aiohttp.ClientConnectorError as error:
-            return error.errno == errno.ECONNREFUSED
+            return error.errno in _UNREACHABLE
         except (aiohttp.ClientError, OSError):
-            return True
+            return False
 
     def require_idle(self) -> None:
         """Raise `RuntimeError` if its loop is another one and still running: the session cannot leave it."""

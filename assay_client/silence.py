@@ -18,23 +18,25 @@ T = TypeVar("T")
 
 SILENCE_S = 5.0
 """How long a request waits before it asks, and then how often."""
-PROBES = 2
-"""So many in a row must fail: one may be bad luck."""
+PROBES, PROBE_PAUSE_S = 2, 1.0
+"""So many in a row must get no answer, with a pause between them: one may be bad luck."""
+STALL_S = 1.0
+"""A wait that took so much longer than it should: this process did not run, and cannot say that the server did not."""
 
 
 class Watch:
     """Over the requests in flight to each server. For one event loop.
 
     Args:
-        answers: asks a server, and tells whether it answered in time; whatever it answered.
+        is_silent: asks a server once, and tells whether no answer of any kind came in time.
     """
 
-    def __init__(self, answers: Callable[[Endpoint], Awaitable[bool]]) -> None:
-        self._answers = answers
+    def __init__(self, is_silent: Callable[[Endpoint], Awaitable[bool]]) -> None:
+        self._is_silent = is_silent
         self._waiting: dict[Endpoint, dict[asyncio.Timeout, float]] = {}
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
 
-    async def over(self, endpoint: Endpoint, request: Awaitable[T]) -> T:
+    async def guard(self, endpoint: Endpoint, request: Awaitable[T]) -> T:
         """What the request gives.
 
         Raises:
@@ -65,10 +67,12 @@ class Watch:
         loop, waiting = asyncio.get_running_loop(), self._waiting[endpoint]
         try:
             while waiting:
+                asked = loop.time() + SILENCE_S
                 await asyncio.sleep(SILENCE_S)
-                asked = loop.time()
+                if loop.time() > asked + STALL_S:
+                    continue
                 old = [limit for limit, began in waiting.items() if began <= asked - SILENCE_S]
-                if old and not await self._answers_at_all(endpoint):
+                if old and await self._stays_silent(endpoint):
                     for limit in old:
                         if limit in waiting:
                             limit.reschedule(loop.time())
@@ -77,8 +81,10 @@ class Watch:
             if not waiting:
                 del self._waiting[endpoint]
 
-    async def _answers_at_all(self, endpoint: Endpoint) -> bool:
-        for _ in range(PROBES):
-            if await self._answers(endpoint):
-                return True
-        return False
+    async def _stays_silent(self, endpoint: Endpoint) -> bool:
+        for probe in range(PROBES):
+            if probe:
+                await asyncio.sleep(PROBE_PAUSE_S)
+            if not await self._is_silent(endpoint):
+                return False
+        return True

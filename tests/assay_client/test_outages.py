@@ -30,6 +30,10 @@ def lost() -> assay.AssayError:
     return assay.ConnectionFailedError("reset", code=errors.CONNECTION_LOST)
 
 
+def silent() -> assay.AssayError:
+    return assay.ConnectionFailedError("no longer answers", code=errors.SILENT)
+
+
 def incomplete() -> assay.AssayError:
     return assay.ConnectionFailedError("reset", code=errors.INCOMPLETE_REPLY)
 
@@ -132,6 +136,20 @@ def test_work_that_may_have_been_done_is_repeated_within_the_budget(world: World
     assert all(isinstance(error, assay.DeadlineExceededError) for error, _ in results)
     capacity, earned = 32, 0.1 * 100 + 1.0 * 60
     assert 100 + capacity <= world.attempts <= 100 + capacity + earned
+
+
+def test_from_a_silent_server_all_go_to_another_at_once(world: World) -> None:
+    """Tokens of the budget are for work that may have been done; there are 32 of them, and one a second."""
+    world.others = 0.0
+    results = world.call(256, 1.0, silent, timeout=60)
+    assert all(isinstance(result, assay.ModelInfo) for result, _ in results)
+    assert max(end for _, end in results) <= 1 + 2 * retry.BACKOFF_CAP_S
+
+
+def test_where_there_is_no_other_they_knock_at_a_silent_one_within_the_budget(world: World) -> None:
+    results = world.call(100, 1e9, silent, timeout=60)
+    assert all(isinstance(error, assay.DeadlineExceededError) for error, _ in results)
+    assert world.attempts <= 100 + 32 + 0.1 * 100 + 60
 
 
 @pytest.mark.parametrize("failure", [incomplete, engine_failed])

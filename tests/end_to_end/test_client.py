@@ -239,7 +239,7 @@ async def test_a_hundred_calls_outlive_half_a_second_of_outage(server, right):
         door.shut = True
         start = time.monotonic()
         scores = await asyncio.gather(*(client.score("p", [f"late {n}"]) for n in range(100)))
-        assert time.monotonic() - start < 15
+        assert time.monotonic() - start < 30
         assert door.refused >= 100
     assert [row[0] for row in scores] == pytest.approx([right("p", f"late {n}") for n in range(100)], abs=1e-5)
 

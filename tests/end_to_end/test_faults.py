@@ -68,10 +68,16 @@ def right(pocket_bundle):
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    """A client that takes a server for silent after a third of a second."""
+def curious(monkeypatch):
+    """A client that asks after a third of a second whether the server lives."""
     monkeypatch.setattr(silence, "SILENCE_S", 0.3)
+
+
+@pytest.fixture
+def impatient(monkeypatch, curious):
+    """A client that takes a server for silent soon after."""
     monkeypatch.setattr(connection, "LIVE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(silence, "PROBE_PAUSE_S", 0.1)
 
 
 @pytest.fixture
@@ -158,7 +164,7 @@ async def test_a_black_hole_for_large_requests_alone_is_a_typed_error(proxy, imp
             await client.score("p", RESPONSES)
 
 
-async def test_a_slow_reply_of_a_server_that_lives_is_waited_for(pocket_bundle, tmp_path, right, impatient):
+async def test_a_slow_reply_of_a_server_that_lives_is_waited_for(pocket_bundle, tmp_path, right, curious):
     with server_process(pocket_bundle, tmp_path, module="tests.end_to_end.held_server") as held:
         async with AsyncRewardClient(held.url, retries=0) as client:
             await client.model()
@@ -169,7 +175,7 @@ async def test_a_slow_reply_of_a_server_that_lives_is_waited_for(pocket_bundle, 
             assert list(await waiting) == right("p", ["r"])
 
 
-async def test_a_server_that_drains_is_waited_for(pocket_bundle, tmp_path, right, impatient):
+async def test_a_server_that_drains_is_waited_for(pocket_bundle, tmp_path, right, curious):
     """It takes no new connections, so that what asks whether it lives is refused; its replies come all the same."""
     flags = "--drain-notice-s", "0"
     with server_process(pocket_bundle, tmp_path, *flags, module="tests.end_to_end.held_server") as held:

@@ -3,12 +3,11 @@
 import json
 import signal
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.end_to_end.process import server_process
+from tests.end_to_end.process import PATIENCE, server_process
 
 HELD = "tests.end_to_end.held_server"
 SCORE = {"prompt": "p", "responses": ["a", "b"]}
@@ -23,7 +22,7 @@ def callers():
 
 
 def test_sigterm_drains_without_loss(pocket_bundle, tmp_path, callers):
-    with server_process(pocket_bundle, tmp_path, "--drain-notice-s", "0.7", module=HELD) as server:
+    with server_process(pocket_bundle, tmp_path, "--drain-notice-s", "600", module=HELD) as server:
         alone = [server.request("POST", "/v1/score", request)[1]["scores"] for request in (SCORE, OTHER)]
         server.hold()
         before = callers.submit(server.request, "POST", "/v1/score", SCORE)
@@ -34,6 +33,7 @@ def test_sigterm_drains_without_loss(pocket_bundle, tmp_path, callers):
         assert server.request("GET", "/live")[0] == 200
         during = callers.submit(server.request, "POST", "/v1/score", OTHER)  # balancers still send: served
         server.until_metric("assay_inflight_samples", 4)
+        server.signal(signal.SIGTERM)  # the notice is over
         server.until_closed()
         assert not before.done()
         server.let_go()
@@ -44,24 +44,32 @@ def test_sigterm_drains_without_loss(pocket_bundle, tmp_path, callers):
         assert "Traceback" not in server.log
 
 
+def test_the_notice_ends_by_itself(pocket_bundle, tmp_path):
+    with server_process(pocket_bundle, tmp_path, "--drain-notice-s", "0.5") as server:
+        server.signal(signal.SIGTERM)
+        server.until_closed()
+        assert server.ended() == 0
+        assert "draining: /ready is 503, the listener closes in 0.5 s" in server.log
+
+
 def test_a_drain_ends_with_typed_errors_when_its_time_is_up(pocket_bundle, tmp_path, callers):
     flags = ("--drain-notice-s", "0", "--drain-timeout-s", "1")
     with server_process(pocket_bundle, tmp_path, *flags, module=HELD) as server:
         server.hold()
         stuck = callers.submit(server.request, "POST", "/v1/score", SCORE)
         server.until_metric("assay_inflight_samples", 2)
-        with socket.create_connection((server.host, server.port)) as half:  # must not hold up the end either
+        with socket.create_connection(
+            (server.host, server.port), timeout=PATIENCE
+        ) as half:  # must not hold up the end either
             head = b"POST /v1/score HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
             half.sendall(head + b"{")
             server.until_metric("assay_http_requests_in_flight", 3)
-            began = time.monotonic()
             server.signal(signal.SIGTERM)
             assert half.recv(100).startswith(b"HTTP/1.1 503 ")  # at once: it may go elsewhere
             assert not stuck.done()
             status, body = stuck.result(30)
             assert (status, body["error"]["code"]) == (503, "draining")
             assert server.ended() == 0
-        assert time.monotonic() - began < 10  # 1 s for requests, 2 s for the engine, and some for a slow machine
         assert "the engine is stuck" in server.log
         assert "Traceback" not in server.log
 
@@ -78,10 +86,8 @@ def test_a_second_sigterm_cuts_the_notice_short(pocket_bundle, tmp_path):
 def test_sigint_stops_at_once(pocket_bundle, tmp_path):
     with server_process(pocket_bundle, tmp_path, "--drain-notice-s", "600") as server:
         idle = socket.create_connection((server.host, server.port))
-        began = time.monotonic()
         server.signal(signal.SIGINT)
-        assert server.ended() == 0
-        assert time.monotonic() - began < 5
+        assert server.ended() == 0  # within the patience of the test, which is less than the notice
         idle.close()
         assert "Traceback" not in server.log
 
@@ -91,10 +97,8 @@ def test_probes_tell_the_truth_about_a_hung_engine(pocket_bundle, tmp_path, call
         server.hold()
         stuck = callers.submit(server.request, "POST", "/v1/score", SCORE)
         server.until("/live", 503)
-        began = time.monotonic()
         assert server.request("GET", "/live")[1] == {"live": False, "state": "wedged"}
-        assert server.request("GET", "/ready")[0] == 503
-        assert time.monotonic() - began < 2  # neither waits for the batch
+        assert server.request("GET", "/ready")[0] == 503  # neither waits for the batch, which is still held
         server.let_go()
         assert stuck.result(30)[0] == 200
         assert server.request("GET", "/live")[0] == server.request("GET", "/ready")[0] == 200
@@ -103,7 +107,7 @@ def test_probes_tell_the_truth_about_a_hung_engine(pocket_bundle, tmp_path, call
 
 
 def test_an_engine_that_hangs_for_good_fails_what_it_holds_and_ends_the_process(pocket_bundle, tmp_path, callers):
-    flags = ("--stuck-after-s", "0.3", "--stuck-exit-s", "0.4")
+    flags = ("--stuck-after-s", "0.3", "--stuck-exit-s", "3")
     with server_process(pocket_bundle, tmp_path, *flags, module=HELD) as server:
         server.hold()
         requests = [callers.submit(server.request, "POST", "/v1/score", body) for body in (SCORE, OTHER)]
@@ -119,7 +123,7 @@ def test_an_engine_that_hangs_for_good_fails_what_it_holds_and_ends_the_process(
 def test_an_engine_that_hangs_in_a_drain_fails_what_it_holds_and_is_told_by_the_status(
     pocket_bundle, tmp_path, callers, notice
 ):
-    flags = ("--stuck-after-s", "0.3", "--stuck-exit-s", "0.4", "--drain-notice-s", notice)
+    flags = ("--stuck-after-s", "0.3", "--stuck-exit-s", "3", "--drain-notice-s", notice)
     with server_process(pocket_bundle, tmp_path, *flags, module=HELD) as server:
         server.hold()
         request = callers.submit(server.request, "POST", "/v1/score", SCORE)

@@ -71,7 +71,7 @@ def test_a_certificate_is_exchanged_without_a_restart(pocket_bundle, tmp_path, a
 
 def test_those_that_begin_no_handshake_count_as_connections_and_are_left(pocket_bundle, tmp_path, authority):
     flags = ["--tls-certificate", str(tmp_path / "certificate.pem"), "--tls-key", str(tmp_path / "key.pem")]
-    flags += ["--max-connections", "10", "--receive-timeout-s", "2", "--operations-port", "0"]
+    flags += ["--max-connections", "10", "--receive-timeout-s", "5", "--operations-port", "0"]
     with server_process(pocket_bundle, tmp_path, *flags, wait=False) as server, contextlib.ExitStack() as stack:
         operations = server.until_said(r"metrics: (http://127\.0\.0\.1:\d+)/metrics")[1]
 

@@ -129,7 +129,7 @@ class _Preparation:
         self.sources: set[str] = set()
         self.contaminated = Finding(0)
         self.rows = self.repeated = self.dropped = 0
-        self.leaking = Finding(0)
+        self.leaking = self.crossing = Finding(0)
         self.evaluation = ""
         self.held_out: tuple[list[PreferenceRecord], list[PreferenceRecord]] = ([], [])
         self._ids: set[int] = set()
@@ -162,9 +162,11 @@ class _Preparation:
             if record is None:
                 continue
             part = part_of(record.split_key, fractions, self.seed)
-            if self._leaks(record, leaks) or self._links(record, part):
+            if self._leaks(record, leaks):
                 continue
             if part < 2 and passages is not None and passages.shared_by(record) and self._is_contaminated(record):
+                continue
+            if self._crosses_parts(record, part):
                 continue
             shuffled = shuffle_sides(record, self.seed)
             if part:
@@ -185,32 +187,22 @@ class _Preparation:
             for traits_of_test, kind in zip(known, _SHARED, strict=True)
         ):
             return False
-        return self._left_out(record, f"training prompts are also in the test data, such as {record.id!r}")
-
-    def _links(self, record: PreferenceRecord, part: int) -> bool:
-        """Whether a record is not to be used since its prompt is in another part, by another group or by none.
-
-        Groups are divided, and one prompt may be in several: in memory those that share one count as one group, which
-        takes all records at once.
-
-        Raises:
-            DataError: it is, and the configuration refuses it.
-        """
-        if not record.has_prompt or self._part_of_prompt.setdefault(hash(record.loose_prompt_key), part) == part:
-            return False
-        return self._left_out(record, f"record {record.id!r} has a prompt that another group, in another part, has too")
-
-    def _left_out(self, record: PreferenceRecord, refusal: str) -> bool:
-        """Count a record that leaks; whether it goes.
-
-        Raises:
-            DataError: the configuration refuses it, in these words.
-        """
         if self.config.on_leakage == "error":
-            raise DataError(refusal)
+            raise DataError(f"training prompts are also in the test data, such as {record.id!r}")
         self.leaking = _one_more(self.leaking, record)
         self.dropped += self.config.on_leakage == "drop"
         return self.config.on_leakage == "drop"
+
+    def _crosses_parts(self, record: PreferenceRecord, part: int) -> bool:
+        """Whether a record's prompt is in another part already, by another group or by none; such a one is dropped.
+
+        Groups are divided, and one prompt may be in several: in memory those that share one count as one group, which
+        takes all records at once.
+        """
+        if not record.has_prompt or self._part_of_prompt.setdefault(hash(record.loose_prompt_key), part) == part:
+            return False
+        self.crossing = _one_more(self.crossing, record)
+        return True
 
     def _is_contaminated(self, record: PreferenceRecord) -> bool:
         """Count a record that shares passages with an evaluation; whether it goes.
@@ -286,10 +278,10 @@ class _Preparation:
             "repeated_judgements_removed": self.repeated,
             "leaking_prompts_dropped": self.dropped,
             "source_names": sorted(self.sources),
-            "hygiene": {},
-            "leakage": {"training_prompts_in_the_test": asdict(self.leaking)}
-            if self.config.test or self.leaking.count
-            else None,
+            "hygiene": {"records_dropped_as_another_group_has_their_prompt_in_another_part": asdict(self.crossing)}
+            if self.crossing.count
+            else {},
+            "leakage": {"training_prompts_in_the_test": asdict(self.leaking)} if self.config.test else None,
             "contaminated": asdict(self.contaminated) if self.config.decontaminate else None,
             "annotators": None,
         }

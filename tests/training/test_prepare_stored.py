@@ -155,6 +155,24 @@ def test_leakage_is_counted_where_it_is_only_reported(tmp_path: Path) -> None:
     assert data.account["leaking_prompts_dropped"] == 0
 
 
+@pytest.mark.parametrize("policy", ["drop", "report", "error"])
+def test_a_prompt_of_several_groups_is_in_one_part_alone(tmp_path: Path, policy: str) -> None:
+    """Whatever is wished for data that leak into a test that is named: here none is."""
+    rows = [
+        {"id": f"{k} {g}", "prompt": f"p{k}", "chosen": f"a{g}", "rejected": "b", "group": f"g{k if g else -k}"}
+        for g in range(2)
+        for k in range(1, 101)
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given: dict[str, Any] = {"merge_prompts": False, "validation_fraction": 0.2, "test_fraction": 0.2}
+    data = prepare_stored(stored(tmp_path, str(tmp_path / "a.jsonl"), on_leakage=policy, **given), 0, False)
+    prompts = [{str(record.prompt) for record in part} for part in vars(data.splits).values()]
+    assert not (prompts[0] & prompts[1] or prompts[0] & prompts[2] or prompts[1] & prompts[2])
+    assert set.union(*prompts) == {f"p{k}" for k in range(1, 101)}
+    dropped = data.account["hygiene"]["records_dropped_as_another_group_has_their_prompt_in_another_part"]["count"]
+    assert 0 < dropped == 200 - sum(map(len, vars(data.splits).values()))
+
+
 def test_a_data_set_of_the_hub_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"hf:someone/set: data\.store reads files"):
         prepare_stored(stored(tmp_path, "hf:someone/set"), 0, False)

@@ -13,8 +13,8 @@ from service.scoring.items import AnyItem, Item
 from service.scoring.scorer import Scores, Wishes
 
 _LEAST_PAUSE, _MOST_PAUSE = 0.5, 2.0
-"""Seconds after which a request that is held asks for its places again. Where the queue is full of tokens, its texts
-are tokenized each time."""
+"""Seconds after which a request that is held asks for its places again. Where the queue is full of tokens, or what
+waits takes too long, its texts are tokenized each time."""
 
 
 def deadline_of(request: Request, timeout_ms: float | None) -> float:

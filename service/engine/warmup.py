@@ -24,8 +24,8 @@ class Sample:
 async def warm_up(runner: Runner, bundle: Bundle, max_batch_tokens: int) -> list[Sample]:
     """Score made-up batches of every kind, and say how long each took.
 
-    The largest comes first, so that a lack of memory shows now. The others run twice, and the second time counts: the
-    first one may have compiled something.
+    The largest comes first, so that a lack of memory shows now. All run twice, and the second time counts: the first
+    one may have compiled something.
 
     Raises:
         EngineError: a batch fails, or a score is not finite.
@@ -37,7 +37,7 @@ async def warm_up(runner: Runner, bundle: Bundle, max_batch_tokens: int) -> list
     samples = []
     for sequences in (longest, longest[:1], short, short[:1]):
         layout = plan_layout(sequences, manifest.family, block_queries=manifest.block_queries)
-        for _ in range(1 if sequences is longest else 2):
+        for _ in range(2):
             # Awaited, not waited for in a thread: a warm-up that hangs must not keep the process from ending.
             result = await asyncio.wrap_future(runner.submit(layout))
             _check(result.rewards, (len(sequences), len(manifest.heads)))

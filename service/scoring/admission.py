@@ -1,5 +1,6 @@
 """Who may join the line: requests whole or not at all, by items before they are tokenized and by tokens after."""
 
+import math
 import sys
 from dataclasses import dataclass
 
@@ -11,8 +12,12 @@ from service.scoring.waiting import WaitingLine, Work
 _LEAST_RETRY, _MOST_RETRY = 0.1, 60.0
 _ROOM = 1.25
 """How much longer than predicted a request may take and still be in time: predictions are no promises."""
-_LEAST_LEARNT, _LEARNING_RATE, _FORGETTING, _MOST_STRETCH = 0.5, 0.1, 0.998, 10.0
+_LEAST_LEARNT = 0.5
 """From predictions of less than half a second nothing is learnt: other things than the line decide there."""
+_LEARNING_RATE, _MOST_STRETCH = 0.1, 10.0
+_FORGOTTEN_IN = 60.0
+"""Seconds without a lesson in which two thirds of what was learnt go (of its logarithm): it may hold no more, and whom
+it refuses can teach nothing."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +54,20 @@ class Admission:
         limits: of the queue.
         line: what waits.
         pace: predicts how long that takes.
-        apart: whether each request has batches of its own.
+        deterministic: whether each request has batches of its own.
 
     Attributes:
         reserved: items of requests that are being tokenized.
     """
 
-    def __init__(self, limits: Limits, line: WaitingLine, pace: Pace, apart: bool = False) -> None:
+    def __init__(self, limits: Limits, line: WaitingLine, pace: Pace, deterministic: bool = False) -> None:
         self.limits = limits
         self.reserved = 0
         self._line = line
         self._pace = pace
-        self._apart = apart
-        self._stretch: dict[int, float] = {}  # by size: seconds that waiting takes over those that were predicted
+        self._deterministic = deterministic
+        # By `Work.size`: the seconds that requests take over those that were predicted, and when that was learnt last.
+        self._stretch: dict[int, tuple[float, float]] = {}
 
     @property
     def items(self) -> int:
@@ -121,38 +127,47 @@ class Admission:
             now: monotonic seconds.
 
         Raises:
-            QueueFullError: it cannot be done in time, by the cost model and with some room. Never where nothing else
-                waits, nor before the model was measured.
+            QueueFullError: it cannot be done in time, by the cost model and with some room. Never where nothing waits
+                that goes before it, nor before the model was measured.
         """
-        before = self._line.seconds_before(work)
-        # What adds no work costs nobody anything, and where nothing else waits there is nothing to spare.
-        if not self._pace.measured or not work.added or before <= work.added * (1 + 1e-9):
+        if not self._pace.measured or not work.added:  # what adds no work costs nobody anything
             return
+        all_seconds = self._line.seconds_up_to(work)
         # Smaller ones and equals go first; larger ones that are older have a share.
         share = 1 - AGE_SHARE if self._line.seconds_after(work) > 0 else 1.0
-        batches = len(self._line) if self._apart else 1 + before // self.limits.batch_seconds
-        work.predicted = running_seconds + before / share + batches * self._pace.model.fixed
-        stretch = self._stretch.get(work.size, 1.0)
+        if self._deterministic:
+            batches: float = self._line.requests_up_to(work)
+        else:
+            batches = 1 + all_seconds // self.limits.batch_seconds
+        work.predicted = running_seconds + all_seconds / share + batches * self._pace.model.fixed
+        if all_seconds <= work.added * (1 + 1e-9):  # nothing goes before it: there is nothing to spare
+            return
+        stretch = self._stretch_now(work.size, now)
         needed = _ROOM * stretch * work.predicted
         if work.deadline is not None and now + needed > work.deadline:
-            # Whom it refuses, it learns nothing from: so that it ends by itself where what it learnt holds no more.
-            self._stretch[work.size] = stretch**_FORGETTING
+            own = _ROOM * stretch * work.added / share
             raise QueueFullError(
-                f"what waits takes about {needed:.1f} s, and this request has {max(0.0, work.deadline - now):.1f} s",
+                f"what waits takes about {needed - own:.1f} s and then this request {own:.1f} s, and it has "
+                f"{max(0.0, work.deadline - now):.1f} s",
                 min(_MOST_RETRY, max(_LEAST_RETRY, now + needed - work.deadline)), "queue_time",
             )  # fmt: skip
 
     def learn(self, work: Work, seconds: float, done: bool) -> None:
-        """A request that waited took so long, or was given up after so long because its time was up.
+        """A request took so long, or was given up after so long because its time was up.
 
         The engine has no batch between two batches, and shares its processors with what arrives: a line moves more
         slowly than the sum of its batches, and for large requests the more so as smaller ones go before them.
         """
         if work.predicted < _LEAST_LEARNT:
             return
-        stretch, ratio = self._stretch.get(work.size, 1.0), seconds / work.predicted
+        (stretch, _), ratio = self._stretch.get(work.size, (1.0, 0.0)), seconds / work.predicted
         if done or ratio > stretch:
-            self._stretch[work.size] = min(_MOST_STRETCH, max(1.0, stretch * (ratio / stretch) ** _LEARNING_RATE))
+            stretch = min(_MOST_STRETCH, max(1.0, stretch * (ratio / stretch) ** _LEARNING_RATE))
+            self._stretch[work.size] = stretch, work.admitted + seconds
+
+    def _stretch_now(self, size: int, now: float) -> float:
+        stretch, learnt = self._stretch.get(size, (1.0, now))
+        return float(stretch ** math.exp(min(0.0, learnt - now) / _FORGOTTEN_IN))
 
     def retry_after(self) -> float:
         """Seconds until what waits now should be done, as the cost model predicts them; a second if it cannot yet."""

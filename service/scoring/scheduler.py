@@ -24,6 +24,8 @@ from service.scoring.picking import Picker
 from service.scoring.prefixes import Sequences, forest_tokens
 from service.scoring.waiting import WaitingItem, WaitingLine, Work
 
+_TIMERS_EARLY = 0.005
+"""Seconds by which the event loop's timer of a deadline may run before the deadline: it counts whole milliseconds."""
 _BATCHES_AHEAD = 2
 """One batch runs and one is ready behind it, so that the runner never waits for a plan."""
 
@@ -109,7 +111,7 @@ class Scheduler:
         self._cache = cache
         self._line = WaitingLine(family)
         self._pace = Pace()
-        self.admission = Admission(limits, self._line, self._pace, apart=deterministic)
+        self.admission = Admission(limits, self._line, self._pace, deterministic)
         bounds = Bounds(limits.batch_tokens, limits.batch_cells, limits.batch_seconds)
         picker = RequestPicker if deterministic else Picker
         self._picker: Picker | RequestPicker = picker(self._line, bounds, family, Attention(block_queries))
@@ -169,7 +171,7 @@ class Scheduler:
             await pending.future
             self.admission.learn(work, self._clock() - now, done=True)
         except BaseException:
-            if work.late(self._clock()):
+            if work.late(self._clock() + _TIMERS_EARLY):
                 self.admission.learn(work, self._clock() - now, done=False)
             self._line.drop(work)
             self._give_up_unwanted()

@@ -9,6 +9,8 @@ from service.bundle.layout import Family, IntArray
 from service.scoring.cost import CostModel
 from service.scoring.prefixes import PrefixIndex
 
+_LEAST_SECONDS = 1e-6
+
 
 @dataclass(eq=False)
 class WaitingItem:
@@ -41,7 +43,8 @@ class Work:
         deadline: monotonic seconds after which it waits for nothing any more, None for none.
         items: what it waits for, in depth-first order, those that another request brought included.
         waiting: those of `items` that are in no batch yet.
-        size: magnitude, to base 4, of the predicted seconds that it added to what waits.
+        size: magnitude, to base 4, of the predicted seconds that it added to what waits; where all of that waited
+            already, of its part of them.
         added: those seconds; 0 where all of it waited or ran already.
         predicted: seconds from when it came until it is done, as the cost model has it; 0 where nothing was predicted.
     """
@@ -103,13 +106,17 @@ class WaitingLine:
         """Predicted seconds of one batch of all that waits, if padding and memory were no matter; 0 for nothing."""
         return model.seconds(self.index.tokens, self.index.length_tokens) if len(self.index) else 0.0
 
-    def seconds_before(self, work: Work) -> float:
-        """Predicted seconds of what waits and goes by size before a request, which has just joined, or with it."""
+    def seconds_up_to(self, work: Work) -> float:
+        """Predicted seconds of a request, which has just joined, and of what waits and is smaller or of its size."""
         return sum(seconds for size, seconds in self._seconds_of_size.items() if size <= work.size)
 
     def seconds_after(self, work: Work) -> float:
         """The same of larger requests, which go after it but for the share of the oldest."""
         return sum(seconds for size, seconds in self._seconds_of_size.items() if size > work.size)
+
+    def requests_up_to(self, work: Work) -> int:
+        """How many requests wait that are smaller or of its size, itself included."""
+        return sum(len(peers) for size, peers in self._by_size.items() if size <= work.size)
 
     def by_age(self) -> Iterator[Work]:
         """Requests with items in no batch yet, first come first."""
@@ -149,8 +156,11 @@ class WaitingLine:
                 work.waiting[item] = None
         self.places += len(sequences)
         if work.waiting:
-            work.added = self.seconds(model) - before
-            work.size = math.frexp(work.added)[1] // 2
+            # A text that another one begins with makes what waits shorter on average, and no more.
+            work.added = max(0.0, self.seconds(model) - before) if fresh else 0.0
+            # What adds nothing is as large as its part of what was there.
+            own = work.added if fresh else sum(item.seconds for item in work.waiting)
+            work.size = math.frexp(max(own, _LEAST_SECONDS))[1] // 2
             for item in fresh:
                 item.seconds, item.size = work.added / len(fresh), work.size
             if fresh:

@@ -29,8 +29,8 @@ def runner(session):
 
 async def test_the_largest_batch_comes_first(runner, session, pocket_bundle):
     samples = await warm_up(runner, pocket_bundle, 640)
-    largest, long, again, several, _, single, _ = session.layouts
-    assert long is again
+    largest, again, long, _, several, _, single, _ = session.layouts
+    assert largest is again
     assert len(largest.read_index) == 10
     assert (len(long.read_index), long.tokens) == (1, 64)
     assert 600 < largest.tokens <= 640

@@ -159,7 +159,7 @@ async def test_a_request_that_would_be_late_is_refused_at_once(pocket_bundle):
     async with line_over(pocket_bundle) as line:
         requests = await busy(line, 20)
         seconds = 0.1 * line.metric("assay_queue_tokens")
-        with pytest.raises(QueueFullError, match="this request has 1.0 s") as refused:
+        with pytest.raises(QueueFullError, match="and then this request .* s, and it has 1.0 s") as refused:
             await line.submit(items(20, "x"), deadline=line.clock.now + 1)
         assert refused.value.by == "queue_time"
         assert 2 * seconds < refused.value.retry_after + 1 < 4 * seconds
@@ -220,7 +220,8 @@ def admission_behind(seconds: float, **options: Any) -> tuple[WaitingLine, Admis
     """What waits takes so long, in one request."""
     line, pace = WaitingLine(Family.CAUSAL), Pace()
     pace.use(PREDICTED)
-    line.join(distinct([np.arange(1000, 1000 + int(10 * seconds))]), 0.0, None, PREDICTED)
+    if seconds:
+        line.join(distinct([np.arange(1000, 1000 + int(10 * seconds))]), 0.0, None, PREDICTED)
     return line, Admission(Limits(queue_items=10_000, queue_tokens=10**6, batch_tokens=64), line, pace, **options)
 
 
@@ -239,34 +240,68 @@ def test_work_stays_counted_when_the_one_who_brought_it_leaves():
     line, admission = admission_behind(10.0)
     second = line.join(distinct([np.arange(1000, 1100)]), 0.0, None, PREDICTED)
     line.drop(next(line.by_age()))
-    assert line.seconds_before(second) + line.seconds_after(second) == pytest.approx(10.0)
+    assert line.seconds_up_to(second) + line.seconds_after(second) == pytest.approx(10.0)
     late = line.join(distinct([np.arange(3000, 3100)]), 0.0, 15.0, PREDICTED)
     with pytest.raises(QueueFullError):
         admission.check_time(late, running_seconds=0.0, now=0.0)
 
 
-def test_what_was_learnt_is_forgotten_where_it_lets_nobody_in():
-    line, admission = admission_behind(5.0)
+@pytest.mark.parametrize("own", [50, 2])
+def test_what_was_learnt_is_forgotten_in_time(own):
+    """Whom it refuses teaches nothing, and nor do those of short deadlines whom it lets in."""
+    line, admission = admission_behind(5.0 if own == 50 else 0.0)
+    for number in range(30):
+        line.join(distinct([np.arange(5000 + 10 * number, 5003 + 10 * number)]), 0.0, None, PREDICTED)
 
-    def refused() -> bool:
-        work = line.join(distinct([np.arange(2000, 2050)]), 0.0, 13.0, PREDICTED)
+    def refused(now: float) -> bool:
+        work = line.join(distinct([np.arange(2000, 2000 + own)]), now, now + 1.5 * first.predicted, PREDICTED)
         try:
-            admission.check_time(work, running_seconds=0.0, now=0.0)
+            admission.check_time(work, running_seconds=0.0, now=now)
         except QueueFullError:
             return True
         finally:
             line.drop(work)
-        admission.learn(work, 9.0, done=True)  # it would be in time
         return False
 
     for _ in range(50):
-        work = line.join(distinct([np.arange(2000, 2050)]), 0.0, 1000.0, PREDICTED)
-        admission.check_time(work, running_seconds=0.0, now=0.0)
-        admission.learn(work, 80.0, done=True)
-        line.drop(work)
-    attempts = [refused() for _ in range(5000)]
-    assert attempts[0]
-    assert not attempts[-1]
+        first = line.join(distinct([np.arange(2000, 2000 + own)]), 0.0, 1000.0, PREDICTED)
+        admission.check_time(first, running_seconds=0.0, now=0.0)
+        admission.learn(first, 8 * first.predicted, done=True)
+        line.drop(first)
+    learnt = first.admitted + 8 * first.predicted
+    assert refused(learnt + 60)
+    assert not refused(learnt + 180)
+
+
+def test_lone_requests_teach_that_the_line_moves_again():
+    line, admission = admission_behind(0.0)
+    for seconds in [80.0] * 50 + [5.0] * 100:
+        lone = line.join(distinct([np.arange(2000, 2050)]), 0.0, 1000.0, PREDICTED)
+        admission.check_time(lone, running_seconds=0.0, now=0.0)
+        assert lone.predicted == pytest.approx(5.0)
+        admission.learn(lone, seconds, done=True)
+        line.drop(lone)
+    line.join(distinct([np.arange(7000, 7050)]), 0.0, None, PREDICTED)
+    second = line.join(distinct([np.arange(2000, 2050)]), 0.0, 13.0, PREDICTED)
+    admission.check_time(second, running_seconds=0.0, now=0.0)
+
+
+def test_a_text_that_begins_another_adds_no_negative_work():
+    line, admission = admission_behind(0.0)
+    model = CostModel(fixed=0.0, per_token=0.0001, per_cell=0.00001)
+    line.join(distinct([np.arange(0, 4000)]), 0.0, None, model)
+    work = line.join(distinct([np.arange(0, 2000)]), 0.0, 0.1, model)
+    assert work.added == 0.0
+    admission.check_time(work, running_seconds=9.0, now=0.0)
+
+
+def test_what_adds_no_work_is_as_large_as_its_part_of_what_is_there():
+    line, _ = admission_behind(20.0)
+    small = [np.arange(5000 + 10 * n, 5003 + 10 * n) for n in range(100)]
+    bulk = line.join(distinct(small), 0.0, None, PREDICTED)
+    again, part = (line.join(distinct(texts), 0.0, None, PREDICTED) for texts in (small, small[:1]))
+    assert again.size == bulk.size > 0
+    assert part.size < 0
 
 
 def test_what_large_requests_learn_does_not_count_for_small_ones():
@@ -284,7 +319,7 @@ def test_what_large_requests_learn_does_not_count_for_small_ones():
 
 def test_where_requests_have_batches_of_their_own_each_costs_one():
     for apart, patience in ((False, 10.0), (True, 60.0)):
-        line, admission = admission_behind(1.0, apart=apart)
+        line, admission = admission_behind(0.0, deterministic=apart)
         model = CostModel(fixed=0.1, per_token=0.0001, per_cell=0.0)
         admission._pace.use(model)
         for number in range(300):
@@ -293,3 +328,10 @@ def test_where_requests_have_batches_of_their_own_each_costs_one():
         admission.check_time(last, running_seconds=0.0, now=0.0)
         assert (last.predicted > 30) == apart
         assert last.predicted < patience
+        large = line.join(
+            distinct([np.arange(40_000 + 10_000 * n, 49_000 + 10_000 * n) for n in range(3)]), 0.0, None, model
+        )
+        small = line.join(distinct([np.arange(31, 34)]), 0.0, None, model)
+        admission.check_time(small, running_seconds=0.0, now=0.0)
+        assert large.size > small.size
+        assert small.predicted < patience  # larger ones go after it

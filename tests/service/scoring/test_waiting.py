@@ -42,7 +42,7 @@ def test_a_request_is_as_large_as_what_it_adds_to_the_line():
         [np.append(prefix, 100)], [np.append(prefix, 101), np.append(prefix, 102)], [np.append(prefix, 100)]
     )
     assert (first.size, second.size) == (3, 1)
-    assert third.size <= 0  # all of it was waiting
+    assert third.added == 0 and third.size == first.size  # all of it was waiting
 
 
 def test_a_request_without_items_would_never_be_done():
@@ -146,7 +146,7 @@ class AnyHistory(RuleBasedStateMachine):
         for work in expected:
             smaller = sum(item.seconds for item in waiting if item.size <= work.size)
             larger = sum(item.seconds for item in waiting if item.size > work.size)
-            assert self.line.seconds_before(work) == pytest.approx(smaller, abs=1e-6)
+            assert self.line.seconds_up_to(work) == pytest.approx(smaller, abs=1e-6)
             assert self.line.seconds_after(work) == pytest.approx(larger, abs=1e-6)
         by_size = [work for peers in self.line.by_size() for work in peers]
         assert set(by_size) == set(expected) and len(by_size) == len(expected)

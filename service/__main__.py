@@ -54,6 +54,7 @@ class Server(uvicorn.Server):
         self._operations: OperationsServer | None = None
         self._operating: asyncio.Task[None] | None = None
         self.address: str | None = None
+        self.has_stopped_listening = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First SIGTERM: drain. SIGINT, or a second signal: stop. One more: without waiting for requests."""
@@ -99,6 +100,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop; probes and scrapes are answered until the last request has ended."""
+        self.has_stopped_listening = True
         await super().shutdown(sockets)
         if self._operations is not None and self._operating is not None:
             self._operations.should_exit = True
@@ -216,6 +218,7 @@ def build_server(
         settings.receive_timeout_s,
         settings.connections_for(open_files()),
         context.count_refusal,
+        is_stopping=lambda: server.has_stopped_listening,
     )
     if certificates is not None:
         certificates.on_outcome = context.metrics.reload_failed.labels("certificate").set

@@ -1,6 +1,7 @@
 """HTTP parsing with what uvicorn's lacks: limits of headers, arrival time and connections, half-closed clients."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import struct
@@ -34,6 +35,7 @@ class LimitedProtocol(HttpToolsProtocol):
     receive_timeout_s: float
     max_connections: int
     on_refusal: Callable[[str], None]
+    is_stopping: Callable[[], bool]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,6 +72,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self.has_room(len(self.connections) - 1):
             transport.abort()
             return
+        if type(self).is_stopping():  # a handshake that ended after the server had told all connections
+            self._close()
+            return
         if len(self.connections) > self.max_connections:
             self._surplus = True
             self.receive_timeout_s = min(self.receive_timeout_s, _SURPLUS_SECONDS)
@@ -82,7 +87,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._unread is not None:
             self._unread -= len(data)
             if self._unread < 0:
-                self.transport.close()
+                self._close()
             return
         in_body = not self._in_headers
         if not in_body:
@@ -143,8 +148,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with the next request, if there is to be one."""
         super().on_response_complete()
+        self._bound_closing()
         if self._half_closed and not self._reply_due():
-            self.transport.close()
+            self._close()
         elif self._stopping and self._bodiless():
             self._refuse_stopping()
 
@@ -155,6 +161,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse_stopping()
         else:
             super().shutdown()
+            self._bound_closing()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends nothing more; true to keep the connection until it has its replies."""
@@ -191,6 +198,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """It reads again."""
         super().resume_writing()  # type: ignore[no-untyped-call, unused-ignore]
         self._forget_send_deadline()
+        self._bound_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadlines, and tell the application; uvicorn tells it of the last request alone."""
@@ -201,11 +209,26 @@ class LimitedProtocol(HttpToolsProtocol):
             self._running.disconnected = True
             self._running.message_event.set()
 
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing came for too long."""
+        super().timeout_keep_alive_handler()
+        self._bound_closing()
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._bound_closing()
+
+    def _bound_closing(self) -> None:
+        """A closed connection waits for its last bytes to be taken; one that takes none may not wait for ever."""
+        if self.transport.is_closing() and self._send_deadline is None:
+            self._send_deadline = self.loop.call_later(self.receive_timeout_s, self._cut)
+
     def _cut(self) -> None:
         """Close at once, by a reset: else the system keeps what was not read for minutes after the process let go."""
         connection = self.transport.get_extra_info("socket")
         if connection is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with contextlib.suppress(OSError):  # it is gone already
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
     def _forget_send_deadline(self) -> None:
@@ -271,7 +294,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 f"the request did not arrive within {self.receive_timeout_s:g} s",
             )  # fmt: skip
         else:
-            self.transport.close()  # not a byte of a request: nobody to reply to
+            self._close()  # not a byte of a request: nobody to reply to
 
     def _refuse(self, status: bytes, code: str, message: str, retry_after_s: int | None = None) -> None:
         """Reply without the application, which has not seen the whole request, and close."""
@@ -280,7 +303,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         type(self).on_refusal(code)
         if self._reply_due():  # ours would be taken for the reply to another request
-            self.transport.close()
+            self._close()
             return
         if self._in_headers or not self.cycle.response_started:
             retry = {} if retry_after_s is None else {"retry_after_s": retry_after_s}
@@ -303,20 +326,31 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.message_event.set()
         self.flow.resume_reading()
         if not self.transport.can_write_eof():  # TLS: closing says so, and sends what was written
-            self.transport.close()
+            self._close()
             return
         self.transport.write_eof()
-        self._receive_deadline = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        self._receive_deadline = self.loop.call_later(_LINGER_SECONDS, self._close)
 
 
 def limited_protocol(
-    max_header_bytes: int, receive_timeout_s: float, max_connections: int, on_refusal: Callable[[str], None]
+    max_header_bytes: int,
+    receive_timeout_s: float,
+    max_connections: int,
+    on_refusal: Callable[[str], None],
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> type[LimitedProtocol]:
-    """A protocol class for uvicorn's `http` option; `on_refusal` is told the code of each refusal."""
+    """A protocol class for uvicorn's `http` option.
+
+    Args:
+        max_header_bytes, receive_timeout_s, max_connections: see `service.settings`.
+        on_refusal: is told the code of each refusal.
+        is_stopping: whether connections that begin only now come too late.
+    """
     members = {
         "max_header_bytes": max_header_bytes,
         "receive_timeout_s": receive_timeout_s,
         "max_connections": max_connections,
         "on_refusal": staticmethod(on_refusal),
+        "is_stopping": staticmethod(is_stopping),
     }
     return type("LimitedProtocol", (LimitedProtocol,), members)

@@ -3,11 +3,13 @@
 import contextlib
 import http.client
 import json
+import signal
 import socket
 import ssl
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,40 @@ def test_tls(pocket_bundle, tmp_path, authority):
         assert connection.getresponse().status == 431
         with pytest.raises((http.client.HTTPException, OSError)):
             urllib.request.urlopen(f"http://{server.host}:{server.port}/live", timeout=10)
+
+
+def test_a_handshake_that_ends_in_a_drain_does_not_hold_it_up(pocket_bundle, tmp_path, authority):
+    flags = ["--tls-certificate", str(tmp_path / "certificate.pem"), "--tls-key", str(tmp_path / "key.pem")]
+    flags += ["--drain-notice-s", "0", "--drain-timeout-s", "600", "--operations-port", "0"]
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    module = "tests.end_to_end.held_server"
+    with (
+        server_process(pocket_bundle, tmp_path, *flags, module=module, wait=False) as server,
+        ThreadPoolExecutor(1) as caller,
+    ):
+        operations = server.until_said(r"metrics: (http://127\.0\.0\.1:\d+)/metrics")[1]
+        server.hold()
+
+        def score() -> int:
+            body = json.dumps({"prompt": "p", "responses": ["a"]}).encode()
+            request = urllib.request.Request(f"{server.url}/v1/score", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, context=trusting, timeout=PATIENCE) as reply:
+                return int(reply.status)
+
+        status = caller.submit(score)
+        deadline = time.monotonic() + PATIENCE
+        while b"assay_inflight_samples 1.0" not in urllib.request.urlopen(f"{operations}/metrics").read():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        late = socket.create_connection((server.host, server.port), timeout=PATIENCE)
+        server.signal(signal.SIGTERM)
+        server.until_closed()
+        with contextlib.suppress(OSError), trusting.wrap_socket(late, server_hostname="127.0.0.1") as connection:
+            assert connection.recv(1) == b""
+        server.let_go()
+        assert status.result(PATIENCE) == 200
+        assert server.ended() == 0
 
 
 def test_a_certificate_is_exchanged_without_a_restart(pocket_bundle, tmp_path, authority):

@@ -372,17 +372,3 @@ class TestDeadline:
             connection.settimeout(10)
             connection.sendall(BODY)
             assert [reply.status for reply in replies(connection, 2)] == [200, 200]
-
-
-def test_a_reply_that_nobody_reads_is_given_up(pocket_bundle):
-    """A ranking of many responses is a reply of megabytes: it must not stay in memory because its reader sleeps."""
-    texts = [f"{number}" for number in range(900)]
-    body = json.dumps({"prompt": "p", "responses": texts}).encode()
-    with serving(pocket_bundle, receive_timeout_s=0.2, max_rank_items=900) as served, served.connect() as connection:
-        connection.sendall(head(length=len(body), path="/v1/rank") + body)
-        until = time.monotonic() + PATIENCE
-        while not served.server.server_state.connections:
-            assert time.monotonic() < until, "never connected"
-        while served.server.server_state.connections:
-            assert time.monotonic() < until, "the reply is kept for a reader that does not read"
-            time.sleep(0.01)

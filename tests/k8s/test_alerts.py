@@ -10,6 +10,8 @@ import yaml
 from prometheus_client import generate_latest
 
 from service.bundle.reader import Bundle
+from service.observability.metrics import FAULTS, REJECTIONS
+from service.settings import Settings
 from tests.k8s.rendering import K8S, need
 from tests.service.serving import serving
 
@@ -45,9 +47,11 @@ def test_every_alert_fires_in_a_test_and_has_an_entry_in_the_runbook() -> None:
     tests = (K8S / "alerts/tests.yaml").read_text()
     fired = set(re.findall(r'\{alertname="(\w+)"\}', tests))
     assert fired == set(ALERTS)
-    headings = re.findall(r"^## (.+)$", (K8S / "RUNBOOK.md").read_text(), re.MULTILINE)
-    assert {name.strip() for heading in headings for name in heading.split(",")} == set(ALERTS)
-    for rule in ALERTS.values():
+    runbook = (K8S / "RUNBOOK.md").read_text()
+    assert re.findall(r"^## (.+)$", runbook, re.MULTILINE) == list(ALERTS)
+    assert set(re.findall(r"\(#(\w+)\)", runbook)) <= {name.lower() for name in ALERTS}
+    for name, rule in ALERTS.items():
+        assert rule["annotations"]["runbook_url"].endswith(f"/k8s/RUNBOOK.md#{name.lower()}")
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
         assert rule["annotations"]["summary"]
 
@@ -62,11 +66,18 @@ def test_every_metric_that_is_named_is_there_before_any_traffic(pocket_bundle: B
             continue
         named = set(re.findall(r"\b((?:assay|process)_\w+|assay:[a-z]\w*:\w+)", path.read_text()))
         assert named <= there | recorded, path
-    labels = {(m, k, v) for m, k, v in re.findall(r'(assay_\w+)\{(\w+)=~?"([^"]+)"', yaml.safe_dump(RULES))}
-    for metric, label, value in labels:
-        for alternative in value.replace("5..", "").split("|"):
-            assert re.search(rf'^{metric}\{{[^}}]*{label}="{alternative}', text, re.MULTILINE), (
-                metric,
-                label,
-                alternative,
-            )
+    for path in K8S.glob("*.md"):
+        histograms = {name.removesuffix("_count") for name in there}
+        assert set(re.findall(r"\bassay_(?!client)\w+", path.read_text())) <= there | histograms, path
+    for metric, selector in set(re.findall(r"(assay_\w+)\{([^}]*)\}", yaml.safe_dump(RULES, width=10_000))):
+        for label, value in re.findall(r'(\w+)=~?"([^"]+)"', selector):
+            for alternative in value.split("|"):
+                found = re.search(rf'^{metric}\{{[^}}]*{label}="{alternative}"', text, re.MULTILINE)
+                assert found, (metric, label, alternative)
+
+
+def test_settings_that_the_runbook_names_are_there() -> None:
+    text = (K8S / "RUNBOOK.md").read_text()
+    text = re.sub(r"`assay_\w+`", "", text)  # metrics
+    named = {name.removeprefix("ASSAY_").lower() for name in re.findall(r"`(ASSAY_\w+|[a-z]+_[a-z_]+)(?:=\w+)?`", text)}
+    assert named <= set(Settings.model_fields) | set(FAULTS) | set(REJECTIONS)

@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -80,31 +81,93 @@ def test_training_calls_what_the_command_knows_with_the_run_that_it_is_configure
     assert generated["metadata"]["name"] in [v.get("configMap", {}).get("name") for v in volumes]
     (container,) = job["spec"]["template"]["spec"]["containers"]
     (script,) = container["args"]
-    known = script.replace('"$(setting bundle)"', str(config.bundle)).replace('"$run"', str(config.run))
-    check_calls(known, config, {"evaluate", "export", "run"})
+    known = script.replace('"$bundle"', str(config.bundle)).replace('"$run"', str(config.run))
+    check_calls(known.replace('"$config"', "/etc/assay/train.toml"), config, {"evaluate", "export", "run"})
 
 
-@pytest.mark.parametrize(("file", "calls"), [("training.json", ["evaluate", "export"]), ("", ["run"])])
-def test_the_script_of_the_training_job_goes_by_the_configuration(tmp_path: Path, file: str, calls: list[str]) -> None:
-    """Run by a shell, with a command that only says what it was called with."""
-    run = tmp_path / "work/other"
-    run.mkdir(parents=True)
-    if file:
-        (run / file).touch()
-    (tmp_path / "train.toml").write_text(f'run = "{run}"\nbundle = "{tmp_path}/bundles/other"\n')
-    command = tmp_path / "assay-train"
-    command.write_text('#!/bin/sh\necho "$@"\n')
-    command.chmod(0o755)
-    (container,) = one(job_folder("train"), "Job")["spec"]["template"]["spec"]["containers"]
-    script = container["args"][0].replace("/etc/assay/train.toml", str(tmp_path / "train.toml"))
-    path = f"{tmp_path}:/usr/bin:/bin"
-    done = subprocess.run(
-        [*container["command"], script], capture_output=True, text=True, env={"PATH": path}, check=True
-    )
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == calls
-    assert all(str(run) in line or str(tmp_path / "train.toml") in line for line in lines)
-    assert ("--overwrite" in done.stdout) == (not file)
+CONFIGURATIONS = {
+    "plain": 'run = "{run}"\nbundle = "{bundle}"\n',
+    "other spellings": "\"bundle\"='{bundle}' # the \"best\" one\n'run'= '{run}'  # first\n[data]\nrun = 'no'\n",
+}
+
+
+class TrainingJob:
+    """Its script in a shell, with a command that only says what it was called with."""
+
+    def __init__(self, folder: Path, configuration: str = CONFIGURATIONS["plain"]) -> None:
+        self._folder = folder
+        self.run, self.bundle = folder / "work/runs/first", folder / "bundles/first"
+        self.configure(configuration)
+        command = folder / "assay-train"
+        command.write_text('#!/bin/sh\necho "$@"\n')
+        command.chmod(0o755)
+        (folder / "python3").symlink_to(sys.executable)
+
+    def configure(self, content: str) -> None:
+        (self._folder / "train.toml").write_text(content.format(run=self.run, bundle=self.bundle))
+
+    def leave(self, *files: Path) -> None:
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+
+    def calls(self) -> list[str]:
+        """What was called; raises `AssertionError` with the last line of what it says where it fails."""
+        (container,) = one(job_folder("train"), "Job")["spec"]["template"]["spec"]["containers"]
+        script = container["args"][0].replace("/etc/assay/train.toml", str(self._folder / "train.toml"))
+        done = subprocess.run(
+            [*container["command"], script],
+            capture_output=True,
+            text=True,
+            env={"PATH": f"{self._folder}:/usr/bin:/bin"},
+        )
+        assert done.returncode == 0, done.stderr.strip().splitlines()[-1]
+        return [line.replace(str(self._folder), "") for line in done.stdout.splitlines()]
+
+
+BEGIN = "run --config /train.toml --overwrite --no-progress"
+GO_ON = "run --config /train.toml --resume --no-progress"
+FINISH = [
+    "evaluate --run /work/runs/first --no-progress",
+    "export --run /work/runs/first --bundle /bundles/first --no-progress",
+]
+
+
+@pytest.mark.parametrize("spelling", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_the_training_job_begins_goes_on_and_finishes(tmp_path: Path, spelling: str) -> None:
+    job = TrainingJob(tmp_path, spelling)
+    assert job.calls() == [BEGIN]
+    assert job.calls() == [BEGIN]  # nothing was saved before it was killed
+    job.leave(job.run / "checkpoints/checkpoint-9/trainer_state.json")
+    assert job.calls() == [GO_ON]
+    job.leave(job.run / "training.json")
+    assert job.calls() == FINISH
+    job.leave(job.bundle / "bundle.json")
+    assert job.calls() == ["/bundles/first is there already"]
+
+
+@pytest.mark.parametrize("left", ["", "checkpoints/checkpoint-9/trainer_state.json", "training.json"])
+def test_another_configuration_does_not_take_a_run_for_its_own(tmp_path: Path, left: str) -> None:
+    job = TrainingJob(tmp_path)
+    job.calls()
+    job.leave(job.run / left) if left else None
+    job.configure(CONFIGURATIONS["plain"] + "[model]\nmax_tokens = 9\n")
+    with pytest.raises(AssertionError, match=r"train\.toml is not what .*first began with: name another run"):
+        job.calls()
+
+
+def test_a_bundle_that_servers_may_have_open_is_not_replaced(tmp_path: Path) -> None:
+    job = TrainingJob(tmp_path)
+    job.leave(job.bundle / "bundle.json")
+    with pytest.raises(AssertionError, match="is there and not of this run: name another bundle"):
+        job.calls()
+
+
+def test_a_configuration_without_a_bundle_ends_before_anything_is_called(tmp_path: Path) -> None:
+    job = TrainingJob(tmp_path, 'run = "{run}"\n')
+    with pytest.raises(AssertionError, match="KeyError: 'bundle'"):
+        job.calls()
+    assert not job.run.parent.exists()
 
 
 def test_evaluation_is_of_the_run_that_training_leaves() -> None:
@@ -127,12 +190,3 @@ def check_calls(script: str, config: TrainingConfig, expected: set[str]) -> None
         if "--bundle" in known:
             assert loaded.bundle == config.bundle
     assert called == expected
-
-
-def test_a_job_that_runs_twice_takes_nothing_away() -> None:
-    """Applied again or started again, it deletes no finished training."""
-    (container,) = one(job_folder("train"), "Job")["spec"]["template"]["spec"]["containers"]
-    before, _, after = container["args"][0].partition("--overwrite")
-    assert "training.json" in before
-    assert "else" in before.splitlines()[-1]
-    assert not after.strip().startswith("--run")

@@ -1,5 +1,6 @@
 """Manifests against the schemas of Kubernetes, and against the server that they start."""
 
+import copy
 import re
 from typing import Any
 from urllib.parse import urlsplit
@@ -63,7 +64,10 @@ def test_custom_resources_are_valid_and_nothing_in_them_is_misspelt(overlay: str
     assert bool(found) == (component in ("keda", "monitoring"))
     for manifest in found:
         back = CRDS[manifest["kind"]].model_validate(manifest).model_dump(by_alias=True, exclude_none=True, mode="json")
-        assert back["spec"] == manifest["spec"]
+        expected = copy.deepcopy(manifest["spec"])
+        if manifest["kind"] == "ScaledObject":  # of KEDA 2.17; the newest model is of 2.16
+            assert expected["fallback"].pop("behavior") == "currentReplicasIfHigher"
+        assert back["spec"] == expected
 
 
 def test_there_is_no_other_kind_of_manifest() -> None:

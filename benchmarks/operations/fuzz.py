@@ -2,13 +2,15 @@
 
     python -m benchmarks.operations.fuzz [--seconds 600]
 
-Two targets: the decoding of bodies, where nothing but a valid request or a typed refusal may come out, and the HTTP
-protocol with its limits, which may raise nothing whatever bytes come in whatever pieces. Each runs in a process of its
+Three targets: the decoding of bodies, where nothing but a valid request or a typed refusal may come out, from bytes and
+from documents that are nearly requests (bytes alone seldom get past the JSON parser); and the HTTP protocol with its
+limits, which may raise nothing whatever bytes come in whatever pieces. Each runs in a process of its
 own, from a few seeds; whoever finds a crash leaves the input in build/fuzz.
 """
 
 import argparse
 import asyncio
+import json
 import logging
 import re
 import subprocess
@@ -36,25 +38,81 @@ _REQUESTS = (
 )
 
 
-def body_target() -> Callable[[bytes], None]:
-    """Decode as a route does."""
+_FIELDS = (
+    "prompt", "responses", "pairs", "comparisons", "response", "response_a", "response_b", "scale", "truncate",
+    "timeout_ms", "allow_empty", "role", "content", "model_digest", "return_details", "x",
+)  # fmt: skip
+_WORDS = ("raw", "centred", "user", "assistant", "response_right", "p", "", "\ud800", "a" * 300)
+_REPORTED_EVERY = 2**12
+
+
+def decode_target(make_body: Callable[[bytes], bytes]) -> Callable[[bytes], None]:
+    """Decode a body as a route does; now and then says how many were valid."""
     from service.api.decoding import _decode
     from service.api.errors import ApiError
     from service.api.schemas import CompareRequest, RankRequest, ScoreRequest
+    from service.api.structure import refuse_too_many_values
 
     schemas = (ScoreRequest, CompareRequest, RankRequest)
+    tried = valid = 0
 
     def target(data: bytes) -> None:
+        nonlocal tried, valid
+        tried += 1
+        if tried % _REPORTED_EVERY == 0:
+            print(f"VALID {valid} of {tried}", file=sys.stderr)
         schema = schemas[data[0] % len(schemas)] if data else ScoreRequest
+        body = make_body(data[1:])
         try:
-            found = _decode(data[1:], schema, 64)
+            refuse_too_many_values(body, 64)  # which a route asks of large bodies alone
+            found = _decode(body, schema, 64)
         except ApiError as error:
             if not 400 <= error.status_code < 500 or not error.detail:
                 raise AssertionError(f"not a refusal: {error!r}") from error
         else:
             assert found is None or isinstance(found, schema)
+            valid += 1
 
     return target
+
+
+def bytes_target() -> Callable[[bytes], None]:
+    """The body is the data."""
+    return decode_target(lambda data: data)
+
+
+def document_target() -> Callable[[bytes], None]:
+    """The body is a document that the data describe, of fields that requests have."""
+    import atheris
+
+    def value(data: Any, depth: int) -> Any:
+        kind = data.ConsumeIntInRange(0, 9)
+        if kind <= 3:
+            return data.PickValueInList(list(_WORDS)) if kind else data.ConsumeUnicode(20)
+        if kind == 4:
+            return data.PickValueInList([0, -1, 1.5, 1e999, True, False, None, 2**70])
+        if depth == 0:
+            return data.ConsumeUnicodeNoSurrogates(5)
+        if kind <= 6:
+            return [value(data, depth - 1) for _ in range(data.ConsumeIntInRange(0, 4))]
+        names = list(_FIELDS)
+        return {data.PickValueInList(names): value(data, depth - 1) for _ in range(data.ConsumeIntInRange(0, 5))}
+
+    def body(raw: bytes) -> bytes:
+        data = atheris.FuzzedDataProvider(raw)
+        responses = [data.ConsumeUnicodeNoSurrogates(8) for _ in range(data.ConsumeIntInRange(0, 5))]
+        texts = {"prompt": data.ConsumeUnicodeNoSurrogates(8), "responses": responses}
+        pair = {"prompt": "p", "response": "r", "response_a": "a", "response_b": "b"}
+        shape = data.ConsumeIntInRange(0, 3)
+        document: dict[str, Any] = texts if shape <= 1 else {("pairs", "comparisons")[shape - 2]: [pair]}
+        for _ in range(data.ConsumeIntInRange(0, 2)):
+            document[data.PickValueInList(list(_FIELDS))] = value(data, 3)
+        written = bytearray(json.dumps(document, ensure_ascii=data.ConsumeBool()).encode("utf-8", "surrogatepass"))
+        if data.ConsumeIntInRange(0, 9) == 0 and written:
+            written[data.ConsumeIntInRange(0, len(written) - 1)] = data.ConsumeIntInRange(0, 255)
+        return bytes(written)
+
+    return decode_target(body)
 
 
 _STATUSES = (b"100", b"200", b"400", b"408", b"413", b"431", b"503")
@@ -146,7 +204,8 @@ def protocol_target() -> Callable[[bytes], None]:
 
 
 TARGETS: dict[str, tuple[Callable[[], Callable[[bytes], None]], tuple[bytes, ...]]] = {
-    "body": (body_target, tuple(bytes([kind]) + body for body in _BODIES for kind in range(3))),
+    "bodies": (bytes_target, tuple(bytes([kind]) + body for body in _BODIES for kind in range(3))),
+    "documents": (document_target, tuple(bytes([kind]) + bytes(range(7 * kind, 60 + 7 * kind)) for kind in range(12))),
     "protocol": (protocol_target, tuple(bytes([cut]) + request for request in _REQUESTS for cut in (0, 20, 60))),
 }
 
@@ -182,12 +241,14 @@ def run(quick: bool, seconds: int | None = None) -> Result:
         status, said = in_process(name, f"-max_total_time={seconds}")
         executions = int((re.findall(r"^#(\d+)\s", said, re.MULTILINE) or ["0"])[-1])
         coverage = int((re.findall(r"cov: (\d+)", said) or ["0"])[-1])
-        figures[name] = {"executions": executions, "coverage": coverage, "status": status}
+        valid, tried = (re.findall(r"^VALID (\d+) of (\d+)$", said, re.MULTILINE) or [("0", "0")])[-1]
+        figures[name] = {"executions": executions, "coverage": coverage, "status": status, "valid": int(valid)}
         last = "none" if status == 0 else (said.strip().splitlines() or ["no output"])[-1]
         targets.append(
             Target(f"fuzzing of {name}, {seconds} s: crashes and refusals without a type", "none", last, status == 0)
         )
-        rows.append(Row(f"fuzzing of {name}", f"{executions:,} executions, {coverage} edges covered"))
+        share = f", {int(valid) / int(tried):.1%} of them valid requests" if int(tried) else ""
+        rows.append(Row(f"fuzzing of {name}", f"{executions:,} executions{share}, {coverage} edges covered"))
     return Result("fuzz", quick, SEED, targets, figures, rows)
 
 

@@ -2,9 +2,10 @@
 
     python -m benchmarks.operations.hostile [--rounds N]
 
-Honest callers score small groups in a closed loop. Rounds alternate: quiet, and with all of these at once: connections
-that send half of their headers, bodies that drip, headers of 2 MB, bodies of 60 MB announced or in chunks, replies that
-nobody reads, and Debian's slowhttptest (slow headers and slow bodies) where it is installed.
+Honest callers score small groups at half of the rate that the server can do, whatever becomes of them: times are from
+when a request was due, so that what holds up one is not left out of the next. Rounds alternate: quiet, and with all of
+these at once: connections that send half of their headers, bodies that drip, headers of 2 MB, bodies of 60 MB announced
+or in chunks, replies that nobody reads, and Debian's slowhttptest (slow headers and slow bodies).
 """
 
 import argparse
@@ -32,7 +33,7 @@ from benchmarks.result import Result, Row, Target, refuse_uncommitted
 from benchmarks.server import serving
 from benchmarks.verify_line import BUNDLE, ensure_bundle
 
-CALLERS = 4
+CALLERS, LOAD = 4, 0.5
 RECEIVE_TIMEOUT_S = 5
 HALF_HEADERS, DRIPS, UNREAD = 200, 50, 20
 MOST_SLOWER = 1.5
@@ -156,24 +157,45 @@ async def slowhttptest(url: str, seconds: float) -> str | None:
     return ", ".join(said)
 
 
-async def honest(url: str, seconds: float) -> list[float]:
-    """Milliseconds of every request of the neighbours, all answered."""
-    times: list[float] = []
-    ends = time.monotonic() + seconds
+async def ask(session: aiohttp.ClientSession, number: int) -> None:
+    """One request of a neighbour, which must be answered."""
+    texts = [f"Answer {number} {place}: boil it for some minutes." for place in range(4)]
+    async with session.post("/v1/score", json={"prompt": "How do I boil an egg?", "responses": texts}) as reply:
+        reply.raise_for_status()
+        assert len((await reply.json())["scores"]) == len(texts)
+
+
+async def capacity(url: str, seconds: float) -> float:
+    """Requests a second of a few callers in a closed loop."""
+    ends, count = time.monotonic() + seconds, 0
     async with aiohttp.ClientSession(url) as session:
 
-        async def caller(number: int) -> None:
-            count = 0
+        async def caller() -> None:
+            nonlocal count
             while time.monotonic() < ends:
                 count += 1
-                texts = [f"Answer {number} {count} {place}: boil it for some minutes." for place in range(4)]
-                began = time.monotonic()
-                async with session.post("/v1/score", json={"prompt": "How do I boil an egg?", "responses": texts}) as r:
-                    r.raise_for_status()
-                    assert len((await r.json())["scores"]) == len(texts)
-                times.append(1000 * (time.monotonic() - began))
+                await ask(session, -count)
 
-        await asyncio.gather(*(caller(number) for number in range(CALLERS)))
+        await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    return count / seconds
+
+
+async def honest(url: str, rate: float, seconds: float) -> list[float]:
+    """Milliseconds from when each request of the neighbours was due, at a rate, to its scores."""
+    times: list[float] = []
+    generator = np.random.default_rng(0)
+    due = np.cumsum(generator.exponential(1 / rate, int(rate * seconds)))
+    async with aiohttp.ClientSession(url) as session:
+        began = time.monotonic()
+
+        async def one(number: int, at: float) -> None:
+            await ask(session, number)
+            times.append(1000 * (time.monotonic() - began - at))
+
+        async with asyncio.TaskGroup() as group:
+            for number, at in enumerate(due.tolist()):
+                await asyncio.sleep(max(0.0, began + at - time.monotonic()))
+                group.create_task(one(number, at))
     return times
 
 
@@ -194,12 +216,12 @@ async def all_attacks(url: str, seconds: float) -> dict[str, Seen]:
     return seen
 
 
-async def hostile_round(url: str, seconds: float, seen: dict[str, Seen]) -> tuple[list[float], str | None]:
+async def hostile_round(url: str, rate: float, seconds: float, seen: dict[str, Seen]) -> tuple[list[float], str | None]:
     """The neighbours' times while all attacks go on, from a process that takes no processor time from them."""
     command = ["nice", "-n", "19", sys.executable, "-m", "benchmarks.operations.hostile", "--attack", url]
     process = await asyncio.create_subprocess_exec(*command, "--seconds", str(seconds), stdout=asyncio.subprocess.PIPE)
     tool = asyncio.ensure_future(slowhttptest(url, seconds))
-    times = await honest(url, seconds)
+    times = await honest(url, rate, seconds)
     said = await tool
     output, _ = await process.communicate()
     for name, found in json.loads(output).items():
@@ -212,10 +234,11 @@ async def measure(url: str, rounds: int, seconds: float) -> dict[str, Any]:
     """Rounds by turns."""
     seen = {name: Seen() for name in (*ATTACKS, "unread replies")}
     quiet, loud, said = [], [], []
-    await honest(url, 3)
+    await capacity(url, 3)
+    rate = LOAD * await capacity(url, 5)
     for _ in range(rounds):
-        quiet.append(await honest(url, seconds))
-        times, word = await hostile_round(url, seconds, seen)
+        quiet.append(await honest(url, rate, seconds))
+        times, word = await hostile_round(url, rate, seconds, seen)
         loud.append(times)
         said.append(word)
     ratios = [float(np.quantile(b, 0.99) / np.quantile(a, 0.99)) for a, b in zip(quiet, loud, strict=True)]
@@ -224,6 +247,10 @@ async def measure(url: str, rounds: int, seconds: float) -> dict[str, Any]:
             name: [float(np.quantile(times, 0.99)) for times in every]
             for name, every in (("quiet", quiet), ("loud", loud))
         },
+        "p50_ms": {
+            name: [statistics.median(times) for times in every] for name, every in (("quiet", quiet), ("loud", loud))
+        },
+        "rate": rate,
         "requests": {"quiet": sum(map(len, quiet)), "loud": sum(map(len, loud))},
         "ratios": ratios,
         "slowhttptest_service_available": said,
@@ -243,33 +270,45 @@ def run(quick: bool, rounds: int | None = None) -> Result:
     ratios: list[float] = figures["ratios"]
     statuses: dict[str, dict[str, int]] = figures["statuses"]
     said: list[str | None] = figures["slowhttptest_service_available"]
-    slow = max(longest[name] for name in ("half headers", "dripping bodies", "unread replies"))
     expected = {"2 MB of headers": {"431"}, "60 MB bodies": {"413"}, "60 MB in chunks": {"413"}}
     # Some see a reset before the reply: they were still sending.
     wrong = [
         name
         for name, codes in expected.items()
-        if not codes <= set(statuses[name]) or set(statuses[name]) - codes - {"none"}
+        if set(statuses[name]) - codes - {"none"} or 2 * statuses[name].get("none", 0) > sum(statuses[name].values())
     ]
     idle = [name for name, count in figures["connections"].items() if not count]
     ratio = statistics.median(ratios)
     targets = [
         Target(
-            f"slow clients ({HALF_HEADERS} half headers, {DRIPS} dripping bodies, {UNREAD} unread replies): closed",
-            f"within {RECEIVE_TIMEOUT_S} s and some", f"the last after {slow:.1f} s",
-            slow <= RECEIVE_TIMEOUT_S + 3 and not idle,
+            f"hostile clients ({HALF_HEADERS} half headers, {DRIPS} dripping bodies, {UNREAD} unread replies, large "
+            "ones): closed by the server",
+            f"within {RECEIVE_TIMEOUT_S} s and some", f"the last after {max(longest.values()):.1f} s",
+            max(longest.values()) <= RECEIVE_TIMEOUT_S + 3 and not idle,
         ),
         Target(
-            "2 MB of headers, bodies of 60 MB: refused", "431 and 413",
+            "2 MB of headers, bodies of 60 MB: refused", "431 and 413, most of them before a reset",
             "; ".join(f"{name}: {statuses[name]}" for name in expected), not wrong,
         ),
         Target(
-            "neighbours' p99 beside all of them, over that without", f"at most {MOST_SLOWER:g}",
+            f"neighbours at {LOAD:.0%} of the peak, from when a request was due: p99 beside all of them, over that "
+            "without", f"at most {MOST_SLOWER:g}",
             f"{ratio:.2f} (rounds {min(ratios):.2f} to {max(ratios):.2f})", ratio <= MOST_SLOWER,
         ),
     ]  # fmt: skip
-    tool = Row("slowhttptest, 200 slow headers, then bodies: service available", str(said[0] or "not installed"))
-    return Result("hostile", quick, 0, targets, figures, [tool])
+    words = sorted({word or "not installed" for word in said})
+    targets.append(
+        Target(
+            "slowhttptest, 200 slow headers, then bodies: service available", "YES in every round", "; ".join(words),
+            words == ["YES, YES"],
+        )
+    )  # fmt: skip
+    rows = [
+        Row(f"neighbours of hostile clients, {name}", f"p50 {statistics.median(figures['p50_ms'][name]):.0f} ms, "
+            f"p99 {statistics.median(figures['p99_ms'][name]):.0f} ms at {figures['rate']:.0f} requests a second")
+        for name in ("quiet", "loud")
+    ]  # fmt: skip
+    return Result("hostile", quick, 0, targets, figures, rows)
 
 
 if __name__ == "__main__":

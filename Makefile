@@ -49,7 +49,7 @@ verify-training: $(VENV)/.dev-installed ## measure accuracy, calibration, traini
 	$(BIN)/python -m benchmarks.training.run --quick
 	$(BIN)/python -m benchmarks.accuracy.run --quick
 
-verify-operations: $(VENV)/.dev-installed ## faults, rolling restart, overload, hostile clients, a short soak, the image (needs root, buildah, debootstrap, bubblewrap, haproxy)
+verify-operations: $(VENV)/.dev-installed build/scanners/.installed ## faults, rolling restart, overload, hostile clients, a short soak, the image (needs root, buildah, debootstrap, bubblewrap, haproxy)
 	$(BIN)/python -m benchmarks.operations.verify $(IMAGE_FLAGS)
 
 clean: ## remove what the targets made, the virtual environment included

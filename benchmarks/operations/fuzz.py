@@ -100,7 +100,7 @@ def document_target() -> Callable[[bytes], None]:
 
     def body(raw: bytes) -> bytes:
         data = atheris.FuzzedDataProvider(raw)
-        responses = [data.ConsumeUnicodeNoSurrogates(8) for _ in range(data.ConsumeIntInRange(0, 5))]
+        responses = [data.ConsumeUnicodeNoSurrogates(8) for _ in range(data.ConsumeIntInRange(1, 5))]
         texts = {"prompt": data.ConsumeUnicodeNoSurrogates(8), "responses": responses}
         pair = {"prompt": "p", "response": "r", "response_a": "a", "response_b": "b"}
         shape = data.ConsumeIntInRange(0, 3)

@@ -2,7 +2,9 @@
 
     python -m benchmarks.operations.restart [--quick]
 
-Two servers, first behind HAProxy (Debian's; a client without retries), then behind the SDK's own choice of server.
+Two servers, first behind HAProxy (Debian's; a client without retries), then behind the SDK's own choice of server, and
+then behind a name that the SDK resolves (`dns+http://`): there each replacement has another address, as pods have; it
+comes under the name when it is ready, and the one before leaves it some seconds before its SIGTERM (preStop).
 Requests come at 50 a second whatever happens, each with texts of its own, and every reply is compared with what the
 texts score. Meanwhile each server is sent SIGTERM, waited for, and started again. What the servers say they accepted is
 compared with what was asked for: a request that was scored twice would show there.
@@ -12,12 +14,14 @@ import argparse
 import asyncio
 import contextlib
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 
@@ -30,6 +34,9 @@ RATE = 50.0
 SAME = 1e-3
 """Scores of one text in another company, in fp32."""
 PATIENCE_S = 120.0
+PRE_STOP_S = 5.0
+"""As k8s/base has it."""
+NAME = "assay-headless.test"
 _TEXTS = [f"An answer that says the number {number} in {number % 7} different ways." for number in range(40)]
 _PROMPT = "Which number do you like?"
 
@@ -38,10 +45,11 @@ Call = Callable[[list[str]], Awaitable[list[float]]]
 
 @dataclass
 class Replica:
-    """A server process on a port that stays."""
+    """A server process on an address that stays."""
 
     port: int
     operations_port: int
+    host: str = "127.0.0.1"
     process: asyncio.subprocess.Process | None = None
     accepted: float = 0.0
     statuses: list[int] = field(default_factory=list)
@@ -49,11 +57,12 @@ class Replica:
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     async def start(self) -> None:
         """Start, and wait until it is ready."""
-        flags = [f"--bundle={BUNDLE}", f"--port={self.port}", f"--operations-port={self.operations_port}"]
+        flags = [f"--bundle={BUNDLE}", f"--host={self.host}", f"--port={self.port}"]
+        flags += [f"--operations-port={self.operations_port}"]
         flags += ["--precision=fp32", "--threads=1", "--log-level=warning"]
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "service", *flags, stdout=asyncio.subprocess.DEVNULL
@@ -84,7 +93,7 @@ class Replica:
 
     async def items(self, session: aiohttp.ClientSession) -> float:
         """Accepted since it was started."""
-        return await metric(session, f"http://127.0.0.1:{self.operations_port}", "assay_request_samples_sum")
+        return await metric(session, f"http://{self.host}:{self.operations_port}", "assay_request_samples_sum")
 
 
 @dataclass
@@ -178,41 +187,97 @@ async def plain(session: aiohttp.ClientSession, url: str, texts: list[str]) -> l
         return scores
 
 
+class Fleet:
+    """Two replicas, and those that were."""
+
+    def __init__(self) -> None:
+        self.replicas = [Replica(free_port(), free_port()) for _ in range(2)]
+        self.gone: list[Replica] = []
+
+    async def replace_in_place(self, which: int) -> None:
+        """Stop one and start it again where it was."""
+        await self.replicas[which].stop()
+        await self.replicas[which].start()
+
+    async def replace_elsewhere(self, which: int, hosts: set[str]) -> None:
+        """Start another one at a new address, as a rolling update does, before the old one leaves the name and ends."""
+        old = self.replicas[which]
+        new = Replica(old.port, old.operations_port, f"127.0.1.{len(self.gone) + 10}")
+        await new.start()
+        hosts.add(new.host)
+        hosts.remove(old.host)
+        self.replicas[which] = new
+        self.gone.append(old)
+        await asyncio.sleep(PRE_STOP_S)
+        await old.stop()
+
+    async def end(self) -> None:
+        """End all that still run."""
+        for replica in (*self.replicas, *self.gone):
+            if replica.process is not None and replica.process.returncode is None:
+                replica.process.terminate()
+                await replica.process.wait()
+
+
+@contextlib.contextmanager
+def named(hosts: set[str]) -> Iterator[None]:
+    """The name stands for these addresses at any time."""
+    ask = socket.getaddrinfo
+
+    def answer(host: str, *rest: Any, **more: Any) -> Any:
+        return [found for each in (sorted(hosts) if host == NAME else [host]) for found in ask(each, *rest, **more)]
+
+    socket.getaddrinfo = answer  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        socket.getaddrinfo = ask
+
+
 async def measure(way: str, times: int) -> tuple[Load, float, list[int]]:
     """The load, the items that the servers say they accepted, and the statuses that they ended with."""
-    replicas = [Replica(free_port(), free_port()) for _ in range(2)]
-    await asyncio.gather(*(replica.start() for replica in replicas))
+    fleet = Fleet()
+    hosts: set[str] = set()
+    if way == "name":
+        port, operations_port = free_port(), free_port()
+        fleet.replicas = [Replica(port, operations_port, f"127.0.1.{number}") for number in (1, 2)]
+        hosts |= {replica.host for replica in fleet.replicas}
+    await asyncio.gather(*(replica.start() for replica in fleet.replicas))
     stop = asyncio.Event()
     try:
         async with contextlib.AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession())
-            expected = dict(zip(_TEXTS, await plain(session, replicas[0].url, _TEXTS), strict=True))
+            expected = dict(zip(_TEXTS, await plain(session, fleet.replicas[0].url, _TEXTS), strict=True))
             if way == "haproxy":
-                url = await stack.enter_async_context(haproxy(replicas))
+                url = await stack.enter_async_context(haproxy(fleet.replicas))
 
                 async def call(texts: list[str]) -> list[float]:
                     return await plain(session, url, texts)
             else:
-                client = await stack.enter_async_context(AsyncRewardClient([replica.url for replica in replicas]))
+                stack.enter_context(named(hosts))
+                urls = [replica.url for replica in fleet.replicas]
+                client = await stack.enter_async_context(
+                    AsyncRewardClient(urls if way == "sdk" else f"dns+http://{NAME}:{fleet.replicas[0].port}")
+                )
 
                 async def call(texts: list[str]) -> list[float]:
                     return list(await client.score(_PROMPT, texts))
 
             loading = asyncio.create_task(load(call, expected, stop))
-            for _ in range(times):
-                for replica in replicas:
-                    await replica.stop()
-                    await replica.start()
-                    await asyncio.sleep(1.5)  # until everybody has seen that it is back
+            for which in list(range(2)) * times:
+                if way == "name":
+                    await fleet.replace_elsewhere(which, hosts)
+                else:
+                    await fleet.replace_in_place(which)
+                await asyncio.sleep(1.5)  # until everybody has seen that it is back
             stop.set()
             found = await loading
-            accepted = sum([await replica.items(session) + replica.accepted for replica in replicas]) - len(_TEXTS)
+            now = [await replica.items(session) for replica in fleet.replicas]
+            before = [replica.accepted for replica in (*fleet.replicas, *fleet.gone)]
+            accepted = sum(now) + sum(before) - len(_TEXTS)
     finally:
-        for replica in replicas:
-            if replica.process is not None and replica.process.returncode is None:
-                replica.process.terminate()
-                await replica.process.wait()
-    return found, accepted, [status for replica in replicas for status in replica.statuses]
+        await fleet.end()
+    return found, accepted, [status for replica in (*fleet.replicas, *fleet.gone) for status in replica.statuses]
 
 
 def missing_tools() -> list[str]:
@@ -221,11 +286,16 @@ def missing_tools() -> list[str]:
 
 
 def run(quick: bool) -> Result:
-    """Both ways."""
+    """All ways."""
     ensure_bundle()
     times = 1 if quick else 3
     targets, rows, figures = [], [], {}
-    for way, what in (("haproxy", "HAProxy, a client without retries"), ("sdk", "the SDK's choice of server")):
+    ways = {
+        "haproxy": "HAProxy, a client without retries",
+        "sdk": "the SDK's choice of server",
+        "name": "a name whose addresses change and that the SDK resolves",
+    }
+    for way, what in ways.items():
         found, accepted, statuses = asyncio.run(measure(way, times))
         bad = len(found.failed) + found.wrong
         targets += [
@@ -240,7 +310,8 @@ def run(quick: bool) -> Result:
             ),
             Target(
                 f"two replicas behind {what}: servers ended with status 0", "all",
-                f"{statuses.count(0)} of {len(statuses)}", set(statuses) == {0}, detail=True,
+                f"{statuses.count(0)} of {len(statuses)}", set(statuses) == {0} and len(statuses) == 2 * times,
+                detail=True,
             ),
         ]  # fmt: skip
         rows.append(Row(f"rolling restart behind {what}: slowest request", f"{1000 * found.slowest:.0f} ms"))

@@ -20,21 +20,21 @@ from benchmarks.serving import soak
 from benchmarks.serving.peers.assay import Assay
 from benchmarks.verify_line import measure, not_held
 
-FAULTS = ("tests/end_to_end/test_faults.py", "tests/end_to_end/test_lifecycle.py", "tests/k8s/test_alerts_fire.py")
+TESTS = {
+    "faults of connections, processes and engines": (
+        "tests/end_to_end/test_faults.py", "tests/end_to_end/test_lifecycle.py", "tests/k8s/test_alerts_fire.py",
+    ),
+    "manifests, looked through by checkov and trivy": ("tests/k8s/test_scanners.py",),
+}  # fmt: skip
 
 
-def faults() -> Result:
-    """The tests that break connections, processes and engines."""
-    command = [sys.executable, "-m", "pytest", "-o", "addopts=", "--import-mode=importlib", *FAULTS]
+def tests(what: str) -> Result:
+    """Tests that must pass, and not be skipped."""
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=", "--import-mode=importlib", *TESTS[what]]
     done = subprocess.run(command, capture_output=True, text=True)
     last = (done.stdout.strip().splitlines() or ["no output"])[-1]
-    target = Target(
-        "faults of connections, processes and engines: tests",
-        "all pass",
-        last,
-        done.returncode == 0 and "skipped" not in last,
-    )
-    return Result("faults", True, 0, [target], {"tests": list(FAULTS)})
+    target = Target(f"{what}: tests", "all pass", last, done.returncode == 0 and "skipped" not in last)
+    return Result("tests", True, 0, [target], {"tests": list(TESTS[what])})
 
 
 def main() -> int:
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--pip-certificates", type=Path, help="certificates of a proxy of the package index")
     flags = parser.parse_args()
     parts: dict[str, Callable[[], Result]] = {
-        "faults": faults,
+        **{what: functools.partial(tests, what) for what in TESTS},
         "restart": functools.partial(restart.run, True),
         "overload": functools.partial(overload.run, True),
         "hostile": functools.partial(hostile.run, True),

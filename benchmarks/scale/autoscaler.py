@@ -1,38 +1,74 @@
 """A simulation of many replicas and workers with the autoscaler in the loop, in virtual time.
 
 Workers of a PPO job act together: all send a group at the same moment of a step, wait for their scores, and learn until
-the next. Replicas are fluid servers of a measured rate. The autoscaler is that of `k8s/components/keda`: every 15 s it
-reads what waits and runs, wants `ceil(items / 512)` replicas within its bounds, scales up at once and down by the
-highest wish of the last 300 s; a new replica serves after it has started.
+the next. Replicas are fluid servers of a measured rate with bounded queues; what a queue refuses comes back and is seen
+by no metric. The autoscaler is what `k8s/components/keda` asks Kubernetes for: threshold, bounds, polling and the
+window of scaling down are read from there; the rest is the default of a HorizontalPodAutoscaler (no change within 10 %
+of the threshold; at most four replicas more, or twice as many, each 15 s).
 """
 
-import math
 from collections import deque
 from dataclasses import dataclass, field
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
-POLL_S, DOWN_S = 15.0, 300.0
 TICK_S = 0.25
+TOLERANCE = 0.1
+MORE_AT_ONCE, POLICY_S = 4, 15.0
+MANIFEST = Path("k8s/components/keda/scaled-object.yaml")
 
 FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Autoscaler:
+    """Attributes: items for each replica, bounds, seconds between polls and of the window of scaling down."""
+
+    threshold: float
+    least: int
+    most: int
+    poll_s: float
+    down_s: float
+
+
+@lru_cache
+def of_manifest() -> Autoscaler:
+    """What the ScaledObject says."""
+    spec: dict[str, Any] = yaml.safe_load(MANIFEST.read_text())["spec"]
+    behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    return Autoscaler(
+        float(spec["triggers"][0]["metadata"]["threshold"]), spec["minReplicaCount"], spec["maxReplicaCount"],
+        float(spec["pollingInterval"]), float(behavior["scaleDown"]["stabilizationWindowSeconds"]),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Scenario:
-    """Attributes: see the names; times in seconds, rates in items a second and replica."""
+    """Times in seconds, rates in items a second and replica.
+
+    Attributes:
+        most: replicas, where more than the manifest allows.
+        fixed: so many replicas all the time, and no autoscaler.
+        queue: items that a replica lets wait.
+        start_s: within which a new replica gets ready, drawn for each.
+        seed: also of when the autoscaler polls.
+    """
 
     workers: int
     items: int = 8
     step_s: float = 120.0
     steps: int = 15
-    rate: float = 500.0
-    start_s: float = 60.0
-    threshold: int = 512
-    least: int = 2
-    most: int = 200
-    autoscaled: bool = True
+    rate: float = 180.0
+    start_s: tuple[float, float] = (45.0, 90.0)
+    queue: float = 8192.0
+    most: int | None = None
+    fixed: int | None = None
     balancing: str = "sdk"
     seed: int = 0
 
@@ -47,9 +83,16 @@ class Outcome:
     served: float = 0.0
 
 
-def desired(items: float, scenario: Scenario) -> int:
-    """What the scaler wants for so many items that wait or run."""
-    return min(scenario.most, max(scenario.least, math.ceil(items / scenario.threshold)))
+def desired(items: float, have: int, scaler: Autoscaler, most: int) -> int:
+    """How many replicas there should be for so many items that wait or run."""
+    if abs(items / (scaler.threshold * have) - 1) <= TOLERANCE:
+        return have
+    return min(most, max(scaler.least, ceil(items / scaler.threshold)))
+
+
+def allowed(have: int, before: int) -> int:
+    """The most replicas by the default policies, where there were `before` of them 15 s ago."""
+    return max(before + MORE_AT_ONCE, 2 * before, have)
 
 
 def spread(items: float, workers: int, replicas: int, balancing: str, generator: np.random.Generator) -> FloatArray:
@@ -63,50 +106,100 @@ def spread(items: float, workers: int, replicas: int, balancing: str, generator:
     if balancing == "pinned":
         load += generator.multinomial(workers, np.full(replicas, 1 / replicas)) * each
         return load
-    for first, second in generator.integers(0, replicas, (workers, 2)):
+    for first, second in generator.integers(0, replicas, (workers, 2)).tolist():
         load[first if load[first] <= load[second] else second] += each
     return load
 
 
+class Fleet:
+    """What waits at each replica, and what each has refused and will get again."""
+
+    def __init__(self, scenario: Scenario, replicas: int) -> None:
+        self._scenario = scenario
+        self.queues: FloatArray = np.zeros(replicas)
+        self.refused: FloatArray = np.zeros(replicas)
+
+    def __len__(self) -> int:
+        return len(self.queues)
+
+    @property
+    def left(self) -> float:
+        """All that is not done."""
+        return float(self.queues.sum() + self.refused.sum())
+
+    def serve(self, seconds: float) -> float:
+        """Let the replicas work, and callers come back where there is room; gives the items done."""
+        served = np.minimum(self.queues, self._scenario.rate * seconds)
+        self.queues = self.queues - served
+        if self._scenario.balancing == "sdk" and self.refused.any():
+            # What was refused goes wherever there is room.
+            room = self._scenario.queue - self.queues
+            taken = min(float(self.refused.sum()), float(room.sum()))
+            self.queues = self.queues + room * (taken / max(float(room.sum()), 1e-9))
+            self.refused = self.refused * (1 - taken / float(self.refused.sum()))
+        else:
+            self.admit(np.zeros(len(self)))
+        return float(served.sum())
+
+    def admit(self, items: FloatArray) -> None:
+        """Items come to each replica; what does not fit is refused."""
+        wanted = self.queues + self.refused + items
+        self.queues = np.minimum(wanted, self._scenario.queue)
+        self.refused = wanted - self.queues
+
+    def grow(self, replicas: int) -> None:
+        """So many more are ready."""
+        self.queues = np.concatenate([self.queues, np.zeros(replicas)])
+        self.refused = np.concatenate([self.refused, np.zeros(replicas)])
+
+    def shrink(self, replicas: int) -> None:
+        """To so many. A drain ends what it has; here the others do."""
+        moved = self.queues[replicas:].sum() + self.refused[replicas:].sum()
+        self.queues, self.refused = self.queues[:replicas], self.refused[:replicas]
+        self.admit(np.full(replicas, moved / replicas))
+
+
 def simulate(scenario: Scenario) -> Outcome:
     """Let the steps pass; the next begins `step_s` after the one before, or when that is done."""
-    generator, outcome = np.random.default_rng(scenario.seed), Outcome()
-    ready = scenario.least if scenario.autoscaled else scenario.most
-    starting: deque[tuple[float, int]] = deque()  # when, how many
+    generator, outcome, scaler = np.random.default_rng(scenario.seed), Outcome(), of_manifest()
+    most = scenario.most or scaler.most
+    fleet = Fleet(scenario, scenario.fixed or scaler.least)
+    starting: list[float] = []  # when each will be ready
     wishes: deque[tuple[float, int]] = deque()
-    queues = np.zeros(ready)
-    now, polled = 0.0, 0.0
+    sizes: deque[tuple[float, int]] = deque([(0.0, len(fleet))])
+    now, polled = 0.0, -float(generator.uniform(0, scaler.poll_s))
     for _ in range(scenario.steps):
         began = now
         items = float(scenario.workers * scenario.items)
-        queues = queues + spread(items, scenario.workers, len(queues), scenario.balancing, generator)
+        fleet.admit(spread(items, scenario.workers, len(fleet), scenario.balancing, generator))
         drained: float | None = None
         while drained is None or now < began + scenario.step_s:
             now += TICK_S
-            served = np.minimum(queues, scenario.rate * TICK_S)
-            queues = queues - served
-            outcome.served += float(served.sum())
-            outcome.replica_hours += (len(queues) + sum(count for _, count in starting)) * TICK_S / 3600
-            while starting and starting[0][0] <= now:
-                count = starting.popleft()[1]
-                queues = np.concatenate([queues, np.zeros(count)])
-                if scenario.balancing == "sdk":
-                    # What callers were refused, or send next, goes to those that have room.
-                    queues = np.full(len(queues), queues.sum() / len(queues))
-            if scenario.autoscaled and now >= polled + POLL_S:
+            outcome.served += fleet.serve(TICK_S)
+            outcome.replica_hours += (len(fleet) + len(starting)) * TICK_S / 3600
+            ready = sum(moment <= now for moment in starting)
+            starting = [moment for moment in starting if moment > now]
+            if ready:
+                fleet.grow(ready)
+            if scenario.fixed is None and now >= polled + scaler.poll_s:
                 polled = now
-                wish = desired(float(queues.sum()), scenario)
+                have = len(fleet) + len(starting)
+                wish = desired(float(fleet.queues.sum()), have, scaler, most)
                 wishes.append((now, wish))
-                while wishes[0][0] < now - DOWN_S:
+                while wishes[0][0] < now - scaler.down_s:
                     wishes.popleft()
-                have = len(queues) + sum(count for _, count in starting)
-                if wish > have:
-                    starting.append((now + scenario.start_s, wish - have))
-                elif (highest := max(wish for _, wish in wishes)) < len(queues) and not starting:
-                    kept, gone = queues[:highest], queues[highest:]
-                    queues = kept + gone.sum() / highest  # a drain ends what it has; callers go elsewhere
-            if drained is None and queues.sum() <= 1e-6:
+                while len(sizes) > 1 and sizes[1][0] <= now - POLICY_S:
+                    sizes.popleft()
+                target = min(wish, allowed(have, sizes[0][1]))
+                if target > have:
+                    ready_at = now + generator.uniform(*scenario.start_s, target - have)
+                    starting += ready_at.tolist()
+                    sizes.append((now, target))
+                elif (highest := max(wish for _, wish in wishes)) < len(fleet) and not starting:
+                    fleet.shrink(highest)
+                    sizes.append((now, highest))
+            if drained is None and fleet.left <= 1e-6:
                 drained = now - began
         outcome.drains.append(drained)
-        outcome.replicas.append(len(queues))
+        outcome.replicas.append(len(fleet))
     return outcome

@@ -5,26 +5,40 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.scale.autoscaler import TICK_S, Scenario, desired, simulate, spread
+from benchmarks.scale.autoscaler import TICK_S, Scenario, allowed, desired, of_manifest, simulate, spread
 
 
-@given(st.integers(1, 3000), st.sampled_from(["sdk", "pinned"]), st.booleans())
-@settings(max_examples=20)
-def test_every_item_is_served(workers: int, balancing: str, autoscaled: bool) -> None:
-    scenario = Scenario(workers, steps=3, most=20, balancing=balancing, autoscaled=autoscaled)
+@given(st.integers(1, 3000), st.sampled_from(["sdk", "pinned"]), st.sampled_from([None, 3]), st.floats(100, 1e4))
+@settings(max_examples=20, deadline=None)
+def test_every_item_is_served(workers: int, balancing: str, fixed: int | None, queue: float) -> None:
+    scenario = Scenario(workers, steps=3, balancing=balancing, fixed=fixed, queue=queue)
     assert simulate(scenario).served == pytest.approx(workers * scenario.items * scenario.steps, abs=1e-3)
 
 
-def test_a_fixed_number_of_replicas_takes_as_long_as_the_fullest() -> None:
-    scenario = Scenario(1000, rate=100.0, most=4, autoscaled=False, steps=2)
-    for drain in simulate(scenario).drains:
+@pytest.mark.parametrize("queue", [100.0, 1e9])
+def test_a_fixed_number_of_replicas_takes_as_long_as_the_fullest(queue: float) -> None:
+    """However much of it is refused at first, as what is refused comes back at once."""
+    for drain in simulate(Scenario(1000, rate=100.0, fixed=4, steps=2, queue=queue)).drains:
         assert drain == pytest.approx(8000 / 4 / 100, abs=1 + TICK_S)
 
 
-def test_the_autoscaler_shortens_long_bursts_and_is_within_its_bounds() -> None:
-    outcome = simulate(Scenario(5000, rate=100.0, most=30))
-    assert outcome.drains[-1] < outcome.drains[0] / 3
-    assert max(outcome.replicas) <= 30
+def test_the_autoscaler_shortens_long_bursts_and_is_within_the_bounds_of_the_manifest() -> None:
+    outcome = simulate(Scenario(5000, rate=100.0))
+    assert outcome.drains[-1] < outcome.drains[0] / 2
+    assert max(outcome.replicas) == of_manifest().most == 20
+    assert max(simulate(Scenario(5000, rate=100.0, most=30)).replicas) == 30
+
+
+def test_when_it_polls_makes_a_difference_and_the_seed_says_when() -> None:
+    drains = {simulate(Scenario(2000, seed=seed)).drains[-1] for seed in range(5)}
+    assert len(drains) > 1
+
+
+def test_what_was_refused_is_seen_by_no_metric() -> None:
+    """Two replicas show at most what their queues hold, so the first wish is for no more."""
+    seen = simulate(Scenario(20_000, most=200, queue=2048.0, steps=1))
+    all_of_it = simulate(Scenario(20_000, most=200, queue=1e9, steps=1))
+    assert seen.replicas[0] < all_of_it.replicas[0]
 
 
 def test_two_draws_are_more_even_than_one() -> None:
@@ -33,6 +47,14 @@ def test_two_draws_are_more_even_than_one() -> None:
     assert 160 <= most["sdk"] <= 185 < most["pinned"]
 
 
-@pytest.mark.parametrize(("items", "replicas"), [(0, 2), (1024, 2), (1025, 3), (10**9, 200)])
-def test_what_the_scaler_wants(items: float, replicas: int) -> None:
-    assert desired(items, Scenario(1)) == replicas
+@pytest.mark.parametrize(
+    ("items", "have", "replicas"),
+    [(0, 2, 2), (1024, 2, 2), (1100, 2, 2), (1130, 2, 3), (5120, 10, 10), (5633, 10, 12), (10**9, 2, 200)],
+)
+def test_what_the_scaler_wants(items: float, have: int, replicas: int) -> None:
+    assert desired(items, have, of_manifest(), 200) == replicas
+
+
+@pytest.mark.parametrize(("have", "before", "most"), [(2, 2, 6), (6, 2, 6), (10, 10, 20), (20, 3, 20)])
+def test_how_fast_it_may_grow(have: int, before: int, most: int) -> None:
+    assert allowed(have, before) == most

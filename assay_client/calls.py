@@ -129,9 +129,7 @@ async def send(
         _log.warning("attempt %d of %s failed, next in %.2f s: %s", attempt, path, delay, failure)
         await asyncio.sleep(delay)
         # Without a token the retry waits, up to the deadline, for the process to earn one.
-        # A silent server does no work that a request elsewhere would repeat.
-        free = is_free(failure) or (failure.code == SILENT and connection.another_can_be_asked_in() == 0)
-        while not free and not budget.try_spend():
+        while not (is_free(failure) or _left_behind(failure, connection) or budget.try_spend()):
             await asyncio.sleep(_jitter.uniform(0.5, 1.5) / budget.per_second)
 
 
@@ -161,6 +159,11 @@ def _may_pass(error: AssayError, connection: Connection, internal_errors: int) -
     """Whether another attempt may succeed. A certificate that is refused stays so, but it is one server's."""
     elsewhere = error.code == TLS_REFUSED and connection.another_can_be_asked_in() == 0
     return elsewhere or is_transient(error, internal_errors=internal_errors)
+
+
+def _left_behind(failure: AssayError, connection: Connection) -> bool:
+    """Whether the server is silent and there is another: then no work is done twice that anybody could still get."""
+    return failure.code == SILENT and connection.another_can_be_asked_in() == 0
 
 
 def _too_long_a_wait(failure: AssayError, retry_after_s: float, remaining_s: float) -> OverloadedError:

@@ -34,7 +34,7 @@ IDLE_LIMIT_S = 15.0
 LIVE_TIMEOUT_S = 5.0
 """For the answer of a server that was silent for a while."""
 
-_UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT})
+_UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ETIMEDOUT})
 _LARGE_BYTES = 2**16
 
 _abandoned: list[Connection] = []

@@ -6,11 +6,14 @@ import sys
 
 
 def trace_headers() -> dict[str, str]:
-    """Headers of the current trace (W3C Trace Context), where this process has OpenTelemetry in use; else none."""
+    """Headers of the current trace (W3C Trace Context), where this process has OpenTelemetry in use; else none.
+
+    Of the trace alone, whatever propagators are set: baggage is not for a server that may be somebody else's.
+    """
     if "opentelemetry.trace" not in sys.modules:  # who has a span has imported it; others do not pay for it
         return {}
-    from opentelemetry.propagate import inject
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     headers: dict[str, str] = {}
-    inject(headers)
+    TraceContextTextMapPropagator().inject(headers)
     return headers

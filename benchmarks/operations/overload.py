@@ -183,8 +183,9 @@ async def measure(url: str, seconds: float) -> dict[str, Any]:
             "goodput_requests_a_second": len(done) / (seconds / 5),
             "refused": len(patient.refused),
             "scored_after_the_last_arrival": len(patient.scored) - len(done),
-            "until_all_were_done_s": max(patient.scored) - last,
-            "other": patient.other[:5] + ["expired"] * patient.expired,
+            "until_all_were_done_s": max(patient.scored, default=last) - last,
+            "failed": len(patient.other) + patient.expired + patient.late,
+            "other": patient.other[:5],
         }
     began = ended - seconds
     in_time = [moment for moment in found.scored if began + DEADLINE_MS / 1000 <= moment <= ended]
@@ -198,6 +199,7 @@ async def measure(url: str, seconds: float) -> dict[str, Any]:
         "scored": len(found.scored),
         "refused": len(found.refused),
         "expired": found.expired + found.late,
+        "failed": len(found.other),
         "other": found.other[:5],
         "refusal_ms": {q: float(1000 * np.quantile(refusals, p)) for q, p in (("p50", 0.5), ("p99", 0.99))},
         "advised_s": sorted({advice for advice in found.advised if advice is not None}),
@@ -236,15 +238,15 @@ def run(quick: bool, seconds: float | None = None) -> Result:
             f"{memory['before']:.0f} MiB before, at most {memory['most']:.0f}",
             memory["most"] - memory["before"] <= 512,
         ),
-        Target(f"{name}: replies that are neither scores nor a typed refusal", "0", str(len(figures["other"])),
-               not figures["other"]),
+        Target(f"{name}: replies that are neither scores nor a typed refusal", "0", str(figures["failed"]),
+               not figures["failed"]),
     ]  # fmt: skip
     waited = figures["default_deadline"]
     rows = [
         Row(
             f"overload for {waited['seconds']:g} s with the server's own deadline",
             f"{waited['goodput_requests_a_second'] / figures['peak_requests_a_second']:.2f} of the peak; what then "
-            f"waited took {waited['until_all_were_done_s']:.0f} s more, and {len(waited['other'])} failed",
+            f"waited took {waited['until_all_were_done_s']:.0f} s more, and {waited['failed']} failed",
         ),
         Row("overload: peak", f"{figures['peak_requests_a_second']:.1f} requests of {RESPONSES} a second"),
         Row("overload: accepted and too late", f"{figures['expired']} of {figures['requests']}"),

@@ -95,20 +95,30 @@ def allowed(have: int, before: int) -> int:
     return max(before + MORE_AT_ONCE, 2 * before, have)
 
 
-def spread(items: float, workers: int, replicas: int, balancing: str, generator: np.random.Generator) -> FloatArray:
-    """Items of a burst by replica.
+class Balancing:
+    """Which replica gets what of a burst.
 
     By the SDK's choice each request goes to the less busy of two drawn ones; pinned, each worker's connection was drawn
-    once.
+    once and stays, so that replicas that come later get nothing from it.
     """
-    each = items / workers
-    load: FloatArray = np.zeros(replicas)
-    if balancing == "pinned":
-        load += generator.multinomial(workers, np.full(replicas, 1 / replicas)) * each
+
+    def __init__(self, scenario: Scenario, generator: np.random.Generator) -> None:
+        self._scenario, self._generator = scenario, generator
+        self._pinned = np.zeros(0, dtype=np.int64)
+
+    def spread(self, items: float, replicas: int) -> FloatArray:
+        """Items by replica."""
+        each = items / self._scenario.workers
+        if self._scenario.balancing == "pinned":
+            if not len(self._pinned):
+                self._pinned = self._generator.integers(0, replicas, self._scenario.workers)
+            gone = self._pinned >= replicas  # with its replica a connection ends, and the next one is drawn
+            self._pinned[gone] = self._generator.integers(0, replicas, int(gone.sum()))
+            return np.bincount(self._pinned, minlength=replicas).astype(np.float64) * np.float64(each)
+        load: FloatArray = np.zeros(replicas)
+        for first, second in self._generator.integers(0, replicas, (self._scenario.workers, 2)).tolist():
+            load[first if load[first] <= load[second] else second] += each
         return load
-    for first, second in generator.integers(0, replicas, (workers, 2)).tolist():
-        load[first if load[first] <= load[second] else second] += each
-    return load
 
 
 class Fleet:
@@ -163,15 +173,14 @@ def simulate(scenario: Scenario) -> Outcome:
     """Let the steps pass; the next begins `step_s` after the one before, or when that is done."""
     generator, outcome, scaler = np.random.default_rng(scenario.seed), Outcome(), of_manifest()
     most = scenario.most or scaler.most
-    fleet = Fleet(scenario, scenario.fixed or scaler.least)
+    fleet, balancing = Fleet(scenario, scenario.fixed or scaler.least), Balancing(scenario, generator)
     starting: list[float] = []  # when each will be ready
     wishes: deque[tuple[float, int]] = deque()
     sizes: deque[tuple[float, int]] = deque([(0.0, len(fleet))])
     now, polled = 0.0, -float(generator.uniform(0, scaler.poll_s))
     for _ in range(scenario.steps):
         began = now
-        items = float(scenario.workers * scenario.items)
-        fleet.admit(spread(items, scenario.workers, len(fleet), scenario.balancing, generator))
+        fleet.admit(balancing.spread(float(scenario.workers * scenario.items), len(fleet)))
         drained: float | None = None
         while drained is None or now < began + scenario.step_s:
             now += TICK_S

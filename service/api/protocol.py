@@ -166,6 +166,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends nothing more; true to keep the connection until it has its replies."""
         if self._unread is not None or not self._reply_due() or not self.transport.can_write_eof():
+            self.loop.call_soon(self._bound_closing)
             return False  # TLS has no half of a connection
         self._half_closed = True
         if not self._arriving:
@@ -300,6 +301,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Reply without the application, which has not seen the whole request, and close."""
         self._disarm()
         if self.transport.is_closing():
+            self._bound_closing()
             return
         type(self).on_refusal(code)
         if self._reply_due():  # ours would be taken for the reply to another request

@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 
 logger = logging.getLogger("assay.server")
 
 _STOP_SECONDS = 3.0
 _TRACER = trace.get_tracer("assay")
 _PROTOCOL = "http/protobuf"
+_CALLERS_WORDS = frozenset({"url.path", "url.query", "http.request.method_original", "server.address"})
 
 
 def start_tracing(version: str) -> Callable[[], None]:
     """Send the spans of this process to where the `OTEL_*` variables say, by OTLP over HTTP.
 
-    Those variables also set sampler, headers, propagators, resource and batches, as they do everywhere:
+    Those variables also set sampler, headers, propagators, resource, limits and batches, as they do everywhere:
     https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 
     Args:
@@ -38,17 +40,30 @@ def start_tracing(version: str) -> Callable[[], None]:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise ValueError(f"tracing needs the package {error.name}: pip install 'assay[tracing]'") from error
     check_variables(os.environ)
+
+    class WithoutTexts(SpanProcessor):
+        """Takes out what callers may write anything into; the route says what was asked."""
+
+        def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+            span.set_attributes(dict.fromkeys(_CALLERS_WORDS & (span.attributes or {}).keys(), "REDACTED"))
+
     resource = Resource.create({"service.version": version})
     if str(resource.attributes["service.name"]).startswith("unknown_service"):  # the variables name none
         resource = resource.merge(Resource({"service.name": "assay"}))
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(WithoutTexts())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
+    if trace.get_tracer_provider() is not provider:
+        raise ValueError(
+            "something else in this process traces already (OTEL_PYTHON_TRACER_PROVIDER, or an instrumentation that "
+            "starts it); leave out one of the two"
+        )
     return lambda: _stop(provider.shutdown)
 
 
@@ -67,6 +82,10 @@ def check_variables(environment: Mapping[str, str]) -> None:
     Raises:
         ValueError: naming the variable.
     """
+    if (exporter := environment.get("OTEL_TRACES_EXPORTER") or "otlp") != "otlp":
+        raise ValueError(
+            f"OTEL_TRACES_EXPORTER is {exporter}; traces are sent by otlp alone (to send none, do not trace)"
+        )
     protocol = _first(environment, "PROTOCOL")
     if protocol is not None and protocol[1] != _PROTOCOL:
         raise ValueError(f"{protocol[0]} is {protocol[1]}; traces are sent by {_PROTOCOL} alone (most often port 4318)")

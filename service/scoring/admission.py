@@ -160,10 +160,12 @@ class Admission:
         """
         if work.predicted < _LEAST_LEARNT:
             return
-        (stretch, _), ratio = self._stretch.get(work.size, (1.0, 0.0)), seconds / work.predicted
-        if done or ratio > stretch:
-            stretch = min(_MOST_STRETCH, max(1.0, stretch * (ratio / stretch) ** _LEARNING_RATE))
-            self._stretch[work.size] = stretch, work.admitted + seconds
+        now, ratio = work.admitted + seconds, seconds / work.predicted
+        if done or ratio > self._stretch_now(work.size, now):
+            # A moving mean of logarithms over lessons that come irregularly: after a pause, the new one is worth more.
+            stretch, learnt = self._stretch.get(work.size, (1.0, now))
+            kept = (1 - _LEARNING_RATE) * math.exp(min(0.0, learnt - now) / _FORGOTTEN_IN)
+            self._stretch[work.size] = min(_MOST_STRETCH, max(1.0, stretch**kept * ratio ** (1 - kept))), now
 
     def _stretch_now(self, size: int, now: float) -> float:
         stretch, learnt = self._stretch.get(size, (1.0, now))

@@ -43,8 +43,8 @@ class Work:
         deadline: monotonic seconds after which it waits for nothing any more, None for none.
         items: what it waits for, in depth-first order, those that another request brought included.
         waiting: those of `items` that are in no batch yet.
-        size: magnitude, to base 4, of the predicted seconds that it added to what waits; where all of that waited
-            already, of its part of them.
+        size: magnitude, to base 4, of the predicted seconds that it added to what waits, and of its part of those that
+            others had added.
         added: those seconds; 0 where all of it waited or ran already.
         predicted: seconds from when it came until it is done, as the cost model has it; 0 where nothing was predicted.
     """
@@ -158,8 +158,9 @@ class WaitingLine:
         if work.waiting:
             # A text that another one begins with makes what waits shorter on average, and no more.
             work.added = max(0.0, self.seconds(model) - before) if fresh else 0.0
-            # What adds nothing is as large as its part of what was there.
-            own = work.added if fresh else sum(item.seconds for item in work.waiting)
+            brought = set(fresh)
+            # It is as large as what it waits for, whoever brought that: it is done no sooner.
+            own = work.added + sum(item.seconds for item in work.waiting if item not in brought)
             work.size = math.frexp(max(own, _LEAST_SECONDS))[1] // 2
             for item in fresh:
                 item.seconds, item.size = work.added / len(fresh), work.size

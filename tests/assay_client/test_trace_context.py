@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -18,3 +19,15 @@ def test_a_process_without_opentelemetry_stays_so():
     lines = "import sys, assay_client.trace_context as t; print(t.trace_headers(), 'opentelemetry' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "{} False"
+
+
+def test_neither_baggage_nor_a_propagator_that_is_not_there_gets_in_the_way():
+    lines = (
+        "from opentelemetry import baggage, context, trace\n"
+        "context.attach(baggage.set_baggage('user.email', 'somebody'))\n"
+        "from assay_client.trace_context import trace_headers\n"
+        "print(trace_headers())"
+    )
+    variables = {**os.environ, "OTEL_PROPAGATORS": "tracecontext,nobody"}
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True, env=variables)
+    assert done.stdout.strip() == "{}"

@@ -8,7 +8,6 @@ import threading
 import time
 
 import pytest
-from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import format_span_id, format_trace_id
@@ -100,7 +99,7 @@ async def test_a_request_is_a_part_of_its_callers_trace(server, collector):
     assert root.parent_span_id.hex() == parent
     assert root.kind == root.SPAN_KIND_SERVER
     attributes = _attributes(root)
-    assert attributes["http.route"] == attributes["url.path"] == "/v1/score"
+    assert attributes["http.route"] == "/v1/score"
     assert attributes["http.response.status_code"] == 200
     assert attributes["assay.items"] == 2
     assert attributes["assay.tokens"] > 0
@@ -130,7 +129,10 @@ async def test_a_refusal_says_why_and_holds_no_text(server, collector):
     root = spans["POST /v1/score"]
     assert _attributes(root)["assay.error"] == "empty_text"
     assert root.status.code == root.status.STATUS_CODE_UNSET  # the caller's mistake
-    assert b"secret" not in b"".join(span.SerializeToString() for span in spans.values())
+    for method, path in (("GET", "/v1/my-secret"), ("GET", "/v1/model?text=secret"), ("SECRET", "/v1/model")):
+        server.request(method, path, headers={"traceparent": f"00-{trace_id}-{'7' * 16}-01", "Host": "secret"})
+    spans = collector.until_trace(trace_id, "GET", "GET /v1/model", "HTTP /v1/model")
+    assert b"secret" not in b"".join(span.SerializeToString() for span in spans.values()).lower()
 
 
 def test_probes_and_scrapes_have_no_trace(server, collector):
@@ -172,9 +174,7 @@ def test_a_collector_that_is_not_there_costs_no_score(pocket_bundle, tmp_path, c
         for _ in range(20):
             assert server.request("POST", "/v1/score", {"prompt": "p", "responses": ["a"]})[0] == 200
         server.signal(signal.SIGTERM)
-        began = time.monotonic()
         assert server.ended() == 0
-        assert time.monotonic() - began < 8
     assert "the last traces were not taken" in server.log
 
 
@@ -182,6 +182,7 @@ def test_a_collector_that_is_not_there_costs_no_score(pocket_bundle, tmp_path, c
     ("variable", "value", "said"),
     [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf alone"),
+        ("OTEL_TRACES_EXPORTER", "console", "by otlp alone"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318", "must begin with http"),
     ],
 )
@@ -200,4 +201,3 @@ def test_without_the_setting_nothing_is_sent(pocket_bundle, tmp_path, collector)
         server.signal(signal.SIGTERM)
         assert server.ended() == 0
     assert not collector.spans
-    assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)

@@ -146,14 +146,24 @@ def test_the_training_job_begins_goes_on_and_finishes(tmp_path: Path, spelling: 
     assert job.calls() == ["/bundles/first is there already"]
 
 
-@pytest.mark.parametrize("left", ["", "checkpoints/checkpoint-9/trainer_state.json", "training.json"])
+@pytest.mark.parametrize("left", ["checkpoints/checkpoint-9/trainer_state.json", "training.json"])
 def test_another_configuration_does_not_take_a_run_for_its_own(tmp_path: Path, left: str) -> None:
     job = TrainingJob(tmp_path)
     job.calls()
-    job.leave(job.run / left) if left else None
+    job.leave(job.run / left)
     job.configure(CONFIGURATIONS["plain"] + "[model]\nmax_tokens = 9\n")
     with pytest.raises(AssertionError, match=r"train\.toml is not what .*first began with: name another run"):
         job.calls()
+
+
+def test_a_mistake_in_the_configuration_can_be_mended(tmp_path: Path) -> None:
+    """Nothing was trained with it."""
+    job = TrainingJob(tmp_path, CONFIGURATIONS["plain"] + "[modle]\n")
+    assert job.calls() == [BEGIN]  # which refuses it
+    job.configure(CONFIGURATIONS["plain"])
+    assert job.calls() == [BEGIN]
+    job.leave(job.run / "training.json")
+    assert job.calls() == FINISH
 
 
 def test_a_bundle_that_servers_may_have_open_is_not_replaced(tmp_path: Path) -> None:

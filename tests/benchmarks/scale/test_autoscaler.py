@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.scale.autoscaler import TICK_S, Scenario, allowed, desired, of_manifest, simulate, spread
+from benchmarks.scale.autoscaler import TICK_S, Balancing, Scenario, allowed, desired, of_manifest, simulate
 
 
 @given(st.integers(1, 3000), st.sampled_from(["sdk", "pinned"]), st.sampled_from([None, 3]), st.floats(100, 1e4))
@@ -43,7 +43,9 @@ def test_what_was_refused_is_seen_by_no_metric() -> None:
 
 def test_two_draws_are_more_even_than_one() -> None:
     generator = np.random.default_rng(0)
-    most = {how: spread(8000.0, 1000, 50, how, generator).max() for how in ("sdk", "pinned")}
+    most = {
+        how: Balancing(Scenario(1000, balancing=how), generator).spread(8000.0, 50).max() for how in ("sdk", "pinned")
+    }
     assert 160 <= most["sdk"] <= 185 < most["pinned"]
 
 
@@ -58,3 +60,12 @@ def test_what_the_scaler_wants(items: float, have: int, replicas: int) -> None:
 @pytest.mark.parametrize(("have", "before", "most"), [(2, 2, 6), (6, 2, 6), (10, 10, 20), (20, 3, 20)])
 def test_how_fast_it_may_grow(have: int, before: int, most: int) -> None:
     assert allowed(have, before) == most
+
+
+def test_pinned_connections_stay_until_their_replica_goes() -> None:
+    pinned = Balancing(Scenario(100, balancing="pinned"), np.random.default_rng(0))
+    first = pinned.spread(100.0, 4)
+    assert pinned.spread(100.0, 8).tolist() == [*first.tolist(), 0, 0, 0, 0]
+    fewer = pinned.spread(100.0, 2)
+    assert fewer.sum() == 100
+    assert (fewer >= first[:2]).all()

@@ -68,3 +68,9 @@ def test_usual_variables_are_taken(environment):
 def test_the_variable_for_traces_alone_wins():
     both = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
     tracing.check_variables(both)
+
+
+def test_a_provider_that_is_there_already_is_an_error_and_not_a_silence(monkeypatch):
+    monkeypatch.setattr(tracing.trace, "set_tracer_provider", lambda provider: None)
+    with pytest.raises(ValueError, match="something else in this process traces already"):
+        tracing.start_tracing("1")

@@ -271,6 +271,8 @@ def test_what_was_learnt_is_forgotten_in_time(own):
     learnt = first.admitted + 8 * first.predicted
     assert refused(learnt + 60)
     assert not refused(learnt + 180)
+    admission.learn(Work(learnt + 170, None, size=first.size, predicted=10.0), 10.0, done=True)
+    assert not refused(learnt + 181)  # a lesson that all is well does not bring back what was forgotten
 
 
 def test_lone_requests_teach_that_the_line_moves_again():
@@ -302,6 +304,9 @@ def test_what_adds_no_work_is_as_large_as_its_part_of_what_is_there():
     again, part = (line.join(distinct(texts), 0.0, None, PREDICTED) for texts in (small, small[:1]))
     assert again.size == bulk.size > 0
     assert part.size < 0
+    mixed = line.join(distinct([*small, np.arange(9000, 9003)]), 0.0, None, PREDICTED)
+    assert mixed.size == bulk.size  # one new item does not make it small
+    assert mixed.added == pytest.approx(0.3)
 
 
 def test_what_large_requests_learn_does_not_count_for_small_ones():

@@ -129,9 +129,9 @@ async def test_a_refusal_says_why_and_holds_no_text(server, collector):
     root = spans["POST /v1/score"]
     assert _attributes(root)["assay.error"] == "empty_text"
     assert root.status.code == root.status.STATUS_CODE_UNSET  # the caller's mistake
-    for method, path in (("GET", "/v1/my-secret"), ("GET", "/v1/model?text=secret"), ("SECRET", "/v1/model")):
-        server.request(method, path, headers={"traceparent": f"00-{trace_id}-{'7' * 16}-01", "Host": "secret"})
-    spans = collector.until_trace(trace_id, "GET", "GET /v1/model", "HTTP /v1/model")
+    for path in ("/v1/my-secret", "/v1/model?text=secret"):
+        server.request("GET", path, headers={"traceparent": f"00-{trace_id}-{'7' * 16}-01", "Host": "secret"})
+    spans = collector.until_trace(trace_id, "GET", "GET /v1/model")
     assert b"secret" not in b"".join(span.SerializeToString() for span in spans.values()).lower()
 
 

@@ -19,7 +19,7 @@ from tests.service.bundle.forests import seen_by
 PATIENCE = 10.0
 """Seconds after which a test that waits has failed."""
 
-WARM_UP_BATCHES = 7
+WARM_UP_BATCHES = 8
 """Batches of a warm-up with the settings of the tests."""
 
 Step = Callable[[Rewards], Rewards]

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import select
 import shutil
 import socket
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -212,7 +213,14 @@ async def all_attacks(url: str, seconds: float) -> dict[str, Seen]:
         for _ in range(count)
     ]
     attackers += [unread(address.hostname, address.port, seen["unread replies"], ends) for _ in range(UNREAD)]
-    await asyncio.gather(*attackers)
+    generator = random.Random(0)
+
+    async def later(attacker: Coroutine[Any, Any, None]) -> None:
+        # Begun together, they would all be closed in one moment, and all come back in one: a flood every five seconds.
+        await asyncio.sleep(generator.uniform(0, RECEIVE_TIMEOUT_S))
+        await attacker
+
+    await asyncio.gather(*map(later, attackers))
     return seen
 
 

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.api.middleware import OPEN_PATHS
 from service.api.parser import PlainParser
 
-_LINGER_SECONDS, _LINGER_BYTES = 1.0, 2**20
+_LINGER_SECONDS, _LINGER_BYTES = 1.0, 2**22
 """How long, and how much, a refused connection is still read from; see `LimitedProtocol._linger`."""
 
 _FIRST_PROBE_SECONDS, _LONGEST_PROBE_SECONDS = 0.1, 5.0
@@ -51,6 +51,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stopping = False  # the server is
         self._running: Any = None  # the cycle that the application has; `cycle` is the last that began to arrive
         self._half_closed = False  # the client has closed its sending side
+        self._lost = False  # the connection is
         self._receive_deadline: asyncio.TimerHandle | None = None
         self._send_deadline: asyncio.TimerHandle | None = None
 
@@ -203,6 +204,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadlines, and tell the application; uvicorn tells it of the last request alone."""
+        self._lost = True
         self._disarm()
         self._forget_send_deadline()
         super().connection_lost(exc)
@@ -221,14 +223,14 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _bound_closing(self) -> None:
         """A closed connection waits for its last bytes to be taken; one that takes none may not wait for ever."""
-        if self.transport.is_closing() and self._send_deadline is None:
+        if self.transport.is_closing() and self._send_deadline is None and not self._lost:
             self._send_deadline = self.loop.call_later(self.receive_timeout_s, self._cut)
 
     def _cut(self) -> None:
         """Close at once, by a reset: else the system keeps what was not read for minutes after the process let go."""
         connection = self.transport.get_extra_info("socket")
         if connection is not None:
-            with contextlib.suppress(OSError):  # it is gone already
+            with contextlib.suppress(OSError, ValueError):  # it is gone already
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 

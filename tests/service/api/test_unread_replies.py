@@ -49,3 +49,44 @@ def test_a_few_replies_that_nobody_reads_do_not_keep_their_connection(pocket_bun
         while there:
             assert time.monotonic() < until, "the connection is kept for a reader that does not read"
             time.sleep(0.01)
+
+
+def test_a_client_that_leaves_replies_unread_and_half_a_request_behind(pocket_bundle):
+    """Its last bytes end the timer of idle connections, and its end comes before the request does."""
+    with (
+        serving(pocket_bundle, receive_timeout_s=0.3, keep_alive_s=1) as served,
+        contextlib.closing(socket.socket()) as connection,
+    ):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", served.port))
+        there = served.server.server_state.connections
+        until = time.monotonic() + PATIENCE
+        while not there or next(iter(there)).transport.get_write_buffer_size() < 20_000:
+            assert time.monotonic() < until
+            connection.sendall(ASKS)
+            time.sleep(0.001)
+        connection.sendall(b"GET / HT")
+        connection.shutdown(socket.SHUT_WR)
+        while there:
+            assert time.monotonic() < until, "the connection is kept for a reader that does not read"
+            time.sleep(0.01)
+
+
+def test_no_timer_is_left_when_a_connection_is_lost(pocket_bundle, caplog):
+    with serving(pocket_bundle, receive_timeout_s=0.2) as served:
+        for sent in (b"", b"GET / HT", ASKS, CLOSING, ASKS * 50, b"x\r\n\r\n"):
+            with served.connect() as connection:
+                connection.sendall(sent)
+        time.sleep(0.5)  # longer than any of them
+        served.get("/live")
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+def test_headers_far_over_the_limit_are_told_so_before_the_connection_ends(pocket_bundle):
+    """What was on its way must be read, or the client's system throws the reply away."""
+    with serving(pocket_bundle) as served:
+        for _ in range(5):
+            with served.connect() as connection:
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"GET /live HTTP/1.1\r\nX-Large: " + b"x" * 2**21 + b"\r\n\r\n")
+                assert connection.recv(100).startswith(b"HTTP/1.1 431 ")

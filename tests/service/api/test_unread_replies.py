@@ -4,15 +4,29 @@ import contextlib
 import json
 import socket
 import time
+from typing import Any
 
 import pytest
 
 from tests.service.api.wire import head
 from tests.service.doubles import PATIENCE
-from tests.service.serving import serving
+from tests.service.serving import Served, serving
 
 ASKS = b"GET /v1/model HTTP/1.1\r\nHost: h\r\n\r\n"
 CLOSING = ASKS[:-2] + b"Connection: close\r\n\r\n"
+
+
+def clog(served: Served, connection: socket.socket) -> set[Any]:
+    """Connect and ask until some kilobytes of replies stay with the server; gives its connections, that one."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", served.port))
+    there: set[Any] = served.server.server_state.connections
+    until = time.monotonic() + PATIENCE
+    while not there or next(iter(there)).transport.get_write_buffer_size() < 20_000:
+        assert time.monotonic() < until
+        connection.sendall(ASKS)
+        time.sleep(0.001)
+    return there
 
 
 def test_a_reply_that_nobody_reads_is_given_up(pocket_bundle):
@@ -36,14 +50,7 @@ def test_a_few_replies_that_nobody_reads_do_not_keep_their_connection(pocket_bun
         serving(pocket_bundle, receive_timeout_s=0.3, keep_alive_s=1) as served,
         contextlib.closing(socket.socket()) as connection,
     ):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", served.port))
-        there = served.server.server_state.connections
-        until = time.monotonic() + PATIENCE
-        while not there or next(iter(there)).transport.get_write_buffer_size() < 20_000:
-            assert time.monotonic() < until
-            connection.sendall(ASKS)
-            time.sleep(0.001)
+        there, until = clog(served, connection), time.monotonic() + PATIENCE
         assert not next(iter(there)).flow.write_paused
         connection.sendall(last)
         while there:
@@ -57,14 +64,7 @@ def test_a_client_that_leaves_replies_unread_and_half_a_request_behind(pocket_bu
         serving(pocket_bundle, receive_timeout_s=0.3, keep_alive_s=1) as served,
         contextlib.closing(socket.socket()) as connection,
     ):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", served.port))
-        there = served.server.server_state.connections
-        until = time.monotonic() + PATIENCE
-        while not there or next(iter(there)).transport.get_write_buffer_size() < 20_000:
-            assert time.monotonic() < until
-            connection.sendall(ASKS)
-            time.sleep(0.001)
+        there, until = clog(served, connection), time.monotonic() + PATIENCE
         connection.sendall(b"GET / HT")
         connection.shutdown(socket.SHUT_WR)
         while there:

@@ -45,9 +45,8 @@ class TlsProtocol(SSLProtocol):
     never be counted, and stay for a minute: enough of those take every descriptor of the process.
     """
 
-    max_size = (
-        2**16
-    )  # bytes of its buffer, which it has before the first of them comes; asyncio's own has four times as many
+    # Of its buffer, which it has before the first byte comes; asyncio's own is four times as large.
+    max_size = 2**16
     certificates: Certificates
     http: type[LimitedProtocol]
     connections: set["TlsProtocol"]

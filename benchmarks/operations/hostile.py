@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import numpy as np
 
+from benchmarks.arrivals import at_random
 from benchmarks.result import Result, Row, Target, refuse_uncommitted
 from benchmarks.server import serving
 from benchmarks.verify_line import BUNDLE, ensure_bundle
@@ -183,21 +184,9 @@ async def capacity(url: str, seconds: float) -> float:
 
 async def honest(url: str, rate: float, seconds: float) -> list[float]:
     """Milliseconds from when each request of the neighbours was due, at a rate, to its scores."""
-    times: list[float] = []
-    generator = np.random.default_rng(0)
-    due = np.cumsum(generator.exponential(1 / rate, int(rate * seconds)))
     async with aiohttp.ClientSession(url) as session:
-        began = time.monotonic()
-
-        async def one(number: int, at: float) -> None:
-            await ask(session, number)
-            times.append(1000 * (time.monotonic() - began - at))
-
-        async with asyncio.TaskGroup() as group:
-            for number, at in enumerate(due.tolist()):
-                await asyncio.sleep(max(0.0, began + at - time.monotonic()))
-                group.create_task(one(number, at))
-    return times
+        times = await at_random(rate, seconds, 0, lambda number: ask(session, number))
+    return [1000 * took for took in times]
 
 
 async def all_attacks(url: str, seconds: float) -> dict[str, Seen]:

@@ -17,6 +17,7 @@ import aiohttp
 import numpy as np
 
 from assay_client import AsyncRewardClient
+from benchmarks.arrivals import at_random
 from benchmarks.server import metric, serving
 from benchmarks.verify_line import BUNDLE
 
@@ -100,19 +101,14 @@ async def measure(
                 await ask(client, number, count)
                 times.append(time.monotonic() - asked)
 
-        async def one(number: int, due: float) -> None:
+        async def one(number: int) -> None:
             which = number % len(clients)
             await ask(clients[which], which, number)
-            times.append(time.monotonic() - began - due)
 
         if rate is None:
             await asyncio.gather(*(loop(number, client) for number, client in enumerate(clients)))
         else:
-            gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds))
-            async with asyncio.TaskGroup() as group:
-                for number, due in enumerate(np.cumsum(gaps).tolist()):
-                    await asyncio.sleep(max(0.0, began + due - time.monotonic()))
-                    group.create_task(one(number, due))
+            times += await at_random(rate, seconds, seed, one)
         took = time.monotonic() - began
         by_replica = [await scored(session, url) - then for url, then in zip(urls, before, strict=True)]
     p99_ms = 1000 * float(np.quantile(times, 0.99))

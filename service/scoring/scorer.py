@@ -198,8 +198,9 @@ class Scorer:
 
     def _observe(self, encoded: Sequence[EncodedItem], tokenize_seconds: float, scored: Scored) -> None:
         metrics = self._metrics
+        lengths = [len(item.ids) for item in encoded]
         metrics.request_samples.observe(len(encoded))
-        metrics.input_tokens.observe([len(item.ids) for item in encoded])
+        metrics.input_tokens.observe(lengths)
         if metrics.score is not None:
             metrics.score.observe([row[0] for row in scored.rows if math.isfinite(row[0])])
         metrics.stage_duration.labels("tokenize").observe(tokenize_seconds)
@@ -207,7 +208,7 @@ class Scorer:
         metrics.stage_duration.labels("infer").observe(scored.infer_seconds)
         describe(
             items=len(encoded),
-            tokens=sum(len(item.ids) for item in encoded),
+            tokens=sum(lengths),
             computed_tokens=scored.computed_tokens,
             model_digest=self.bundle.digest,
         )

@@ -158,9 +158,9 @@ class WaitingLine:
         if work.waiting:
             # A text that another one begins with makes what waits shorter on average, and no more.
             work.added = max(0.0, self.seconds(model) - before) if fresh else 0.0
-            brought = set(fresh)
-            # It is as large as what it waits for, whoever brought that: it is done no sooner.
-            own = work.added + sum(item.seconds for item in work.waiting if item not in brought)
+            # It is as large as what it waits for, whoever brought that: it is done no sooner. (Fresh items
+            # have no seconds yet.)
+            own = work.added + sum(item.seconds for item in work.waiting)
             work.size = math.frexp(max(own, _LEAST_SECONDS))[1] // 2
             for item in fresh:
                 item.seconds, item.size = work.added / len(fresh), work.size

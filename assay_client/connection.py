@@ -22,6 +22,7 @@ from assay_client.errors import (
     ConnectionFailedError,
 )
 from assay_client.failures import error_from_reply
+from assay_client.load_report import ASKING, requests_in_flight
 from assay_client.retry import is_transient
 from assay_client.settings import Settings
 from assay_client.silence import STALL_S, Watch
@@ -108,7 +109,7 @@ class Connection:
     async def _exchange(
         self, endpoint: Endpoint, method: str, path: str, body: bytes | None, request_id: str, attempt: int
     ) -> bytes:
-        headers = {"X-Request-Id": request_id, "X-Assay-Attempt": str(attempt), **trace_headers()}
+        headers = {"X-Request-Id": request_id, "X-Assay-Attempt": str(attempt), **ASKING, **trace_headers()}
         if body is not None:
             headers["Content-Type"] = "application/json"
         on_break = CONNECTION_LOST
@@ -123,6 +124,8 @@ class Connection:
                 server_hostname=_certified_name(endpoint),
             ) as response:
                 on_break = INCOMPLETE_REPLY
+                if (in_flight := requests_in_flight(response.headers)) is not None:
+                    self._servers.endpoints.reported(endpoint, in_flight)
                 content = await response.read()
         except aiohttp.ClientConnectorCertificateError as error:
             raise ConnectionFailedError(f"TLS certificate refused: {error}", code=TLS_REFUSED) from error

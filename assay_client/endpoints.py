@@ -12,6 +12,9 @@ T = TypeVar("T")
 EJECTION_BASE_S = 0.5
 EJECTION_CAP_S = 30.0
 
+_FORGOTTEN = 0.1
+"""Part of what is known of an endpoint's load that goes each time it is passed over: what it said grows old."""
+
 
 class Sampler(Protocol):
     """The part of `random.Random` that a choice needs."""
@@ -28,6 +31,7 @@ class Endpoint:
         url: what paths are appended to.
         host: the name that was resolved to it, for the Host header and TLS; None where the URL is as it was given.
         outstanding: requests in flight from this client.
+        others: requests in flight from other clients, by what it last said.
         failures: in a row.
         ejected_at, ejected_until: between the two it is not asked if another can be.
     """
@@ -35,13 +39,19 @@ class Endpoint:
     url: str
     host: str | None = None
     outstanding: int = 0
+    others: float = 0.0
     failures: int = 0
     ejected_at: float = -inf
     ejected_until: float = -inf
 
 
 class Endpoints:
-    """Least outstanding of two drawn ones (Mitzenmacher 2001), leaving out those that fail.
+    """Least loaded of two drawn ones (Mitzenmacher 2001) and of that which last told its load, without those that fail.
+
+    To remember one beside those drawn is from Mitzenmacher, Prabhakar and Shah, "Load balancing with memory" (FOCS
+    2002): a worker with one request at a time has none outstanding when it chooses, and would choose by chance. Loads
+    are requests in flight: this client's own, and those of others as replies tell them. Servers that do not tell count
+    by this client's own.
 
     A failure leaves its endpoint alone for half a second, and twice as long with each further one in a row, up to 30
     seconds. Requests that were in flight at the time say nothing new, whether they fail or are answered. Where all are
@@ -55,6 +65,7 @@ class Endpoints:
     def __init__(self, endpoints: Iterable[Endpoint], sampler: Sampler) -> None:
         self._all = list(endpoints)
         self._sampler = sampler
+        self._latest: Endpoint | None = None
 
     def __iter__(self) -> Iterator[Endpoint]:
         return iter(self._all)
@@ -71,7 +82,18 @@ class Endpoints:
         """The endpoint of the next request; there must be one."""
         able = [endpoint for endpoint in self._all if endpoint.ejected_until <= now] or self._all
         drawn = able if len(able) == 1 else self._sampler.sample(able, 2)
-        return min(drawn, key=lambda endpoint: endpoint.outstanding)
+        if self._latest in able and self._latest not in drawn:
+            drawn.append(self._latest)
+        chosen = min(drawn, key=lambda endpoint: endpoint.outstanding + endpoint.others)
+        for endpoint in drawn:
+            if endpoint is not chosen:
+                endpoint.others *= 1 - _FORGOTTEN
+        return chosen
+
+    def reported(self, endpoint: Endpoint, in_flight: int) -> None:
+        """With a reply it says how many requests it has in flight beside the one replied to, which is outstanding."""
+        endpoint.others = max(0.0, in_flight - (endpoint.outstanding - 1))
+        self._latest = endpoint
 
     def able_in(self, now: float) -> float | None:
         """Seconds until one of several is not left out, 0 if one is not; None where there is but one.
@@ -90,6 +112,7 @@ class Endpoints:
     def failed(self, endpoint: Endpoint, began: float, now: float, retry_after_s: float | None = None) -> None:
         """It failed at a request that began at that time, and may want to be left alone for `retry_after_s`."""
         wanted = now + min(retry_after_s or 0.0, EJECTION_CAP_S)
+        endpoint.others = 0.0
         if began >= endpoint.ejected_at:
             endpoint.failures += 1
             endpoint.ejected_at = now

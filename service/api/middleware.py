@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.context import Context
 from service.api.errors import ApiError, error_response
 from service.api.keys import Keys
+from service.api.load_report import ASKED_BY, HEADER, load_report
 from service.observability.logs import request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import describe
@@ -28,7 +29,7 @@ _NO_REPLY = 499  # the client left before there was one
 
 
 class Observe:
-    """Gives a request its id (the caller's, if it is a plain one), counts it, times it and logs it.
+    """Gives a request its id (the caller's, if it is a plain one), counts it, times it, logs it, and tells the load.
 
     A request's time begins when its headers are there; its body may be long in coming, or in being read.
     """
@@ -36,13 +37,15 @@ class Observe:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        self._in_flight = 0  # without probes and scrapes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = _header(scope, b"x-request-id")
+        counts = scope["path"] not in OPEN_PATHS
+        given, wanted = _header(scope, b"x-request-id"), _header(scope, ASKED_BY)
         identity = given if given is not None and _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
         token = request_id.set(identity)
         describe(request_id=identity)
@@ -61,10 +64,14 @@ class Observe:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message.setdefault("headers", []).append((b"x-request-id", identity.encode()))
+                headers = message.setdefault("headers", [])
+                headers.append((b"x-request-id", identity.encode()))
+                if wanted is not None and (report := load_report(wanted, self._in_flight - counts)) is not None:
+                    headers.append((HEADER, report))
             await send(message)
 
         self._metrics.http_in_flight.inc()
+        self._in_flight += counts
         try:
             await self._app(scope, counted_receive, marked_send)
         except asyncio.CancelledError:
@@ -83,6 +90,7 @@ class Observe:
                 await error_response(500, "internal", message)(scope, counted_receive, marked_send)
         finally:
             self._metrics.http_in_flight.dec()
+            self._in_flight -= counts
             seconds = time.monotonic() - began
             # The template, never the path: a label must not carry what callers make up.
             route = getattr(scope.get("route"), "path", "unmatched")
@@ -91,7 +99,7 @@ class Observe:
             self._metrics.http_duration.labels(route, method).observe(seconds)
             if received:
                 self._metrics.request_body_bytes.observe(received)
-            if scope["path"] not in OPEN_PATHS:
+            if counts:
                 fields = {"route": route, "method": method, "status": status, "milliseconds": round(seconds * 1000, 3)}
                 logger.info("%s %s %d", method, route, status, extra=fields)
             request_id.reset(token)

@@ -1,7 +1,9 @@
 """The choice among servers as a pure rule: balanced, away from what fails, and never stuck."""
 
+import heapq
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,3 +99,66 @@ def test_a_new_list_keeps_what_is_known():
     group.replace([Endpoint("http://1"), Endpoint("http://9")])
     assert [endpoint.url for endpoint in group] == ["http://1", "http://9"]
     assert next(iter(group)) is kept
+
+
+def test_loads_of_others_count_beside_ones_own():
+    group = endpoints(2)
+    busy, idle = group
+    busy.outstanding = 1
+    group.reported(busy, 4)  # beside the one it replied to
+    assert busy.others == 4
+    busy.outstanding, idle.outstanding = 0, 3
+    assert group.choose(0.0) is idle
+    busy.outstanding = 3
+    group.reported(busy, 2)  # both are this client's own
+    assert busy.others == 0
+
+
+@given(st.integers(2, 6), st.integers(1, 10_000))
+def test_one_that_was_busy_is_asked_again(count, load):
+    """What it said may be long ago, and nobody else says that it is not so any more."""
+    group = endpoints(count)
+    busy = next(iter(group))
+    busy.outstanding = 1
+    group.reported(busy, load)
+    busy.outstanding = 0
+    for other in list(group)[1:]:
+        other.outstanding = 1
+    assert any(group.choose(0.0) is busy for _ in range(100 * count))
+
+
+def test_one_that_fails_is_not_known_to_be_busy_when_it_is_back():
+    group = endpoints(2)
+    first = next(iter(group))
+    first.outstanding = 1
+    group.reported(first, 50)
+    group.failed(first, 0.0, 0.0)
+    assert first.others == 0
+
+
+@pytest.mark.parametrize("servers", [2, 4, 16])
+def test_workers_with_one_request_at_a_time_leave_no_server_idle(servers):
+    """Two workers for each server, in turns of its own; by chance alone a fifth of the servers' time would be lost."""
+    groups = [endpoints(servers, seed) for seed in range(2 * servers)]
+    in_flight, free_at, done, horizon = [0] * servers, [0.0] * servers, 0, 300.0
+    events = [(0.001 * worker, worker, -1) for worker in range(len(groups))]
+    while events:
+        now, worker, place = heapq.heappop(events)
+        if now > horizon:
+            break
+        group = groups[worker]
+        if place >= 0:
+            in_flight[place] -= 1
+            done += 1
+            endpoint = list(group)[place]
+            group.reported(endpoint, in_flight[place])
+            endpoint.outstanding -= 1
+            heapq.heappush(events, (now + 0.1, worker, -1))
+            continue
+        endpoint = group.choose(now)
+        endpoint.outstanding += 1
+        place = list(group).index(endpoint)
+        in_flight[place] += 1
+        free_at[place] = max(now, free_at[place]) + 1.0
+        heapq.heappush(events, (free_at[place], worker, place))
+    assert done / horizon / servers > 0.93

@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     """Its private key, PEM, without a password."""
     provider: Literal["auto", "cuda", "tensorrt", "openvino", "cpu"] = "auto"
     """What runs the graph. One that is asked for by name and cannot run is an error at start."""
-    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     """What it computes in; auto: the fastest that orders the bundle's held-out pairs as fp32 does."""
     allow_fallback: bool = False
     """Serve on the CPU where the provider asked for cannot; otherwise the server does not start."""

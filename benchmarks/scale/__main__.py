@@ -18,9 +18,9 @@ from benchmarks.verify_line import ensure_bundle
 WORKERS = {200: None, 2_000: None, 20_000: 200}
 """Workers, and the most replicas where more than the manifest has."""
 NOTE = (
-    "Each caller has a client of its own, as workers have, which sees its own requests alone: with one of them in "
-    "flight the less busy of two replicas is any of the two, and two callers can meet on one replica while another "
-    "idles."
+    "Each caller has a client of its own, as workers have, with one request in flight. The SDK's choice goes by what "
+    "servers tell of their load with each reply; by a client's own requests alone, which says nothing to a worker with "
+    "one at a time, 2 replicas had 1.73x and 4 had 3.20x the throughput of one (commit fde612f)."
 )
 
 

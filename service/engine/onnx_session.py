@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from service.bundle.layout import GRAPH_OUTPUT, Layout, plan_layout
 from service.bundle.reader import Bundle, BundleError
+from service.engine.half import half_precision
 from service.engine.session import EngineError, Placement, ProviderError, Rewards, batch_error, one_line
 
 CPU: Final = "CPUExecutionProvider"
@@ -26,7 +27,7 @@ class OnnxSession:
         bundle: a checked bundle.
         provider: ONNX Runtime's name of an execution provider that is built in.
         options: of the provider.
-        precision: what the provider, so set up, computes in.
+        precision: "fp32", or what the provider computes matrix products in: "fp16" or "bf16".
         threads: threads of one operator.
 
     Raises:
@@ -45,8 +46,7 @@ class OnnxSession:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(Path(folder, "load"))
             try:
-                # By path, never from bytes: external data then stays inside the checked folder.
-                self._session = ort.InferenceSession(bundle.model_path, settings, providers=[(provider, dict(options))])
+                self._session = open_graph(bundle.model_path, precision, settings, provider, options)
             except Exception as error:  # the runtime's exceptions share no base
                 if provider == CPU:
                     raise BundleError(bundle.model_path, f"ONNX Runtime cannot load it: {one_line(error)}") from error
@@ -74,6 +74,19 @@ class OnnxSession:
         except Exception as error:  # as above
             raise batch_error("ONNX Runtime", layout, error) from error
         return rewards
+
+
+def open_graph(
+    path: Path, precision: str, settings: ort.SessionOptions, provider: str, options: Mapping[str, str]
+) -> ort.InferenceSession:
+    """Load a float32 graph for a provider, in a precision; see `OnnxSession`."""
+    providers = [(provider, dict(options))]
+    if precision == "fp32":
+        # By path, never from bytes: external data then stays inside the checked folder.
+        return ort.InferenceSession(path, settings, providers=providers)
+    graph, weights = half_precision(path, precision)
+    settings.add_external_initializers(list(weights), list(weights.values()))
+    return ort.InferenceSession(graph, settings, providers=providers)
 
 
 def read_placement(profile: Path, chosen: str) -> Placement:

@@ -70,6 +70,10 @@ def test_a_precision_is_offered_only_where_the_processor_computes_it(tmp_path, m
     assert PROVIDERS["openvino"].precisions() == ("fp32",)
 
 
+def test_cuda_has_16_bits():
+    assert PROVIDERS["cuda"].precisions() == ("fp16", "bf16", "fp32")
+
+
 def test_every_provider_has_fp32():
     for provider in PROVIDERS.values():
         assert provider.precisions()[-1] == "fp32"

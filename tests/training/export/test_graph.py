@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime
 import pytest
 import torch
 
 from service.bundle.layout import Family, Pooling
+from service.engine.half import half_precision
+from service.engine.onnx_session import CPU, open_graph
 from tests.training.tiny import tiny_backbone, tiny_checkpoint
 from training.backbone import prepare
 from training.export.graph import ExportError, export_graph
@@ -39,6 +42,29 @@ def test_graph_equals_module(tmp_path: Path, model_type: str) -> None:
     parity = measure_parity(model, lambda arrays: session.run(None, dict(arrays))[0], cases, 16, "fp32")
     assert parity.failure is None
     assert parity.max_error < 1e-5
+
+
+@pytest.mark.parametrize(
+    "model_type", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES)]
+)
+def test_in_half_precision_the_graph_scores_alike(tmp_path: Path, model_type: str) -> None:
+    """What the exporter writes is what the conversion for GPUs knows: linear layers, and attention over both groups."""
+    pooling, settings = ARCHITECTURES.get(model_type, (Pooling.LAST, {}))
+    backbone = tiny_backbone(model_type, **settings)
+    prepare(backbone)
+    model = RewardModel(backbone, Family.CAUSAL if pooling is Pooling.LAST else Family.BIDIRECTIONAL, pooling).eval()
+    export_graph(model, tmp_path / "model.onnx", 16)
+    session = open_graph(tmp_path / "model.onnx", "fp16", onnxruntime.SessionOptions(), CPU, {})
+    graph = onnx.load_from_string(half_precision(tmp_path / "model.onnx", "fp16")[0]).graph
+    in_half = [node for node in graph.node if node.output[0].endswith(".fp16.product")]
+    weights = {tensor.name for tensor in graph.initializer}
+    attention = [node for node in in_half if not weights & set(node.input)]
+    # Two products in each of two groups of blocks; those of experts take weights that a router chose.
+    assert len(attention) == (6 if model_type == "mixtral" else 4) * backbone.config.num_hidden_layers
+    assert len(in_half) - len(attention) >= 2 * backbone.config.num_hidden_layers  # some are narrow in a tiny model
+    cases = parity_cases(300, 200, seed=0, block_queries=16)
+    parity = measure_parity(model, lambda arrays: session.run(None, dict(arrays))[0], cases, 16, "fp32")
+    assert 0 < parity.max_error < 0.02
 
 
 def test_what_cannot_be_exported_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,9 @@ _LEARNING_RATE, _MOST_STRETCH = 0.1, 10.0
 _FORGOTTEN_IN = 60.0
 """Seconds without a lesson in which two thirds of what was learnt go (of its logarithm): it may hold no more, and whom
 it refuses can teach nothing."""
+_MOST_WEIGHT, _MOST_LEARNT = 0.5, 3.0
+"""Of one lesson, however long ago the one before it was, and how often what was known it can say at most: a process that
+was stopped for a minute makes every request late, and the next ones are not."""
 
 
 @dataclass(frozen=True)
@@ -161,15 +164,17 @@ class Admission:
         if work.predicted < _LEAST_LEARNT:
             return
         now, ratio = work.admitted + seconds, seconds / work.predicted
-        if done or ratio > self._stretch_now(work.size, now):
+        stretch = self._stretch_now(work.size, now)
+        if done or ratio > stretch:
             # A moving mean of logarithms over lessons that come irregularly: after a pause, the new one is worth more.
-            stretch, learnt = self._stretch.get(work.size, (1.0, now))
-            kept = (1 - _LEARNING_RATE) * math.exp(min(0.0, learnt - now) / _FORGOTTEN_IN)
-            self._stretch[work.size] = min(_MOST_STRETCH, max(1.0, stretch**kept * ratio ** (1 - kept))), now
+            _, learnt = self._stretch.get(work.size, (1.0, now))
+            weight = min(_MOST_WEIGHT, 1 - (1 - _LEARNING_RATE) * _kept(learnt, now))
+            new = stretch ** (1 - weight) * min(ratio, _MOST_LEARNT * stretch) ** weight
+            self._stretch[work.size] = min(_MOST_STRETCH, max(1.0, new)), now
 
     def _stretch_now(self, size: int, now: float) -> float:
         stretch, learnt = self._stretch.get(size, (1.0, now))
-        return float(stretch ** math.exp(min(0.0, learnt - now) / _FORGOTTEN_IN))
+        return float(stretch ** _kept(learnt, now))
 
     def retry_after(self) -> float:
         """Seconds until what waits now should be done, as the cost model predicts them; a second if it cannot yet."""
@@ -180,3 +185,8 @@ class Admission:
         further = min(seconds // self.limits.batch_seconds, max(0, items - 1))  # batches after the first
         seconds += model.fixed * further
         return min(_MOST_RETRY, max(_LEAST_RETRY, seconds))
+
+
+def _kept(learnt: float, now: float) -> float:
+    """Part that is left of what was learnt then."""
+    return math.exp(min(0.0, learnt - now) / _FORGOTTEN_IN)

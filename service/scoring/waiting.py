@@ -20,7 +20,8 @@ class WaitingItem:
         waiters: the requests, and whether each of them takes up a place in the queue for this item. Those that were
             there when it was taken into a batch do not any more; those that came later do until it is done.
         seconds: predicted, that it added to what waits; the same for all items that came with it.
-        size: of the request that brought it, see `Work`.
+        size: of the smallest of the requests that wait for it, with which it goes into a batch; see `Work`.
+        sizes: how many requests of each size wait for it, while it waits.
     """
 
     key: bytes
@@ -28,6 +29,7 @@ class WaitingItem:
     waiters: "dict[Work, bool]" = field(default_factory=dict)
     seconds: float = 0.0
     size: int = 0
+    sizes: Counter[int] = field(default_factory=Counter)
 
     def wanted(self, now: float) -> bool:
         """Whether anybody who waits for it still has time."""
@@ -163,10 +165,11 @@ class WaitingLine:
             own = work.added + sum(item.seconds for item in work.waiting)
             work.size = math.frexp(max(own, _LEAST_SECONDS))[1] // 2
             for item in fresh:
-                item.seconds, item.size = work.added / len(fresh), work.size
-            if fresh:
-                self._seconds_of_size[work.size] = self._seconds_of_size.get(work.size, 0.0) + work.added
-                self._items_of_size[work.size] += len(fresh)
+                item.seconds = work.added / len(fresh)
+                self._count(item, work.size)
+            for item in work.waiting:
+                item.sizes[work.size] += 1
+                self._resize(item)
             self._by_age[work] = None
             self._by_size.setdefault(work.size, OrderedDict())[work] = None
         return work
@@ -201,13 +204,31 @@ class WaitingLine:
             elif self._waiting.get(item.key) is item:
                 self.places -= in_queue
                 self._settle(work, item)
-                if not item.waiters:
+                if item.waiters:
+                    item.sizes[work.size] -= 1
+                    self._resize(item)
+                else:
                     del self._waiting[item.key]
                     self._leave(item)
 
     def _leave(self, item: WaitingItem) -> None:
         """An item goes into a batch, or nobody waits for it any more."""
         self.index.remove(item.key)
+        self._discount(item)
+
+    def _resize(self, item: WaitingItem) -> None:
+        """A request has joined those that wait for an item, or has left them."""
+        size = min(size for size, works in item.sizes.items() if works)
+        if size != item.size:
+            self._discount(item)
+            self._count(item, size)
+
+    def _count(self, item: WaitingItem, size: int) -> None:
+        item.size = size
+        self._seconds_of_size[size] = self._seconds_of_size.get(size, 0.0) + item.seconds
+        self._items_of_size[size] += 1
+
+    def _discount(self, item: WaitingItem) -> None:
         self._seconds_of_size[item.size] -= item.seconds
         self._items_of_size[item.size] -= 1
         if not self._items_of_size[item.size]:

@@ -246,6 +246,34 @@ def test_work_stays_counted_when_the_one_who_brought_it_leaves():
         admission.check_time(late, running_seconds=0.0, now=0.0)
 
 
+def test_what_a_request_shares_with_a_larger_one_is_before_it_and_its_peers():
+    """It goes with the smallest that wait for it, and back to the larger when that one has left."""
+    line, admission = admission_behind(0.0)
+    texts = [np.arange(1000 * number, 1000 * number + 50) for number in range(1, 101)]
+    line.join(distinct(texts), 0.0, None, PREDICTED)
+    peer = line.join(distinct([np.arange(900, 990)]), 0.0, None, PREDICTED)
+    before = line.seconds_up_to(peer)
+    sharing = line.join(distinct([*texts[:2], np.arange(500, 510)]), 0.0, 5.0, PREDICTED)
+    assert sharing.size == peer.size
+    assert line.seconds_up_to(peer) == pytest.approx(before + 11.0)
+    with pytest.raises(QueueFullError):
+        admission.check_time(sharing, running_seconds=0.0, now=0.0)
+    line.drop(sharing)
+    assert line.seconds_up_to(peer) == pytest.approx(before)
+
+
+def test_one_lesson_says_little_however_long_the_pause_before_it():
+    """Such as that of a process that was stopped for a while."""
+    line, admission = admission_behind(0.0)
+    waiting = line.join(distinct([np.arange(7000, 7050)]), 0.0, None, PREDICTED)
+    for _ in range(20):
+        admission.learn(Work(0.0, None, size=waiting.size, predicted=5.0), 5.0, done=True)
+    admission.learn(Work(1000.0, None, size=waiting.size, predicted=5.0), 500.0, done=True)
+    now = 1500.0
+    second = line.join(distinct([np.arange(2000, 2050)]), now, now + 2 * 1.25 * 10.0, PREDICTED)
+    admission.check_time(second, running_seconds=0.0, now=now)
+
+
 @pytest.mark.parametrize("own", [50, 2])
 def test_what_was_learnt_is_forgotten_in_time(own):
     """Whom it refuses teaches nothing, and nor do those of short deadlines whom it lets in."""

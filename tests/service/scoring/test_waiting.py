@@ -143,6 +143,8 @@ class AnyHistory(RuleBasedStateMachine):
         assert list(self.line.by_age()) == expected
         assert len(self.line) == len(expected)
         waiting = [self.line[key] for key in self.waiting]
+        for item in waiting:
+            assert item.size == min(work.size for work in item.waiters)
         for work in expected:
             smaller = sum(item.seconds for item in waiting if item.size <= work.size)
             larger = sum(item.seconds for item in waiting if item.size > work.size)

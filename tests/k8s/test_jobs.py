@@ -121,7 +121,7 @@ class TrainingJob:
             text=True,
             env={"PATH": f"{self._folder}:/usr/bin:/bin"},
         )
-        assert done.returncode == 0, done.stderr.strip().splitlines()[-1]
+        assert done.returncode == 0, f"{done.stderr.strip().splitlines()[-1]} (exit code {done.returncode})"
         return [line.replace(str(self._folder), "") for line in done.stdout.splitlines()]
 
 
@@ -152,7 +152,7 @@ def test_another_configuration_does_not_take_a_run_for_its_own(tmp_path: Path, l
     job.calls()
     job.leave(job.run / left)
     job.configure(CONFIGURATIONS["plain"] + "[model]\nmax_tokens = 9\n")
-    with pytest.raises(AssertionError, match=r"train\.toml is not what .*first began with: name another run"):
+    with pytest.raises(AssertionError, match=r"train\.toml is not what .*first began with: name another run.*code 2"):
         job.calls()
 
 
@@ -169,13 +169,29 @@ def test_a_mistake_in_the_configuration_can_be_mended(tmp_path: Path) -> None:
 def test_a_bundle_that_servers_may_have_open_is_not_replaced(tmp_path: Path) -> None:
     job = TrainingJob(tmp_path)
     job.leave(job.bundle / "bundle.json")
-    with pytest.raises(AssertionError, match="is there and not of this run: name another bundle"):
+    with pytest.raises(AssertionError, match="is there and not of this run: name another bundle.*code 2"):
         job.calls()
+
+
+def test_an_empty_folder_is_no_bundle(tmp_path: Path) -> None:
+    job = TrainingJob(tmp_path)
+    job.bundle.mkdir(parents=True)
+    assert job.calls() == [BEGIN]
+
+
+@pytest.mark.parametrize("folder", ["train", "evaluate"])
+def test_what_a_retry_cannot_mend_is_not_retried_and_an_eviction_does_not_count(folder: str) -> None:
+    job = one(job_folder(folder), "Job")["spec"]
+    disruption, mistake = job["podFailurePolicy"]["rules"]
+    assert disruption == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    (container,) = job["template"]["spec"]["containers"]
+    assert (mistake["action"], mistake["onExitCodes"]["containerName"]) == ("FailJob", container["name"])
+    assert mistake["onExitCodes"]["values"] == [2]  # of a call or configuration that assay-train refuses
 
 
 def test_a_configuration_without_a_bundle_ends_before_anything_is_called(tmp_path: Path) -> None:
     job = TrainingJob(tmp_path, 'run = "{run}"\n')
-    with pytest.raises(AssertionError, match="KeyError: 'bundle'"):
+    with pytest.raises(AssertionError, match="KeyError: 'bundle'.*code 2"):
         job.calls()
     assert not job.run.parent.exists()
 

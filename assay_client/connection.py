@@ -6,6 +6,7 @@ import asyncio
 import errno
 import io
 import os
+import socket
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -88,7 +89,9 @@ class Connection:
             exchange = self._exchange(endpoint, method, path, body, request_id, attempt)
             content = await self._watch.guard(endpoint, exchange)
         except AssayError as error:
-            if isinstance(error, ConnectionFailedError) or is_transient(error, internal_errors=1):
+            if error.status == 429:
+                endpoints.refused(endpoint, began, self._loop.time(), error.retry_after_s)
+            elif isinstance(error, ConnectionFailedError) or is_transient(error, internal_errors=1):
                 endpoints.failed(endpoint, began, self._loop.time(), error.retry_after_s)
             else:
                 endpoints.answered(endpoint, began)
@@ -148,6 +151,8 @@ class Connection:
         connections and goes on with its requests. What fails on this side, such as a name that cannot be resolved, says
         nothing of the server.
         """
+        if not await self._resolves(endpoint):
+            return False
         began = self._loop.time()
         try:
             async with self._session.get(
@@ -164,6 +169,16 @@ class Connection:
             return error.errno in _UNREACHABLE
         except (aiohttp.ClientError, OSError):
             return False
+
+    async def _resolves(self, endpoint: Endpoint) -> bool:
+        """Whether the host has an address in time: a resolver in trouble may answer nothing at all."""
+        parts = urlsplit(endpoint.url)
+        try:
+            async with asyncio.timeout(LIVE_TIMEOUT_S):
+                await self._loop.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+        except (TimeoutError, OSError, UnicodeError):
+            return False
+        return True
 
     def require_idle(self) -> None:
         """Raise `RuntimeError` if its loop is another one and still running: the session cannot leave it."""

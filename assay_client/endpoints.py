@@ -11,6 +11,7 @@ T = TypeVar("T")
 
 EJECTION_BASE_S = 0.5
 EJECTION_CAP_S = 30.0
+REFUSAL_CAP_S = 2.0
 
 _FORGOTTEN = 0.1
 """Part of what is known of an endpoint's load that goes each time it is passed over: what it said grows old."""
@@ -54,8 +55,9 @@ class Endpoints:
     by this client's own.
 
     A failure leaves its endpoint alone for half a second, and twice as long with each further one in a row, up to 30
-    seconds. Requests that were in flight at the time say nothing new, whether they fail or are answered. Where all are
-    left out, all are asked: a client with one server behaves as if there were no such rule.
+    seconds; a refusal for want of room for two seconds at most, since a smaller request may find it. Requests that
+    were in flight at the time say nothing new, whether they fail or are answered. Where all are left out, all are
+    asked: a client with one server behaves as if there were no such rule.
 
     Args:
         endpoints: those known so far.
@@ -108,6 +110,12 @@ class Endpoints:
         """It answered a request that began at that time."""
         if began >= endpoint.ejected_at:
             endpoint.failures, endpoint.ejected_at, endpoint.ejected_until = 0, -inf, -inf
+
+    def refused(self, endpoint: Endpoint, began: float, now: float, retry_after_s: float | None) -> None:
+        """It works, and had no room for a request that began at that time."""
+        self.answered(endpoint, began)
+        wanted = EJECTION_BASE_S if retry_after_s is None else min(retry_after_s, REFUSAL_CAP_S)
+        endpoint.ejected_until = max(endpoint.ejected_until, now + wanted)
 
     def failed(self, endpoint: Endpoint, began: float, now: float, retry_after_s: float | None = None) -> None:
         """It failed at a request that began at that time, and may want to be left alone for `retry_after_s`."""

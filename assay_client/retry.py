@@ -88,7 +88,7 @@ def parse_retry_after(header: str | None, *, now: datetime | None = None) -> flo
     except ValueError:
         try:
             date = parsedate_to_datetime(header)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         # A date with the zone "-0000" is read as naive; HTTP dates are always UTC.
         date = date.replace(tzinfo=UTC) if date.tzinfo is None else date

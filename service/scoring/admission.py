@@ -19,8 +19,8 @@ _FORGOTTEN_IN = 60.0
 """Seconds without a lesson in which two thirds of what was learnt go (of its logarithm): it may hold no more, and whom
 it refuses can teach nothing."""
 _MOST_WEIGHT, _MOST_LEARNT = 0.5, 3.0
-"""Of one lesson, however long ago the one before it was, and how often what was known it can say at most: a process that
-was stopped for a minute makes every request late, and the next ones are not."""
+"""Of one lesson, however long ago the one before it was, and how often what was known it can say at most: a process
+that was stopped for a minute makes every request late, and the next ones are not."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay_client.endpoints import EJECTION_BASE_S, EJECTION_CAP_S, Endpoint, Endpoints
+from assay_client.endpoints import EJECTION_BASE_S, EJECTION_CAP_S, REFUSAL_CAP_S, Endpoint, Endpoints
 
 
 def endpoints(count: int, seed: int = 0) -> Endpoints:
@@ -90,6 +90,17 @@ def test_what_a_server_asked_for_is_kept_but_not_for_ever():
     assert first.ejected_until == 7.0
     group.failed(first, 7.0, 7.0, retry_after_s=3600.0)
     assert first.ejected_until == 7.0 + EJECTION_CAP_S
+
+
+@pytest.mark.parametrize(("wanted", "kept"), [(None, EJECTION_BASE_S), (1.0, 1.0), (60.0, REFUSAL_CAP_S)])
+def test_a_refusal_is_of_one_request_and_no_failure(wanted, kept):
+    """A large one may be told to come back in a minute, and the small ones of this client find room at once."""
+    group = endpoints(2)
+    first = next(iter(group))
+    for _ in range(5):
+        group.refused(first, 10.0, 10.0, wanted)
+    assert first.failures == 0
+    assert first.ejected_until == 10.0 + kept
 
 
 def test_a_new_list_keeps_what_is_known():

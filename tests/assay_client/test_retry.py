@@ -90,6 +90,8 @@ def test_jitter_is_full() -> None:
         ("nan", None),
         ("inf", None),
         ("soon", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("Mon, 01 Jan 2026 00:00:00 +99999999999999", None),
         ("", None),
     ],
 )

@@ -116,6 +116,15 @@ async def test_a_name_that_cannot_be_resolved_says_nothing_of_the_server() -> No
     assert not await is_silent("http://name.invalid")
 
 
+async def test_a_resolver_that_answers_nothing_says_nothing_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(connection, "LIVE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", hang)
+    assert not await is_silent("http://localhost:9")
+
+
 async def test_no_descriptor_left_says_nothing_of_the_server(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,9 @@ logger = logging.getLogger("assay.server")
 _STOP_SECONDS = 3.0
 _TRACER = trace.get_tracer("assay")
 _PROTOCOL = "http/protobuf"
+_SAMPLERS = tuple(
+    f"{start}{kind}" for start in ("", "parentbased_") for kind in ("always_on", "always_off", "traceidratio")
+)
 _CALLERS_WORDS = frozenset({"url.path", "url.query", "http.request.method_original", "server.address"})
 
 
@@ -77,21 +80,44 @@ def _stop(shut_down: Callable[[], None]) -> None:
 
 
 def check_variables(environment: Mapping[str, str]) -> None:
-    """Refuse what the exporter would fail at only when it sends, in a thread of its own.
+    """Refuse what the exporter would fail at only when it sends, in a thread of its own, or takes for something else.
 
     Raises:
-        ValueError: naming the variable.
+        ValueError: naming the variable; the value of none that may hold a key.
     """
+    if (environment.get("OTEL_SDK_DISABLED") or "").strip().lower() == "true":
+        raise ValueError("OTEL_SDK_DISABLED is true, so that no trace would be sent; leave out that or tracing")
     if (exporter := environment.get("OTEL_TRACES_EXPORTER") or "otlp") != "otlp":
         raise ValueError(
             f"OTEL_TRACES_EXPORTER is {exporter}; traces are sent by otlp alone (to send none, do not trace)"
         )
+    _check_sampler(environment)
     protocol = _first(environment, "PROTOCOL")
     if protocol is not None and protocol[1] != _PROTOCOL:
         raise ValueError(f"{protocol[0]} is {protocol[1]}; traces are sent by {_PROTOCOL} alone (most often port 4318)")
-    endpoint = _first(environment, "ENDPOINT")
-    if endpoint is not None and urlsplit(endpoint[1]).scheme not in ("http", "https"):
-        raise ValueError(f"{endpoint[0]} is {endpoint[1]}; it must begin with http:// or https://")
+    if (endpoint := _first(environment, "ENDPOINT")) is not None:
+        parts = urlsplit(endpoint[1])
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{endpoint[0]} is {endpoint[1]}; it must be http:// or https:// and a host")
+    for setting in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"):
+        if (file := _first(environment, setting)) is not None and not os.access(file[1], os.R_OK):
+            raise ValueError(f"{file[0]} is {file[1]}, which is no file that can be read")
+    headers = _first(environment, "HEADERS")
+    if headers is not None and not all("=" in part for part in headers[1].split(",") if part.strip()):
+        raise ValueError(f"{headers[0]} must be name=value pairs, separated by commas")
+
+
+def _check_sampler(environment: Mapping[str, str]) -> None:
+    sampler, argument = (environment.get(f"OTEL_TRACES_SAMPLER{end}") or "" for end in ("", "_ARG"))
+    if sampler and sampler not in _SAMPLERS:
+        raise ValueError(f"OTEL_TRACES_SAMPLER is {sampler}; it must be one of {', '.join(_SAMPLERS)}")
+    if sampler.endswith("traceidratio") and argument:
+        try:
+            in_range = 0 <= float(argument) <= 1
+        except ValueError:
+            in_range = False
+        if not in_range:
+            raise ValueError(f"OTEL_TRACES_SAMPLER_ARG is {argument}; it must be a number from 0 to 1")
 
 
 def _first(environment: Mapping[str, str], setting: str) -> tuple[str, str] | None:

@@ -58,11 +58,37 @@ def test_missing_packages_are_named(monkeypatch):
     [
         {},
         {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector"},
-        {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ""},
+        {
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "",
+            "OTEL_EXPORTER_OTLP_HEADERS": "api-key=secret,",
+            "OTEL_SDK_DISABLED": "",
+        },
+        {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"},
     ],
 )
 def test_usual_variables_are_taken(environment):
     tracing.check_variables(environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"OTEL_SDK_DISABLED": "True"}, "OTEL_SDK_DISABLED is true"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http:/collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT is http:/collector"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://"}, "and a host"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "http:// or https://"),
+        ({"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere.pem"}, r"CERTIFICATE is /nowhere\.pem, which is no file"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY": "/nowhere.pem"}, "TRACES_CLIENT_KEY is"),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_ratio"}, "must be one of always_on, .*parentbased_traceidratio"),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "1%"}, "ARG is 1%; .* from 0 to 1"),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "5"}, "from 0 to 1"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "api-key: secret"}, "HEADERS must be name=value pairs"),
+    ],
+)
+def test_what_would_fail_later_or_be_taken_for_something_else_is_refused(environment, named):
+    with pytest.raises(ValueError, match=named) as caught:
+        tracing.check_variables(environment)
+    assert "secret" not in str(caught.value)
 
 
 def test_the_variable_for_traces_alone_wins():

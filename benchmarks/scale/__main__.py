@@ -7,6 +7,7 @@ Replicas are real servers over an engine that only takes the time of a real one 
 
 import argparse
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,6 +18,14 @@ from benchmarks.verify_line import ensure_bundle
 
 WORKERS = {200: None, 2_000: None, 20_000: 200}
 """Workers, and the most replicas where more than the manifest has."""
+SIMULATED = (
+    "Simulated: median, least and most over eight phases of scraping and polling against the bursts. What a burst "
+    "takes is until its last item is scored. The third row of each three has as many replicas all the time as the "
+    "autoscaler ends with. Pinned connections stay with the replica that they were made to; those that come later get "
+    "nothing from them, until a pause is longer than servers keep connections open (75 s)."
+)
+LATER = 5
+"""Bursts at the end of a simulation that count as later ones."""
 NOTE = (
     "Each caller has a client of its own, as workers have, with one request in flight. The SDK's choice goes by what "
     "servers tell of their load with each reply; by a client's own requests alone, which says nothing to a worker with "
@@ -63,7 +72,7 @@ def run(quick: bool) -> Result:
             rows, simulated, "autoscaled, pinned connections", Scenario(workers, most=most, balancing="pinned"), quick
         )
         simulated_rows(rows, simulated, f"{scaled} replicas all the time", Scenario(workers, fixed=scaled), quick)
-    return Result("scale", quick, 0, targets, {"replicas": measured, "simulated": simulated}, rows, [NOTE])
+    return Result("scale", quick, 0, targets, {"replicas": measured, "simulated": simulated}, rows, [NOTE, SIMULATED])
 
 
 def simulated_rows(
@@ -72,24 +81,25 @@ def simulated_rows(
     """A scenario with several phases of the autoscaler against the bursts; gives how many replicas it ends with."""
     outcomes = [simulate(replace(scenario, seed=seed)) for seed in range(3 if quick else 8)]
     first = [outcome.drains[0] for outcome in outcomes]
-    later = [statistics.median(outcome.drains[-5:]) for outcome in outcomes]
+    later = [drain for outcome in outcomes for drain in outcome.drains[-LATER:]]
     hours = [outcome.replica_hours for outcome in outcomes]
-    ends = round(statistics.median(outcome.replicas[-1] for outcome in outcomes))
+    ends = [outcome.replicas[-1] for outcome in outcomes]
     simulated.append({"scenario": asdict(scenario), "label": label, "outcomes": [asdict(o) for o in outcomes]})
     rows.append(
         Row(
             f"simulated, {scenario.workers:,} workers, {scenario.items} items each every {scenario.step_s:g} s, "
             f"{label}",
-            f"a burst takes {_range(first)} s at first, {_range(later)} s later, {ends} replicas, {_range(hours)} "
-            f"replica-hours for {scenario.steps} steps",
+            f"the first burst takes {_range(first)} s, the last {LATER} of {scenario.steps} {_range(later)} s, with "
+            f"{_range(ends, 0)} replicas at the end, {_range(hours)} replica-hours",
         )
     )
-    return ends
+    return round(statistics.median(ends))
 
 
-def _range(values: list[float]) -> str:
+def _range(values: Sequence[float], digits: int = 1) -> str:
     """Median, and least and most."""
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+    middle, least, most = statistics.median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({least:.{digits}f} to {most:.{digits}f})"
 
 
 if __name__ == "__main__":

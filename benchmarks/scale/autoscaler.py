@@ -4,7 +4,8 @@ Workers of a PPO job act together: all send a group at the same moment of a step
 the next. Replicas are fluid servers of a measured rate with bounded queues; what a queue refuses comes back and is seen
 by no metric. The autoscaler is what `k8s/components/keda` asks Kubernetes for: threshold, bounds, polling and the
 window of scaling down are read from there; the rest is the default of a HorizontalPodAutoscaler (no change within 10 %
-of the threshold; at most four replicas more, or twice as many, each 15 s).
+of the threshold; at most four replicas more, or twice as many, each 15 s). It goes by each replica's peak of the last
+minute, as it was at the last scrape.
 """
 
 from collections import deque
@@ -21,6 +22,11 @@ import yaml
 TICK_S = 0.25
 TOLERANCE = 0.1
 MORE_AT_ONCE, POLICY_S = 4, 15.0
+SCRAPE_S, PEAK_S = 15.0, 60.0
+"""Seconds between two scrapes (`k8s/components/monitoring`), and of the peak that a replica tells
+(`service.observability.peak`)."""
+KEEP_ALIVE_S = 75.0
+"""A server's default: a connection that was idle for longer is made anew, and drawn anew."""
 MANIFEST = Path("k8s/components/keda/scaled-object.yaml")
 
 FloatArray = npt.NDArray[np.float64]
@@ -57,7 +63,7 @@ class Scenario:
         fixed: so many replicas all the time, and no autoscaler.
         queue: items that a replica lets wait.
         start_s: within which a new replica gets ready, drawn for each.
-        seed: also of when the autoscaler polls.
+        seed: also of when the autoscaler polls and Prometheus scrapes.
     """
 
     workers: int
@@ -98,27 +104,24 @@ def allowed(have: int, before: int) -> int:
 class Balancing:
     """Which replica gets what of a burst.
 
-    By the SDK's choice each request goes to the less busy of two drawn ones; pinned, each worker's connection was drawn
-    once and stays, so that replicas that come later get nothing from it.
+    By the SDK's choice each request of a burst goes to one drawn at that moment: all workers ask at once, and what
+    replicas told of their load with the last replies says the same of all of them. Pinned, each worker's connection
+    was drawn before and stays, so that replicas that come later get nothing from it; after a pause that is longer than
+    servers keep connections open all are drawn anew.
     """
 
     def __init__(self, scenario: Scenario, generator: np.random.Generator) -> None:
         self._scenario, self._generator = scenario, generator
-        self._pinned = np.zeros(0, dtype=np.int64)
+        self._drawn = np.zeros(0, dtype=np.int64)
 
-    def spread(self, items: float, replicas: int) -> FloatArray:
-        """Items by replica."""
-        each = items / self._scenario.workers
-        if self._scenario.balancing == "pinned":
-            if not len(self._pinned):
-                self._pinned = self._generator.integers(0, replicas, self._scenario.workers)
-            gone = self._pinned >= replicas  # with its replica a connection ends, and the next one is drawn
-            self._pinned[gone] = self._generator.integers(0, replicas, int(gone.sum()))
-            return np.bincount(self._pinned, minlength=replicas).astype(np.float64) * np.float64(each)
-        load: FloatArray = np.zeros(replicas)
-        for first, second in self._generator.integers(0, replicas, (self._scenario.workers, 2)).tolist():
-            load[first if load[first] <= load[second] else second] += each
-        return load
+    def spread(self, items: float, replicas: int, idle_s: float = 0.0) -> FloatArray:
+        """Items by replica, after so many seconds without a request."""
+        if self._scenario.balancing == "sdk" or not len(self._drawn) or idle_s > KEEP_ALIVE_S:
+            self._drawn = self._generator.integers(0, replicas, self._scenario.workers)
+        gone = self._drawn >= replicas  # with its replica a connection ends, and the next one is drawn
+        self._drawn[gone] = self._generator.integers(0, replicas, int(gone.sum()))
+        by_replica = np.bincount(self._drawn, minlength=replicas).astype(np.float64)
+        return by_replica * np.float64(items / self._scenario.workers)
 
 
 class Fleet:
@@ -128,6 +131,21 @@ class Fleet:
         self._scenario = scenario
         self.queues: FloatArray = np.zeros(replicas)
         self.refused: FloatArray = np.zeros(replicas)
+        self._seen: deque[tuple[float, FloatArray]] = deque()
+
+    def remember(self, now: float) -> None:
+        """What waits now, for the peak of the next minute."""
+        self._seen.append((now, self.queues))
+        while self._seen[0][0] < now - PEAK_S:
+            self._seen.popleft()
+
+    def peak(self) -> float:
+        """The most that waited at once at each replica within the last minute, over all of them."""
+        most: FloatArray = np.zeros(len(self))
+        for _, queues in self._seen:  # of replicas that are gone nothing is scraped
+            shared = min(len(queues), len(self))
+            most[:shared] = np.maximum(most[:shared], queues[:shared])
+        return float(most.sum())
 
     def __len__(self) -> int:
         return len(self.queues)
@@ -177,13 +195,17 @@ def simulate(scenario: Scenario) -> Outcome:
     starting: list[float] = []  # when each will be ready
     wishes: deque[tuple[float, int]] = deque()
     sizes: deque[tuple[float, int]] = deque([(0.0, len(fleet))])
-    now, polled = 0.0, -float(generator.uniform(0, scaler.poll_s))
+    now, polled, scraped = 0.0, -float(generator.uniform(0, scaler.poll_s)), -float(generator.uniform(0, SCRAPE_S))
+    idle, known = 0.0, 0.0  # seconds without a request, and what the last scrape said
     for _ in range(scenario.steps):
         began = now
-        fleet.admit(balancing.spread(float(scenario.workers * scenario.items), len(fleet)))
+        fleet.admit(balancing.spread(float(scenario.workers * scenario.items), len(fleet), idle))
         drained: float | None = None
         while drained is None or now < began + scenario.step_s:
             now += TICK_S
+            fleet.remember(now)
+            if now >= scraped + SCRAPE_S:
+                scraped, known = now, fleet.peak()
             outcome.served += fleet.serve(TICK_S)
             outcome.replica_hours += (len(fleet) + len(starting)) * TICK_S / 3600
             ready = sum(moment <= now for moment in starting)
@@ -193,7 +215,7 @@ def simulate(scenario: Scenario) -> Outcome:
             if scenario.fixed is None and now >= polled + scaler.poll_s:
                 polled = now
                 have = len(fleet) + len(starting)
-                wish = desired(float(fleet.queues.sum()), have, scaler, most)
+                wish = desired(known, have, scaler, most)
                 wishes.append((now, wish))
                 while wishes[0][0] < now - scaler.down_s:
                     wishes.popleft()
@@ -209,6 +231,7 @@ def simulate(scenario: Scenario) -> Outcome:
                     sizes.append((now, highest))
             if drained is None and fleet.left <= 1e-6:
                 drained = now - began
+        idle = now - began - drained
         outcome.drains.append(drained)
         outcome.replicas.append(len(fleet))
     return outcome

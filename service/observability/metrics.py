@@ -78,6 +78,9 @@ class Metrics:
         self.queue_oldest = Gauge("assay_queue_oldest_age_seconds", "Age of the oldest waiting request.", registry=r)
         self.queue_limit = Gauge("assay_queue_limit_samples", "Items that may wait.", registry=r)
         self.inflight_samples = Gauge("assay_inflight_samples", "Items in planned or running batches.", registry=r)
+        self.peak_samples = Gauge(
+            "assay_peak_samples", "Most items that waited or ran at once within the last minute.", registry=r
+        )
         self.saturation = Gauge(
             "assay_saturation_ratio", "How full the queue is, by items or tokens, whichever is fuller.", registry=r
         )
@@ -207,15 +210,16 @@ class Metrics:
         """Read at scrape time how many connections are open."""
         self.connections.set_function(lambda: float(count()))
 
-    def watch_queue(self, read: Callable[[], "tuple[int, int, float, int, float]"], limit: int) -> None:
+    def watch_queue(self, read: Callable[[], "tuple[int, int, float, int, float, float]"], limit: int) -> None:
         """Read the queue's gauges at scrape time, so that they cannot drift.
 
         Args:
-            read: gives items, tokens, age of the oldest in seconds, items in flight, saturation.
+            read: gives items, tokens, age of the oldest in seconds, items in flight, saturation, most items lately.
             limit: items that may wait.
         """
         gauges = (
             self.queue_samples, self.queue_tokens, self.queue_oldest, self.inflight_samples, self.saturation,
+            self.peak_samples,
         )  # fmt: skip
 
         def reading(place: int) -> Callable[[], float]:

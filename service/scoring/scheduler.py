@@ -13,6 +13,7 @@ from service.bundle.layout import Family, IntArray, Layout, plan_layout
 from service.engine.runner import BatchResult, Runner
 from service.engine.session import EngineError, OutOfMemoryError
 from service.observability.metrics import Metrics
+from service.observability.peak import Peak
 from service.scoring.admission import Admission, Limits, Reservation
 from service.scoring.batch import Batch, Bounds
 from service.scoring.cache import HeadScores, ScoreCache
@@ -121,6 +122,7 @@ class Scheduler:
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="assay-plan")
         self._pending: dict[Work, _Pending] = {}
         self._flights: dict[_Flight, asyncio.Task[None]] = {}
+        self._peak = Peak(clock)
         metrics.watch_queue(self._gauges, limits.queue_items)
 
     def use_cost_model(self, model: CostModel) -> None:
@@ -167,6 +169,7 @@ class Scheduler:
         pending = self._pending[work] = _Pending(work, asyncio.get_running_loop().create_future())
         try:
             self.admission.check_time(work, sum(flight.batch.seconds for flight in self._flights), now)
+            self._peak.see(self.admission.items + self._line.running)
             self._pump()
             await pending.future
             self.admission.learn(work, self._clock() - now, done=True)
@@ -299,7 +302,8 @@ class Scheduler:
         self._pace.learn(batch.tokens, batch.cells, seconds)
         metrics.cost_scale.set(self._pace.scale)
 
-    def _gauges(self) -> tuple[int, int, float, int, float]:
+    def _gauges(self) -> tuple[int, int, float, int, float, float]:
         line, oldest = self._line, self._line.oldest
         age = 0.0 if oldest is None else self._clock() - oldest
-        return self.admission.items, line.index.tokens, age, line.running, self.admission.saturation
+        admission = self.admission
+        return admission.items, line.index.tokens, age, line.running, admission.saturation, self._peak.most()

@@ -90,7 +90,11 @@ QUEUE = [
     Panel(
         "Items that wait, and may",
         "short",
-        {"wait": total("assay_queue_samples"), "may": total("assay_queue_limit_samples")},
+        {
+            "wait": total("assay_queue_samples"),
+            "most within a minute": total("assay_peak_samples"),
+            "may": total("assay_queue_limit_samples"),
+        },
     ),
     Panel("In batches", "short", {"{{instance}}": series("assay_inflight_samples")}),
     Panel("How full the queue is", "percentunit", {"{{instance}}": series("assay_saturation_ratio")}),

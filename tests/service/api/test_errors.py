@@ -51,6 +51,8 @@ def test_the_queue_is_full(served, session):
     served.until("assay_saturation_ratio", 0.9)  # read from this thread, it may be caught between two steps of joining
     session.let_go()
     assert [wait().status for wait in waits] == [200, 200, 200]
+    served.until("assay_queue_samples", 0)
+    assert served.metric("assay_peak_samples") == 47  # an autoscaler that looks now sees what there was
     assert served.rejected() == {"queue_full": 1}
 
 

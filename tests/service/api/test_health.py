@@ -32,6 +32,7 @@ SERIES = {
     "assay_queue_oldest_age_seconds": "gauge",
     "assay_queue_limit_samples": "gauge",
     "assay_inflight_samples": "gauge",
+    "assay_peak_samples": "gauge",
     "assay_saturation_ratio": "gauge",
     "assay_batch_samples": "histogram",
     "assay_batch_tokens": "histogram",
@@ -89,7 +90,14 @@ def test_every_metric_is_there_before_traffic(served, pocket_bundle):
     assert values(found["assay_engine_state"], "state") == dict.fromkeys(STATES, 0) | {"ready": 1}
     assert {sample.labels["stage"] for sample in found["assay_stage_duration_seconds"].samples} == set(STAGES)
     assert set(values(found["assay_tokens"], "kind")) == {"real", "shared", "padding"}
-    for name in "queue_samples", "queue_tokens", "inflight_samples", "saturation_ratio", "scores_nonfinite":
+    for name in (
+        "queue_samples",
+        "queue_tokens",
+        "inflight_samples",
+        "peak_samples",
+        "saturation_ratio",
+        "scores_nonfinite",
+    ):
         (sample,) = found[f"assay_{name}"].samples
         assert sample.value == 0, name
     (model,) = found["assay_model_info"].samples

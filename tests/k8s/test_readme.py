@@ -15,7 +15,9 @@ from tests.k8s.test_alerts import ALERTS
 from tests.k8s.test_manifests import CRDS, settings_of
 
 README = (K8S / "README.md").read_text()
-FOLDERS = {name: text for text, name in re.findall(r"```yaml\n(# (mine[\w-]*)/.*?)```", README, re.DOTALL)}
+BLOCKS = re.findall(r"```yaml\n(# (mine[\w-]*)/kustomization\.yaml([^\n]*)\n.*?)```", README, re.DOTALL)
+FOLDERS = {name: text for text, name, more in BLOCKS if more != ", more of it"}
+FOLDERS["mine-with-more"] = "".join(text for text, name, _ in BLOCKS if name == "mine")
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def manifests(tmp_path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_they_are_what_is_said_of_them(manifests: dict[str, list[dict[str, Any]]]) -> None:
-    assert set(manifests) == {"mine", "mine-train"}
+    assert set(manifests) == {"mine", "mine-with-more", "mine-train"}
     for manifest in (manifest for found in manifests.values() for manifest in found):
         if manifest["kind"] not in CRDS:
             kubernetes_validate.validate(manifest, "1.37", strict=True)
@@ -44,7 +46,7 @@ def test_they_are_what_is_said_of_them(manifests: dict[str, list[dict[str, Any]]
             assert manifest["metadata"]["namespace"] == "rewards"
         for image in re.findall(r"'image': '([^']+)'", str(manifest)):
             assert image.startswith("REGISTRY/assay:0.1.0-")
-    mine = manifests["mine"]
+    mine = manifests["mine-with-more"]
     assert settings_of(mine).queue_items == 16384
     assert 'namespace="rewards"' in one(mine, "ScaledObject")["spec"]["triggers"][0]["metadata"]["query"]
     rules = [rule for group in one(mine, "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]

@@ -5,14 +5,18 @@
 First the peak: so many callers in a closed loop that the engine is never idle. Then requests arrive at four times that
 rate, each with a deadline of a few seconds, as workers have that would rather go on without a reward than wait. What
 counts is what is scored in time; how soon the others are refused, and with what; how soon the server is itself again.
-Nobody who is refused comes back. A shorter arm has the server's own deadline of two minutes.
+Nobody who is refused comes back. Of two shorter arms one has the server's own deadline, and one callers of the SDK,
+who come back until their deadline.
 """
 
 import argparse
 import asyncio
+import contextlib
 import itertools
+import logging
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +24,8 @@ from typing import Any
 import aiohttp
 import numpy as np
 
+from assay_client import AssayError, AsyncRewardClient
+from benchmarks.arrivals import at_random
 from benchmarks.result import Result, Row, Target, refuse_uncommitted
 from benchmarks.server import metric, serving
 from benchmarks.verify_line import BUNDLE, ensure_bundle
@@ -28,23 +34,11 @@ RESPONSES = 16
 """Of one request."""
 DEADLINE_MS = 4000
 TIMES = 4.0
-CALLERS = 16
+CALLERS, WORKERS = 16, 32
+"""In the closed loop, and clients of the SDK."""
 _WORDS = (
-    "water",
-    "yolk",
-    "soft",
-    "hard",
-    "minutes",
-    "boil",
-    "pan",
-    "heat",
-    "egg",
-    "cold",
-    "then",
-    "wait",
-    "until",
-    "it",
-)
+    "water", "yolk", "soft", "hard", "minutes", "boil", "pan", "heat", "egg", "cold", "then", "wait", "until", "it",
+)  # fmt: skip
 _TIMEOUT = aiohttp.ClientTimeout(total=150)
 
 
@@ -152,6 +146,33 @@ async def arrive(
     return found, memory, ended
 
 
+async def arrive_with_sdk(
+    url: str, work: Iterator[dict[str, Any]], rate: float, seconds: float
+) -> tuple[list[float], Counter[str]]:
+    """The same by the SDK; gives the seconds from the first arrival until each was scored, and the errors of others."""
+    logging.getLogger("assay_client").setLevel(logging.ERROR)  # a line for each of thousands of retries
+    scored: list[float] = []
+    failed = Counter[str]()
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(AsyncRewardClient(url, timeout=DEADLINE_MS / 1000, max_concurrency=64))
+            for _ in range(WORKERS)
+        ]
+        await asyncio.gather(*(client.model() for client in clients))  # each asks for the limits once
+        began = time.monotonic()
+
+        async def ask(number: int) -> None:
+            body = next(work)
+            try:
+                await clients[number % WORKERS].score(body["prompt"], body["responses"])
+                scored.append(time.monotonic() - began)
+            except AssayError as error:
+                failed[type(error).__name__] += 1
+
+        await at_random(rate, seconds, 0, ask)
+    return scored, failed
+
+
 async def recovery(session: aiohttp.ClientSession, since: float, usual: float) -> float:
     """Seconds from the last arrival until a small request takes no more than twice the idle time, five in a row."""
     good = 0
@@ -178,6 +199,7 @@ async def measure(url: str, seconds: float) -> dict[str, Any]:
         back = await recovery(session, ended, usual)
         patient, _, last = await arrive(session, bodies(1), TIMES * best, seconds / 5)
         done = [moment for moment in patient.scored if moment <= last]
+        returning, given_up = await arrive_with_sdk(url, bodies(2), TIMES * best, seconds / 5)
         waited = {
             "seconds": seconds / 5,
             "goodput_requests_a_second": len(done) / (seconds / 5),
@@ -187,6 +209,13 @@ async def measure(url: str, seconds: float) -> dict[str, Any]:
             "failed": len(patient.other) + patient.expired + patient.late,
             "other": patient.other[:5],
         }
+    steady_s = seconds / 5 - DEADLINE_MS / 1000  # the queue is full after a deadline
+    sdk = {
+        "seconds": seconds / 5,
+        "goodput_requests_a_second": sum(DEADLINE_MS / 1000 <= when <= seconds / 5 for when in returning) / steady_s,
+        "scored": len(returning),
+        "given_up": dict(given_up),
+    }
     began = ended - seconds
     in_time = [moment for moment in found.scored if began + DEADLINE_MS / 1000 <= moment <= ended]
     goodput = len(in_time) / (seconds - DEADLINE_MS / 1000)
@@ -206,6 +235,7 @@ async def measure(url: str, seconds: float) -> dict[str, Any]:
         "without_advice": sum(advice is None for advice in found.advised),
         "recovery_s": back,
         "default_deadline": waited,
+        "sdk": sdk,
         "resident_mib": {"before": before, "most": max(memory), "last": memory[-1]},
     }
 
@@ -241,8 +271,13 @@ def run(quick: bool, seconds: float | None = None) -> Result:
         Target(f"{name}: replies that are neither scores nor a typed refusal", "0", str(figures["failed"]),
                not figures["failed"]),
     ]  # fmt: skip
-    waited = figures["default_deadline"]
+    waited, sdk = figures["default_deadline"], figures["sdk"]
     rows = [
+        Row(
+            f"overload for {sdk['seconds']:g} s by the SDK, which comes back until the deadline",
+            f"{sdk['goodput_requests_a_second'] / figures['peak_requests_a_second']:.2f} of the peak; "
+            f"{sdk['scored']} scored, {sum(sdk['given_up'].values())} given up ({', '.join(sdk['given_up'])})",
+        ),
         Row(
             f"overload for {waited['seconds']:g} s with the server's own deadline",
             f"{waited['goodput_requests_a_second'] / figures['peak_requests_a_second']:.2f} of the peak; what then "

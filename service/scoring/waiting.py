@@ -1,4 +1,12 @@
-"""Who waits for what: requests and the items they share, without threads, clocks or event loop."""
+"""Who waits for what: requests and the items they share, without threads, clocks or event loop.
+
+An example. A brings 1,000 texts, predicted to take 48 s; then comes B with 8 texts of its own (`added` 0.4 s) and 240
+of A's (11.5 s). B is done no sooner than all 248 are, so its `size` is that of 11.9 s: a class below A's. Its items go
+into batches before the rest of A's, and the 240 with them, which now count to B's size; should B leave, they go back
+to A's. B is `predicted` to take what waits in its class and below, over 3/4 of the engine's time, since A is older and
+larger and has the rest: about 16 s. With less time than that B is refused, and its 8 texts cost nobody anything (see
+`service.scoring.admission`).
+"""
 
 import math
 from collections import Counter, OrderedDict

@@ -144,9 +144,10 @@ def _train(command: str, arguments: Sequence[str]) -> int:
     # Only here, so that --help and a misspelt setting do not wait for torch.
     from training.destination import refuse_destination
     from training.pipeline import run_evaluate, run_export, run_fit
-    from training.processes import is_main
+    from training.processes import is_main, limit_threads
     from training.run_folder import resumable
 
+    limit_threads()
     if command == "run":
         refuse_destination(config)
     if command in ("fit", "run"):
@@ -185,7 +186,9 @@ def _learn(command: str, arguments: Sequence[str]) -> int:
 
     from assay_client import AssayError
     from training.feedback.workers import WorkerError
+    from training.processes import limit_threads
 
+    limit_threads()
     try:
         if isinstance(config, PpoConfig):
             from training.feedback.ppo import run_ppo

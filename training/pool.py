@@ -9,10 +9,12 @@ from multiprocessing import connection, get_context, parent_process
 from threading import Thread
 from typing import Any
 
+import joblib
+
 
 def available_cores() -> int:
-    """Those that this process is bound to, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Those that affinity and the container's quota allow."""
+    return int(joblib.cpu_count())
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from datetime import timedelta
 import torch
 from accelerate import PartialState
 
+from training.pool import available_cores
+
 _PATIENCE = timedelta(days=1)
 """A process that died is noticed at once by the launcher; one that prepares data is waited for."""
 
@@ -25,6 +27,11 @@ def rank() -> int:
 def is_main() -> bool:
     """Whether this one writes files, logs and shows bars."""
     return rank() == 0
+
+
+def limit_threads() -> None:
+    """Compute on no more threads than run at once: torch counts cores, and knows nothing of a container's quota."""
+    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
 
 
 def refuse_uneven(elements: int) -> None:

@@ -10,13 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.training.tiny import causal_tokenizer, save_backbone, toy_records
+from training import processes
 from training.config import DataConfig
 from training.data import write_records
 from training.prepare import prepare_data
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(("allowed", "threads"), [(1, 1), (2, 2), (64, 2)])
+def test_a_container_s_quota_bounds_the_threads(monkeypatch: pytest.MonkeyPatch, allowed: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(processes, "available_cores", lambda: allowed)
+        processes.limit_threads()
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,11 @@ class Connection:
         endpoints.answered(endpoint, began)
         return content
 
+    @property
+    def servers(self) -> int:
+        """How many are known."""
+        return len(self._servers.endpoints)
+
     def another_can_be_asked_in(self) -> float | None:
         """Seconds until, after a failure, there is a server to ask that has not just failed; None without others."""
         return self._servers.endpoints.able_in(self._loop.time())
@@ -115,7 +120,7 @@ class Connection:
         headers = {"X-Request-Id": request_id, "X-Assay-Attempt": str(attempt), **ASKING, **trace_headers()}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        on_break = CONNECTION_LOST
+        on_break, began = CONNECTION_LOST, self._loop.time()
         try:
             async with self._session.request(
                 method,
@@ -127,8 +132,8 @@ class Connection:
                 server_hostname=_certified_name(endpoint),
             ) as response:
                 on_break = INCOMPLETE_REPLY
-                if (in_flight := requests_in_flight(response.headers)) is not None:
-                    self._servers.endpoints.reported(endpoint, in_flight)
+                in_flight = requests_in_flight(response.headers)
+                self._servers.endpoints.replied(endpoint, in_flight, began, self._loop.time())
                 content = await response.read()
         except aiohttp.ClientConnectorCertificateError as error:
             raise ConnectionFailedError(f"TLS certificate refused: {error}", code=TLS_REFUSED) from error

@@ -14,7 +14,7 @@ EJECTION_CAP_S = 30.0
 REFUSAL_CAP_S = 2.0
 
 _FORGOTTEN = 0.1
-"""Part of what is known of an endpoint's load that goes each time it is passed over: what it said grows old."""
+"""Part of what is known of an endpoint's load that goes each time it is passed over: what it told grows old."""
 
 
 class Sampler(Protocol):
@@ -32,27 +32,40 @@ class Endpoint:
         url: what paths are appended to.
         host: the name that was resolved to it, for the Host header and TLS; None where the URL is as it was given.
         outstanding: requests in flight from this client.
-        others: requests in flight from other clients, by what it last said.
+        others: requests in flight from other clients, by what it told last.
+        tells: whether it told that with its last reply.
         failures: in a row.
-        ejected_at, ejected_until: between the two it is not asked if another can be.
+        ejected_at, ejected_until: between the two it is not asked if another can be, as it failed.
+        refused_until: likewise, as it had no room.
     """
 
     url: str
     host: str | None = None
     outstanding: int = 0
     others: float = 0.0
+    tells: bool = True
     failures: int = 0
     ejected_at: float = -inf
     ejected_until: float = -inf
+    refused_until: float = -inf
+
+    @property
+    def left_alone_until(self) -> float:
+        """When it is asked again like any other."""
+        return max(self.ejected_until, self.refused_until)
 
 
 class Endpoints:
     """Least loaded of two drawn ones (Mitzenmacher 2001) and of that which last told its load, without those that fail.
 
-    To remember one beside those drawn is from Mitzenmacher, Prabhakar and Shah, "Load balancing with memory" (FOCS
-    2002): a worker with one request at a time has none outstanding when it chooses, and would choose by chance. Loads
-    are requests in flight: this client's own, and those of others as replies tell them. Servers that do not tell count
-    by this client's own.
+    Loads are requests in flight, this client's own and those of others as replies tell them. To remember one beside
+    those drawn is from Mitzenmacher, Prabhakar and Shah, "Load balancing with memory" (FOCS 2002): a worker with one
+    request at a time has none outstanding when it chooses, and would choose by chance.
+
+    What was told is of the past. It counts for as long after the last reply as that request took, so that the bursts
+    of a training step, minutes apart, are spread by chance and not by what is long over, over new servers too; an
+    endpoint that is passed over is taken to be less loaded each time; and where one of those drawn tells nothing, they
+    are compared by this client's own requests alone.
 
     A failure leaves its endpoint alone for half a second, and twice as long with each further one in a row, up to 30
     seconds; a refusal for want of room for two seconds at most, since a smaller request may find it. Requests that
@@ -67,13 +80,14 @@ class Endpoints:
     def __init__(self, endpoints: Iterable[Endpoint], sampler: Sampler) -> None:
         self._all = list(endpoints)
         self._sampler = sampler
-        self._latest: Endpoint | None = None
+        self._latest: Endpoint | None = None  # that told its load, which counts until then
+        self._counts_until = -inf
 
     def __iter__(self) -> Iterator[Endpoint]:
         return iter(self._all)
 
-    def __bool__(self) -> bool:
-        return bool(self._all)
+    def __len__(self) -> int:
+        return len(self._all)
 
     def replace(self, endpoints: Iterable[Endpoint]) -> None:
         """Take a new list; endpoints that were known by URL and host keep what is known of them."""
@@ -82,20 +96,28 @@ class Endpoints:
 
     def choose(self, now: float) -> Endpoint:
         """The endpoint of the next request; there must be one."""
-        able = [endpoint for endpoint in self._all if endpoint.ejected_until <= now] or self._all
+        able = [endpoint for endpoint in self._all if endpoint.left_alone_until <= now] or self._all
         drawn = able if len(able) == 1 else self._sampler.sample(able, 2)
-        if self._latest in able and self._latest not in drawn:
+        if self._latest in able and self._latest not in drawn and now <= self._counts_until:
             drawn.append(self._latest)
+        if now > self._counts_until or not all(endpoint.tells for endpoint in drawn):
+            return min(drawn, key=lambda endpoint: endpoint.outstanding)
         chosen = min(drawn, key=lambda endpoint: endpoint.outstanding + endpoint.others)
         for endpoint in drawn:
             if endpoint is not chosen:
                 endpoint.others *= 1 - _FORGOTTEN
         return chosen
 
-    def reported(self, endpoint: Endpoint, in_flight: int) -> None:
-        """With a reply it says how many requests it has in flight beside the one replied to, which is outstanding."""
-        endpoint.others = max(0.0, in_flight - (endpoint.outstanding - 1))
-        self._latest = endpoint
+    def replied(self, endpoint: Endpoint, in_flight: int | None, began: float, now: float) -> None:
+        """It replied to a request that began at that time and is still counted as outstanding.
+
+        Args:
+            in_flight: how many requests it has beside that one, as it says; None where it does not.
+        """
+        endpoint.tells = in_flight is not None
+        if in_flight is not None:
+            endpoint.others = max(0.0, in_flight - (endpoint.outstanding - 1))
+            self._latest, self._counts_until = endpoint, now + (now - began)
 
     def able_in(self, now: float) -> float | None:
         """Seconds until one of several is not left out, 0 if one is not; None where there is but one.
@@ -104,7 +126,7 @@ class Endpoints:
         """
         if len(self._all) < 2:
             return None
-        return max(0.0, min(endpoint.ejected_until for endpoint in self._all) - now)
+        return max(0.0, min(endpoint.left_alone_until for endpoint in self._all) - now)
 
     def answered(self, endpoint: Endpoint, began: float) -> None:
         """It answered a request that began at that time."""
@@ -115,7 +137,7 @@ class Endpoints:
         """It works, and had no room for a request that began at that time."""
         self.answered(endpoint, began)
         wanted = EJECTION_BASE_S if retry_after_s is None else min(retry_after_s, REFUSAL_CAP_S)
-        endpoint.ejected_until = max(endpoint.ejected_until, now + wanted)
+        endpoint.refused_until = max(endpoint.refused_until, now + wanted)
 
     def failed(self, endpoint: Endpoint, began: float, now: float, retry_after_s: float | None = None) -> None:
         """It failed at a request that began at that time, and may want to be left alone for `retry_after_s`."""

@@ -66,8 +66,9 @@ class Observe:
                 status = message["status"]
                 headers = message.setdefault("headers", [])
                 headers.append((b"x-request-id", identity.encode()))
-                if wanted is not None and (report := load_report(wanted, self._in_flight - counts)) is not None:
-                    headers.append((HEADER, report))
+                if wanted is not None and status != 401:  # how busy it is is not for everybody
+                    report = load_report(wanted, self._in_flight - counts)
+                    headers += [] if report is None else [(HEADER, report)]
             await send(message)
 
         self._metrics.http_in_flight.inc()

@@ -96,19 +96,28 @@ def check_variables(environment: Mapping[str, str]) -> None:
     if protocol is not None and protocol[1] != _PROTOCOL:
         raise ValueError(f"{protocol[0]} is {protocol[1]}; traces are sent by {_PROTOCOL} alone (most often port 4318)")
     if (endpoint := _first(environment, "ENDPOINT")) is not None:
-        parts = urlsplit(endpoint[1])
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(endpoint[1])
+            whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number, a bracket that is not closed
+            whole = False
+        if not whole:
             raise ValueError(f"{endpoint[0]} is {endpoint[1]}; it must be http:// or https:// and a host")
     for setting in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"):
-        if (file := _first(environment, setting)) is not None and not os.access(file[1], os.R_OK):
+        if (file := _first(environment, setting)) is not None and not _readable(file[1]):
             raise ValueError(f"{file[0]} is {file[1]}, which is no file that can be read")
     headers = _first(environment, "HEADERS")
     if headers is not None and not all("=" in part for part in headers[1].split(",") if part.strip()):
         raise ValueError(f"{headers[0]} must be name=value pairs, separated by commas")
 
 
+def _readable(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.R_OK)
+
+
 def _check_sampler(environment: Mapping[str, str]) -> None:
     sampler, argument = (environment.get(f"OTEL_TRACES_SAMPLER{end}") or "" for end in ("", "_ARG"))
+    sampler = sampler.strip().lower()  # as OpenTelemetry takes it
     if sampler and sampler not in _SAMPLERS:
         raise ValueError(f"OTEL_TRACES_SAMPLER is {sampler}; it must be one of {', '.join(_SAMPLERS)}")
     if sampler.endswith("traceidratio") and argument:

@@ -306,4 +306,5 @@ class Scheduler:
         line, oldest = self._line, self._line.oldest
         age = 0.0 if oldest is None else self._clock() - oldest
         admission = self.admission
+        self._peak.see(admission.items + line.running)  # what still waits, also where nobody has come for a while
         return admission.items, line.index.tokens, age, line.running, admission.saturation, self._peak.most()

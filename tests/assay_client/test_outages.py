@@ -63,6 +63,7 @@ class World:
 
         class Connection:
             slots = asyncio.Semaphore(settings.max_concurrency)
+            servers = 2
 
             def belongs_here(self) -> bool:
                 return True
@@ -173,8 +174,17 @@ def test_what_one_server_asks_for_does_not_bind_others_that_are_soon_back(
     """It wants an hour, and the deadline is in a minute; another one can be asked now, or in half a second."""
     world.others = others
     hour = lambda: assay.OverloadedError("queue full", status=429, retry_after_s=3600.0)  # noqa: E731
-    ((result, end),) = world.call(1, 0.4, hour, timeout=60)
+    ((result, end),) = world.call(1, 0.1, hour, timeout=60)
     if passes:
         assert isinstance(result, assay.ModelInfo) and end <= 2 + retry.BACKOFF_CAP_S
     else:
         assert isinstance(result, assay.OverloadedError) and end < 1
+
+
+def test_where_all_are_full_their_word_is_waited_for(world: World) -> None:
+    """Each refusal may come after the texts were tokenized."""
+    world.others = 0.0
+    busy = lambda: assay.OverloadedError("queue full", status=429, retry_after_s=10.0)  # noqa: E731
+    ((result, end),) = world.call(1, 25.0, busy, timeout=60)
+    assert isinstance(result, assay.ModelInfo) and end <= 25 + 10 + 2 * retry.BACKOFF_CAP_S
+    assert world.attempts <= 8

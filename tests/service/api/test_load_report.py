@@ -47,3 +47,14 @@ def test_it_is_what_others_have_in_flight(pocket_bundle):
         assert [future.result().status for future in held] == [200, 200]
         served.until("assay_http_requests_in_flight", 0)
         assert requests_in_flight(served.get("/live", ASKING).headers) == 0
+
+
+def test_a_caller_without_a_key_is_not_told(pocket_bundle):
+    with serving(pocket_bundle, session=ScriptedSession(), api_keys="secret") as served:
+        reply = served.post("/v1/score", BODY, ASKING)
+        assert reply.status == 401
+        assert requests_in_flight(reply.headers) is None
+        assert (
+            requests_in_flight(served.post("/v1/score", BODY, {**ASKING, "Authorization": "Bearer secret"}).headers)
+            == 0
+        )

@@ -64,6 +64,7 @@ def test_missing_packages_are_named(monkeypatch):
             "OTEL_SDK_DISABLED": "",
         },
         {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"},
+        {"OTEL_TRACES_SAMPLER": "ALWAYS_ON"},
     ],
 )
 def test_usual_variables_are_taken(environment):
@@ -76,6 +77,9 @@ def test_usual_variables_are_taken(environment):
         ({"OTEL_SDK_DISABLED": "True"}, "OTEL_SDK_DISABLED is true"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http:/collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT is http:/collector"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://"}, "and a host"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:abc"}, "OTEL_EXPORTER_OTLP_ENDPOINT is"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT is"),
+        ({"OTEL_EXPORTER_OTLP_CERTIFICATE": "/tmp"}, "no file that can be read"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "http:// or https://"),
         ({"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere.pem"}, r"CERTIFICATE is /nowhere\.pem, which is no file"),
         ({"OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY": "/nowhere.pem"}, "TRACES_CLIENT_KEY is"),

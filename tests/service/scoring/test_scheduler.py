@@ -80,3 +80,24 @@ async def test_what_a_request_took_is_reported(pocket_bundle):
         assert scores.infer_seconds == 4
         assert scores.computed_tokens == line.session.layouts[1].tokens
         line.session.let_go()
+
+
+async def test_the_peak_is_of_the_last_minute_and_of_what_still_waits(pocket_bundle):
+    """A slow engine works off a burst for minutes in which nobody comes; an autoscaler must see that, too."""
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        first = line.submit(items(3, "first"))
+        await line.runner.submission()
+        second = line.submit(items(4, "second"))
+        await line.runner.submission()
+        third = line.submit(items(5, "third"))
+        await line.queued(5)
+        assert line.metric("assay_peak_samples") == 12
+        line.clock.now += 200
+        assert line.metric("assay_peak_samples") == 12
+        line.session.let_go()
+        await asyncio.gather(first, second, third)
+        assert line.metric("assay_queue_samples") == 0
+        assert line.metric("assay_peak_samples") == 12
+        line.clock.now += 62
+        assert line.metric("assay_peak_samples") == 0

@@ -3,10 +3,14 @@
 import logging
 from dataclasses import dataclass
 
+import numpy as np
+
+from service.bundle.layout import plan_layout
 from service.bundle.reader import Bundle
 from service.engine.gate import Gate, measure_gate
 from service.engine.providers import Provider, candidates
 from service.engine.session import EngineError, ProviderError, Session
+from service.engine.warmup import made_up_items
 
 logger = logging.getLogger("assay.engine")
 
@@ -86,6 +90,7 @@ def _loaded(bundle: Bundle, provider: Provider, precision: str, wanted: Wanted) 
     session = provider.open(bundle, precision, wanted.threads, wanted.max_batch_tokens)
     if precision == "fp32":
         return Loaded(session, None)
+    _check_finite(bundle, session)
     if bundle.reference is None:
         logger.warning("%s is served unchecked: the bundle has no reference pairs", precision)
         return Loaded(session, None)
@@ -93,6 +98,23 @@ def _loaded(bundle: Bundle, provider: Provider, precision: str, wanted: Wanted) 
     if gate.failure is not None:
         raise GateError(f"{precision} does not pass its gate: {gate.failure}; set the precision to fp32")
     return Loaded(session, gate)
+
+
+def _check_finite(bundle: Bundle, session: Session) -> None:
+    """The longest item that there may be, which the held-out pairs need not have, must not overflow.
+
+    Raises:
+        GateError: its score is not finite.
+        ProviderError: it cannot be scored.
+    """
+    manifest = bundle.manifest
+    try:
+        sequences = made_up_items(bundle, 1, manifest.max_tokens)
+        rewards = session.run(plan_layout(sequences, manifest.family, block_queries=manifest.block_queries))
+    except EngineError as error:
+        raise ProviderError(f"{session.provider} cannot score the longest item: {error}") from error
+    if not np.isfinite(rewards).all():
+        raise GateError(f"{session.precision} does not pass its gate: the score of the longest item is not finite")
 
 
 def _gate(bundle: Bundle, session: Session) -> Gate:

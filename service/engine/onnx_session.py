@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import onnxruntime as ort
+from onnx import TensorProto, helper
 
 from service.bundle.layout import GRAPH_OUTPUT, Layout, plan_layout
 from service.bundle.reader import Bundle, BundleError
@@ -47,15 +48,15 @@ class OnnxSession:
             settings.profile_file_prefix = str(Path(folder, "load"))
             try:
                 self._session = open_graph(bundle.model_path, precision, settings, provider, options)
+            except ProviderError:
+                raise
             except Exception as error:  # the runtime's exceptions share no base
                 if provider == CPU:
                     raise BundleError(bundle.model_path, f"ONNX Runtime cannot load it: {one_line(error)}") from error
                 raise ProviderError(f"{provider} cannot load {bundle.model_path}: {one_line(error)}") from error
             active = self._session.get_providers()[0]
             if active != provider:
-                raise ProviderError(
-                    f"asked for {provider}, but ONNX Runtime runs {active}: see its log for what is missing"
-                )
+                raise _fallen_back(provider, active)
             self.provider, self.precision = active, precision
             try:
                 self.run(plan_layout([np.zeros(2, dtype=np.int64)], bundle.manifest.family))
@@ -84,9 +85,28 @@ def open_graph(
     if precision == "fp32":
         # By path, never from bytes: external data then stays inside the checked folder.
         return ort.InferenceSession(path, settings, providers=providers)
+    _require(provider, providers)
     graph, weights = half_precision(path, precision)
     settings.add_external_initializers(list(weights), list(weights.values()))
     return ort.InferenceSession(graph, settings, providers=providers)
+
+
+def _require(name: str, providers: list[tuple[str, dict[str, str]]]) -> None:
+    """Open a graph of nothing first: converting takes long, and an operator that the CPU lacks is not what is missing.
+
+    Raises:
+        ProviderError: the runtime falls back from the provider.
+    """
+    values = [helper.make_tensor_value_info(value, TensorProto.FLOAT, [1]) for value in ("x", "y")]
+    nothing = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "nothing", values[:1], values[1:])
+    model = helper.make_model(nothing, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    active = ort.InferenceSession(model.SerializeToString(), providers=providers).get_providers()[0]
+    if active != name:
+        raise _fallen_back(name, active)
+
+
+def _fallen_back(wanted: str, active: str) -> ProviderError:
+    return ProviderError(f"asked for {wanted}, but ONNX Runtime runs {active}: see its log for what is missing")
 
 
 def read_placement(profile: Path, chosen: str) -> Placement:

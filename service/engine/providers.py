@@ -71,7 +71,7 @@ def _openvino_precisions() -> tuple[str, ...]:
 PROVIDERS: Final = {
     provider.name: provider
     for provider in (
-        # fp16 has the rate of bf16 and an eighth of its rounding; the gate sees where it overflows.
+        # fp16 has the rate of bf16 and an eighth of its rounding; where it overflows, bf16 is next.
         _onnx(
             "cuda", "CUDAExecutionProvider", "gpu", lambda shapes: cuda_options(), ("fp16", "bf16", "fp32"),
         ),

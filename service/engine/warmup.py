@@ -32,8 +32,8 @@ async def warm_up(runner: Runner, bundle: Bundle, max_batch_tokens: int) -> list
     """
     manifest = bundle.manifest
     items = max(1, max_batch_tokens // manifest.max_tokens)
-    longest = await asyncio.to_thread(_made_up, bundle, items, manifest.max_tokens)
-    short = await asyncio.to_thread(_made_up, bundle, 8, 8)
+    longest = await asyncio.to_thread(made_up_items, bundle, items, manifest.max_tokens)
+    short = await asyncio.to_thread(made_up_items, bundle, 8, 8)
     samples = []
     for sequences in (longest, longest[:1], short, short[:1]):
         layout = plan_layout(sequences, manifest.family, block_queries=manifest.block_queries)
@@ -52,7 +52,7 @@ def _check(rewards: Rewards, shape: tuple[int, int]) -> None:
         raise EngineError("the model gives scores that are not finite on made-up input: the weights are broken")
 
 
-def _made_up(bundle: Bundle, items: int, words: int) -> list[IntArray]:
+def made_up_items(bundle: Bundle, items: int, words: int) -> list[IntArray]:
     """Items of `words` words, cut to the model's length, with next to nothing to share.
 
     Real text, not random ids: a tokenizer may know ids that it never gives and that the model has no weights for.

@@ -11,6 +11,7 @@ from onnx import TensorProto, numpy_helper, parser
 from service.bundle.manifest import MODEL_NAME
 from service.engine.half import PRECISIONS, half_precision
 from service.engine.onnx_session import CPU, open_graph
+from service.engine.session import ProviderError
 
 WIDTH = 64
 GRAPH = """
@@ -127,3 +128,53 @@ def test_a_weight_beyond_the_range_of_fp16_is_an_error_and_not_infinity(tmp_path
 def test_a_graph_without_products_is_refused(pocket_bundle):
     with pytest.raises(ValueError, match="no matrix products"):
         half_precision(pocket_bundle.model_path, "fp16")
+
+
+def branched(folder: Path) -> Path:
+    """A weight that only a branch reads, an input that is left out, and a weight that is an input of the graph too."""
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    graph (float[n, 64] x, bool condition, float[64, 64] query_weight) => (float[n, 64] y) {
+        first = Gemm (x, query_weight, "")
+        second = If (condition) <
+            then_branch = then () => (float[n, 64] a) { a = MatMul(x, key_weight) },
+            else_branch = other () => (float[n, 64] b) { b = Identity(x) }
+        >
+        y = Add(first, second)
+    }
+    """
+    model = parser.parse_model(text.replace(', "")', ")"))
+    model.graph.node[0].input.append("")
+    for name in ("query_weight", "key_weight"):
+        model.graph.initializer.append(numpy_helper.from_array(weights()[name], name))
+    onnx.save(model, folder / MODEL_NAME, save_as_external_data=True, location="model.onnx.data", size_threshold=64)
+    return folder / MODEL_NAME
+
+
+def test_what_branches_read_stays_and_inputs_that_are_left_out_stay_so(tmp_path):
+    path, given = branched(tmp_path), {"x": inputs()["x"], "condition": np.array(True)}
+    full, half = (
+        open_graph(path, precision, ort.SessionOptions(), CPU, {}).run(None, given)[0] for precision in ("fp32", "fp16")
+    )
+    assert half == pytest.approx(full, abs=1e-2)
+
+
+def test_weights_outside_of_the_folder_are_not_read(tmp_path):
+    (tmp_path / "inner").mkdir()
+    path = write(tmp_path, weights())
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../model.onnx.data"
+    (tmp_path / "inner" / MODEL_NAME).write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="outside of the folder"):
+        half_precision(tmp_path / "inner" / MODEL_NAME, "fp16")
+
+
+def test_a_driver_that_is_missing_is_said_before_anything_is_converted(tmp_path, monkeypatch):
+    """In bf16 the CPU's lack of an operator would be blamed."""
+    load = ort.InferenceSession
+    monkeypatch.setattr(ort, "InferenceSession", lambda graph, *rest, providers: load(graph, *rest, providers=[CPU]))
+    with pytest.raises(ProviderError, match="asked for CUDAExecutionProvider, but ONNX Runtime runs CPU"):
+        open_graph(tmp_path / "none", "bf16", ort.SessionOptions(), "CUDAExecutionProvider", {})

@@ -35,12 +35,14 @@ class Machine:
     Attributes:
         wrong: precisions that order all pairs the other way round.
         refused: precisions that cannot be loaded.
+        overflowing: precisions in which an item alone has no score.
     """
 
     wrong: tuple[str, ...] = ()
     loads: bool = True
     fails: bool = False
     refused: tuple[str, ...] = ()
+    overflowing: tuple[str, ...] = ()
 
     def provider(self, name: str, full_name: str, *precisions: str) -> Provider:
         def opened(bundle, precision, threads, max_batch_tokens):
@@ -64,6 +66,8 @@ class Fake:
     def run(self, layout):
         if self._machine.fails:
             raise EngineError("it broke")
+        if len(layout.read_index) == 1 and self.precision in self._machine.overflowing:
+            return np.full((len(layout.read_index), 1), np.inf, dtype=np.float32)
         return rewards_of(layout, Family.CAUSAL) * (-1 if self.precision in self._machine.wrong else 1)
 
 
@@ -100,6 +104,16 @@ def test_auto_goes_on_to_the_next_precision_where_the_gate_is_shut(machine, bund
     assert (loaded.session.provider, loaded.session.precision) == (OPENVINO, taken)
     assert (loaded.gate is None) == (taken == "fp32")
     assert all(f"not serving on OpenVINO in {precision}" in caplog.text for precision in wrong)
+
+
+def test_a_precision_in_which_the_longest_item_overflows_is_not_served(machine, bundle, caplog):
+    """No held-out pair is as long; the server would end at its warm-up, and blame the weights."""
+    machine.overflowing = ("int8",)
+    loaded = load_session(bundle, Wanted())
+    assert (loaded.session.provider, loaded.session.precision) == (OPENVINO, "bf16")
+    assert "int8 does not pass its gate: the score of the longest item is not finite" in caplog.text
+    with pytest.raises(ProviderError, match="the longest item is not finite"):
+        load_session(bundle, Wanted(precision="int8"))
 
 
 def test_a_precision_that_cannot_be_loaded_leaves_the_others_to_be_tried(machine, bundle):
@@ -145,7 +159,7 @@ def test_a_provider_that_does_not_load(machine, bundle, caplog):
 
 def test_a_session_that_cannot_score_the_pairs(machine, bundle):
     machine.fails = True
-    with pytest.raises(ProviderError, match="cannot score the reference pairs: it broke"):
+    with pytest.raises(ProviderError, match="cannot score the longest item: it broke"):
         load_session(bundle, Wanted("openvino", "bf16"))
 
 

@@ -14,13 +14,14 @@ _ROOM = 1.25
 """How much longer than predicted a request may take and still be in time: predictions are no promises."""
 _LEAST_LEARNT = 0.5
 """From predictions of less than half a second nothing is learnt: other things than the line decide there."""
-_LEARNING_RATE, _MOST_STRETCH = 0.1, 10.0
+_LEARNT_IN, _MOST_STRETCH = 5.0, 10.0
+"""Seconds of lessons in which two thirds of what they say is learnt, and the most that is."""
 _FORGOTTEN_IN = 60.0
 """Seconds without a lesson in which two thirds of what was learnt go (of its logarithm): it may hold no more, and whom
 it refuses can teach nothing."""
 _MOST_WEIGHT, _MOST_LEARNT = 0.5, 3.0
-"""Of one lesson, however long ago the one before it was, and how often what was known it can say at most: a process
-that was stopped for a minute makes every request late, and the next ones are not."""
+"""Of one lesson, however long ago the one before it was, and how often what was known it can say at most. A process
+that was stopped for a minute makes every request late; they tell so at one moment, and the next ones are not."""
 
 
 @dataclass(frozen=True)
@@ -166,11 +167,11 @@ class Admission:
         now, ratio = work.admitted + seconds, seconds / work.predicted
         stretch = self._stretch_now(work.size, now)
         if done or ratio > stretch:
-            # A moving mean of logarithms over lessons that come irregularly: after a pause, the new one is worth more.
-            _, learnt = self._stretch.get(work.size, (1.0, now))
-            weight = min(_MOST_WEIGHT, 1 - (1 - _LEARNING_RATE) * _kept(learnt, now))
+            # A moving mean of logarithms over time, not over lessons: many of one moment say what one does.
+            _, learnt = self._stretch.get(work.size, (1.0, -math.inf))
+            weight = min(_MOST_WEIGHT, 1 - math.exp(min(0.0, learnt - now) / _LEARNT_IN))
             new = stretch ** (1 - weight) * min(ratio, _MOST_LEARNT * stretch) ** weight
-            self._stretch[work.size] = min(_MOST_STRETCH, max(1.0, new)), now
+            self._stretch[work.size] = min(_MOST_STRETCH, max(1.0, new)), max(now, learnt)
 
     def _stretch_now(self, size: int, now: float) -> float:
         stretch, learnt = self._stretch.get(size, (1.0, now))

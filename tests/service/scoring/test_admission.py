@@ -13,6 +13,7 @@ from service.scoring.cost import CostModel
 from service.scoring.errors import NeverFitsError, QueueFullError
 from service.scoring.pace import Pace
 from service.scoring.waiting import WaitingLine, Work
+from tests.service.doubles import Clock
 from tests.service.scoring.line import items, line_over
 from tests.service.scoring.sequences import distinct
 
@@ -191,29 +192,34 @@ def test_predictions_that_waiting_proves_too_short_are_stretched():
     admission = Admission(Limits(queue_items=1000, queue_tokens=10_000, batch_tokens=64), line, pace)
     line.join(distinct([np.arange(1000, 1050)]), 0.0, None, PREDICTED)  # 5 s
 
-    def arrive(deadline: float) -> Work:
-        work = line.join(distinct([np.arange(2000, 2050)]), 0.0, deadline, PREDICTED)
+    clock = Clock()
+
+    def arrive(within: float) -> Work:
+        work = line.join(distinct([np.arange(2000, 2050)]), clock.now, clock.now + within, PREDICTED)
         try:
-            admission.check_time(work, running_seconds=0.0, now=0.0)
+            admission.check_time(work, running_seconds=0.0, now=clock.now)
         finally:
             line.drop(work)
         return work
 
-    assert arrive(deadline=13.0).predicted == pytest.approx(10.0)
+    def learn(lessons: int, seconds: float, done: bool) -> None:
+        for _ in range(lessons):
+            clock.now += 0.5
+            admission.learn(arrive(within=1000.0), seconds, done)
+
+    assert arrive(within=13.0).predicted == pytest.approx(10.0)
     with pytest.raises(QueueFullError):
-        arrive(deadline=12.0)
-    for _ in range(100):  # it takes three times what the batches are predicted to
-        admission.learn(arrive(deadline=1000.0), 30.0, done=True)
-    arrive(deadline=38.0)
+        arrive(within=12.0)
+    learn(100, 30.0, done=True)  # it takes three times what the batches are predicted to
+    arrive(within=38.0)
     with pytest.raises(QueueFullError):
-        arrive(deadline=36.0)
-    for _ in range(100):  # that one was given up after 20 s says no more than that it takes longer
-        admission.learn(arrive(deadline=1000.0), 20.0, done=False)
+        arrive(within=33.0)
+    learn(5, 20.0, done=False)  # that one was given up after 20 s says no more than that it takes longer
     with pytest.raises(QueueFullError):
-        arrive(deadline=36.0)
-    for _ in range(100):  # a quick one says that it is over
-        admission.learn(arrive(deadline=1000.0), 1.0, done=True)
-    arrive(deadline=13.0)
+        arrive(within=33.0)
+    clock.now += 30
+    learn(60, 1.0, done=True)  # a quick one says that it is over
+    arrive(within=13.0)
 
 
 def admission_behind(seconds: float, **options: Any) -> tuple[WaitingLine, Admission]:
@@ -262,14 +268,17 @@ def test_what_a_request_shares_with_a_larger_one_is_before_it_and_its_peers():
     assert line.seconds_up_to(peer) == pytest.approx(before)
 
 
-def test_one_lesson_says_little_however_long_the_pause_before_it():
-    """Such as that of a process that was stopped for a while."""
+@pytest.mark.parametrize("requests", [1, 50])
+def test_lessons_of_one_moment_say_little_however_long_the_pause_before_them(requests):
+    """Such as those of a process that was stopped for a while, with however many requests in flight."""
     line, admission = admission_behind(0.0)
     waiting = line.join(distinct([np.arange(7000, 7050)]), 0.0, None, PREDICTED)
-    for _ in range(20):
-        admission.learn(Work(0.0, None, size=waiting.size, predicted=5.0), 5.0, done=True)
-    admission.learn(Work(1000.0, None, size=waiting.size, predicted=5.0), 500.0, done=True)
-    now = 1500.0
+    for moment in range(20):
+        admission.learn(Work(float(moment), None, size=waiting.size, predicted=5.0), 5.0, done=True)
+    for number in range(requests):
+        came = 1000.0 + 0.001 * number
+        admission.learn(Work(came, None, size=waiting.size, predicted=5.0), 500.0, done=True)
+    now = 1500.1
     second = line.join(distinct([np.arange(2000, 2050)]), now, now + 2 * 1.25 * 10.0, PREDICTED)
     admission.check_time(second, running_seconds=0.0, now=now)
 
@@ -291,9 +300,9 @@ def test_what_was_learnt_is_forgotten_in_time(own):
             line.drop(work)
         return False
 
-    for _ in range(50):
-        first = line.join(distinct([np.arange(2000, 2000 + own)]), 0.0, 1000.0, PREDICTED)
-        admission.check_time(first, running_seconds=0.0, now=0.0)
+    for now in range(50):
+        first = line.join(distinct([np.arange(2000, 2000 + own)]), float(now), 1000.0, PREDICTED)
+        admission.check_time(first, running_seconds=0.0, now=float(now))
         admission.learn(first, 8 * first.predicted, done=True)
         line.drop(first)
     learnt = first.admitted + 8 * first.predicted
@@ -305,15 +314,17 @@ def test_what_was_learnt_is_forgotten_in_time(own):
 
 def test_lone_requests_teach_that_the_line_moves_again():
     line, admission = admission_behind(0.0)
+    now = 0.0
     for seconds in [80.0] * 50 + [5.0] * 100:
-        lone = line.join(distinct([np.arange(2000, 2050)]), 0.0, 1000.0, PREDICTED)
-        admission.check_time(lone, running_seconds=0.0, now=0.0)
+        lone = line.join(distinct([np.arange(2000, 2050)]), now, now + 1000.0, PREDICTED)
+        admission.check_time(lone, running_seconds=0.0, now=now)
         assert lone.predicted == pytest.approx(5.0)
         admission.learn(lone, seconds, done=True)
         line.drop(lone)
-    line.join(distinct([np.arange(7000, 7050)]), 0.0, None, PREDICTED)
-    second = line.join(distinct([np.arange(2000, 2050)]), 0.0, 13.0, PREDICTED)
-    admission.check_time(second, running_seconds=0.0, now=0.0)
+        now += seconds
+    line.join(distinct([np.arange(7000, 7050)]), now, None, PREDICTED)
+    second = line.join(distinct([np.arange(2000, 2050)]), now, now + 13.0, PREDICTED)
+    admission.check_time(second, running_seconds=0.0, now=now)
 
 
 def test_a_text_that_begins_another_adds_no_negative_work():
@@ -339,9 +350,9 @@ def test_what_adds_no_work_is_as_large_as_its_part_of_what_is_there():
 
 def test_what_large_requests_learn_does_not_count_for_small_ones():
     line, admission = admission_behind(20.0)
-    for _ in range(100):
-        large = line.join(distinct([np.arange(9000, 9200)]), 0.0, 10_000.0, PREDICTED)
-        admission.check_time(large, running_seconds=0.0, now=0.0)
+    for now in range(100):
+        large = line.join(distinct([np.arange(9000, 9200)]), float(now), 10_000.0, PREDICTED)
+        admission.check_time(large, running_seconds=0.0, now=float(now))
         admission.learn(large, 400.0, done=True)
         line.drop(large)
     for number in range(20):

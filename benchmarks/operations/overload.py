@@ -33,6 +33,7 @@ from benchmarks.verify_line import BUNDLE, ensure_bundle
 RESPONSES = 16
 """Of one request."""
 DEADLINE_MS = 4000
+LEAST_S = 40
 TIMES = 4.0
 CALLERS, WORKERS = 16, 32
 """In the closed loop, and clients of the SDK."""
@@ -272,12 +273,16 @@ def run(quick: bool, seconds: float | None = None) -> Result:
                not figures["failed"]),
     ]  # fmt: skip
     waited, sdk = figures["default_deadline"], figures["sdk"]
+    returning = sdk["goodput_requests_a_second"] / figures["peak_requests_a_second"]
+    targets.append(
+        Target(
+            f"{TIMES:g} times the peak for {sdk['seconds']:g} s from the SDK, which comes back until the deadline: "
+            "scored in time", "at least 0.95 of the peak",
+            f"{returning:.2f} of it; {sdk['scored']} scored, {sum(sdk['given_up'].values())} given up",
+            returning >= 0.95,
+        )
+    )  # fmt: skip
     rows = [
-        Row(
-            f"overload for {sdk['seconds']:g} s by the SDK, which comes back until the deadline",
-            f"{sdk['goodput_requests_a_second'] / figures['peak_requests_a_second']:.2f} of the peak; "
-            f"{sdk['scored']} scored, {sum(sdk['given_up'].values())} given up ({', '.join(sdk['given_up'])})",
-        ),
         Row(
             f"overload for {waited['seconds']:g} s with the server's own deadline",
             f"{waited['goodput_requests_a_second'] / figures['peak_requests_a_second']:.2f} of the peak; what then "
@@ -294,5 +299,9 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="40 seconds")
     parser.add_argument("--seconds", type=float, help="of overload")
     flags = parser.parse_args()
+    if flags.seconds is not None and flags.seconds < LEAST_S:
+        parser.error(
+            f"--seconds must be {LEAST_S} or more: two arms last a fifth of it, and a deadline {DEADLINE_MS / 1000:g} s"
+        )
     refuse_uncommitted(flags.quick)
     run(flags.quick, flags.seconds).publish()

@@ -22,10 +22,11 @@ SIMULATED = (
     "Simulated: median, least and most over eight phases of scraping and polling against the bursts. What a burst "
     "takes is until its last item is scored. The third row of each three has as many replicas all the time as the "
     "autoscaler ends with. Pinned connections stay with the replica that they were made to; those that come later get "
-    "nothing from them, until a pause is longer than servers keep connections open (75 s)."
+    "nothing from them, until a pause is longer than servers keep connections open (75 s). Where a step is longer than "
+    "the window of scaling down (300 s in the manifest), each burst finds the fewest replicas."
 )
-LATER = 5
-"""Bursts at the end of a simulation that count as later ones."""
+LATER, LONG_STEP_S = 5, 600.0
+"""Bursts at the end of a simulation that count as later ones, and a step longer than the scaler's window."""
 NOTE = (
     "Each caller has a client of its own, as workers have, with one request in flight. The SDK's choice goes by what "
     "servers tell of their load with each reply; by a client's own requests alone, which says nothing to a worker with "
@@ -72,6 +73,12 @@ def run(quick: bool) -> Result:
             rows, simulated, "autoscaled, pinned connections", Scenario(workers, most=most, balancing="pinned"), quick
         )
         simulated_rows(rows, simulated, f"{scaled} replicas all the time", Scenario(workers, fixed=scaled), quick)
+    slow = Scenario(2_000, step_s=LONG_STEP_S, steps=8)
+    simulated_rows(rows, simulated, "autoscaled, the SDK's choice", slow, quick)
+    simulated_rows(
+        rows, simulated, f"the same, with a window of {2 * LONG_STEP_S:g} s for scaling down",
+        replace(slow, down_s=2 * LONG_STEP_S), quick,
+    )  # fmt: skip
     return Result("scale", quick, 0, targets, {"replicas": measured, "simulated": simulated}, rows, [NOTE, SIMULATED])
 
 

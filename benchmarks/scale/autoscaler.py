@@ -5,7 +5,7 @@ the next. Replicas are fluid servers of a measured rate with bounded queues; wha
 by no metric. The autoscaler is what `k8s/components/keda` asks Kubernetes for: threshold, bounds, polling and the
 window of scaling down are read from there; the rest is the default of a HorizontalPodAutoscaler (no change within 10 %
 of the threshold; at most four replicas more, or twice as many, each 15 s). It goes by each replica's peak of the last
-minute, as it was at the last scrape.
+minute, as it was at the last scrape; a replica sees its queue when something comes and when it is scraped.
 """
 
 from collections import deque
@@ -60,6 +60,7 @@ class Scenario:
 
     Attributes:
         most: replicas, where more than the manifest allows.
+        down_s: the window of scaling down, where another than the manifest's.
         fixed: so many replicas all the time, and no autoscaler.
         queue: items that a replica lets wait.
         start_s: within which a new replica gets ready, drawn for each.
@@ -74,6 +75,7 @@ class Scenario:
     start_s: tuple[float, float] = (45.0, 90.0)
     queue: float = 8192.0
     most: int | None = None
+    down_s: float | None = None
     fixed: int | None = None
     balancing: str = "sdk"
     seed: int = 0
@@ -136,11 +138,11 @@ class Fleet:
     def remember(self, now: float) -> None:
         """What waits now, for the peak of the next minute."""
         self._seen.append((now, self.queues))
-        while self._seen[0][0] < now - PEAK_S:
-            self._seen.popleft()
 
-    def peak(self) -> float:
+    def peak(self, now: float) -> float:
         """The most that waited at once at each replica within the last minute, over all of them."""
+        while self._seen and self._seen[0][0] < now - PEAK_S:
+            self._seen.popleft()
         most: FloatArray = np.zeros(len(self))
         for _, queues in self._seen:  # of replicas that are gone nothing is scraped
             shared = min(len(queues), len(self))
@@ -190,7 +192,7 @@ class Fleet:
 def simulate(scenario: Scenario) -> Outcome:
     """Let the steps pass; the next begins `step_s` after the one before, or when that is done."""
     generator, outcome, scaler = np.random.default_rng(scenario.seed), Outcome(), of_manifest()
-    most = scenario.most or scaler.most
+    most, down_s = scenario.most or scaler.most, scenario.down_s or scaler.down_s
     fleet, balancing = Fleet(scenario, scenario.fixed or scaler.least), Balancing(scenario, generator)
     starting: list[float] = []  # when each will be ready
     wishes: deque[tuple[float, int]] = deque()
@@ -200,12 +202,14 @@ def simulate(scenario: Scenario) -> Outcome:
     for _ in range(scenario.steps):
         began = now
         fleet.admit(balancing.spread(float(scenario.workers * scenario.items), len(fleet), idle))
+        fleet.remember(now)
         drained: float | None = None
         while drained is None or now < began + scenario.step_s:
             now += TICK_S
-            fleet.remember(now)
+            if now >= scraped + SCRAPE_S or fleet.refused.any():  # what was refused comes back, where there is room
+                fleet.remember(now)
             if now >= scraped + SCRAPE_S:
-                scraped, known = now, fleet.peak()
+                scraped, known = now, fleet.peak(now)
             outcome.served += fleet.serve(TICK_S)
             outcome.replica_hours += (len(fleet) + len(starting)) * TICK_S / 3600
             ready = sum(moment <= now for moment in starting)
@@ -217,7 +221,7 @@ def simulate(scenario: Scenario) -> Outcome:
                 have = len(fleet) + len(starting)
                 wish = desired(known, have, scaler, most)
                 wishes.append((now, wish))
-                while wishes[0][0] < now - scaler.down_s:
+                while wishes[0][0] < now - down_s:
                     wishes.popleft()
                 while len(sizes) > 1 and sizes[1][0] <= now - POLICY_S:
                     sizes.popleft()

@@ -50,10 +50,17 @@ def test_a_peak_is_of_each_replica_and_forgotten_after_a_minute() -> None:
     fleet.admit(np.array([0.0, 300.0]))
     for now in (10.0, 59.0):
         fleet.remember(now)
-        assert fleet.peak() == 800
+        assert fleet.peak(now) == 800
     fleet.serve(10.0)
     fleet.remember(75.0)
-    assert fleet.peak() == 300
+    assert fleet.peak(75.0) == 300
+    assert fleet.peak(136.0) == 0
+
+
+def test_a_step_longer_than_the_window_finds_the_fewest_replicas_and_one_within_it_does_not() -> None:
+    short, long = (simulate(Scenario(2000, step_s=600.0, steps=6, down_s=window)) for window in (None, 900.0))
+    assert min(short.drains[-3:]) > 30
+    assert max(long.drains[-3:]) < 10
 
 
 def test_what_was_refused_is_seen_by_no_metric() -> None:

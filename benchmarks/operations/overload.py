@@ -205,7 +205,7 @@ async def measure(url: str, seconds: float) -> dict[str, Any]:
         returning, given_up = await arrive_with_sdk(url, bodies(2), TIMES * best, arm_s)
         waited = {
             "seconds": arm_s,
-            "goodput_requests_a_second": len(done) / (arm_s),
+            "goodput_requests_a_second": len(done) / arm_s,
             "refused": len(patient.refused),
             "scored_after_the_last_arrival": len(patient.scored) - len(done),
             "until_all_were_done_s": max(patient.scored, default=last) - last,

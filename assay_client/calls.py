@@ -22,8 +22,8 @@ from assay_client.errors import (
 from assay_client.retry import backoff_s, is_fault, is_free, is_transient, process_budget
 
 ASKED_IN_A_ROW = 4
-"""Servers that a request is sent to before what one of them wants is waited for: where all are full, each refusal may
-cost the tokenizing of its texts."""
+"""Servers that a request is sent to before it waits: where all are full, each refusal may cost the tokenizing of its
+texts."""
 SHORTEST_ATTEMPT_S = 0.05
 """With less time than this left, another attempt would only load the server."""
 
@@ -101,7 +101,7 @@ async def send(
     """
     budget = process_budget()
     budget.add_request()
-    attempt, internal_errors, faults, refusals = 0, 0, 0, 0
+    attempt, internal_errors, faults, refusals, rows = 0, 0, 0, 0, 0
     while True:
         attempt += 1
         call.attempts = max(call.attempts, attempt)
@@ -123,11 +123,13 @@ async def send(
         retry_after = failure.retry_after_s
         refusals = 0 if retry_after is None else refusals + 1
         if retry_after is not None and (others := connection.another_can_be_asked_in()) is not None:
-            # What one server asked for does not bind the others; where several in a row had no room, it does.
+            # What one server asked for does not bind the others. Where several in a row had no room, the request waits
+            # a second, the next time two, and so on: there may be others, or more at any time.
             if refusals < min(connection.servers, ASKED_IN_A_ROW):
                 retry_after = min(retry_after, others)
             else:
-                refusals = 0
+                refusals, rows = 0, rows + 1
+                retry_after = min(retry_after, max(others, float(rows)))
         remaining = call.remaining_s()
         if retry_after is not None and retry_after > remaining:
             raise _too_long_a_wait(failure, retry_after, remaining) from failure

@@ -62,7 +62,7 @@ class Endpoints:
     those drawn is from Mitzenmacher, Prabhakar and Shah, "Load balancing with memory" (FOCS 2002): a worker with one
     request at a time has none outstanding when it chooses, and would choose by chance.
 
-    What was told is of the past. It counts for as long after the last reply as that request took, so that the bursts
+    What was told is of the past. It counts for as long after a reply as that request took, so that the bursts
     of a training step, minutes apart, are spread by chance and not by what is long over, over new servers too; an
     endpoint that is passed over is taken to be less loaded each time; and where one of those drawn tells nothing, they
     are compared by this client's own requests alone.
@@ -117,7 +117,7 @@ class Endpoints:
         endpoint.tells = in_flight is not None
         if in_flight is not None:
             endpoint.others = max(0.0, in_flight - (endpoint.outstanding - 1))
-            self._latest, self._counts_until = endpoint, now + (now - began)
+            self._latest, self._counts_until = endpoint, max(self._counts_until, now + (now - began))
 
     def able_in(self, now: float) -> float | None:
         """Seconds until one of several is not left out, 0 if one is not; None where there is but one.

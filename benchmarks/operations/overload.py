@@ -301,5 +301,7 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="40 seconds")
     parser.add_argument("--seconds", type=float, help="of overload")
     flags = parser.parse_args()
+    if flags.seconds is not None and flags.seconds < LEAST_ARM_S:
+        parser.error(f"--seconds must be {LEAST_ARM_S:g} or more")
     refuse_uncommitted(flags.quick)
     run(flags.quick, flags.seconds).publish()

@@ -100,7 +100,9 @@ def _require(name: str, providers: list[tuple[str, dict[str, str]]]) -> None:
     values = [helper.make_tensor_value_info(value, TensorProto.FLOAT, [1]) for value in ("x", "y")]
     nothing = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "nothing", values[:1], values[1:])
     model = helper.make_model(nothing, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    active = ort.InferenceSession(model.SerializeToString(), providers=providers).get_providers()[0]
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = 1
+    active = ort.InferenceSession(model.SerializeToString(), settings, providers=providers).get_providers()[0]
     if active != name:
         raise _fallen_back(name, active)
 

@@ -161,6 +161,15 @@ def test_after_a_pause_what_was_told_counts_no_more():
     assert {group.choose(16.1).url for _ in range(50)} == {"http://0", "http://1", "http://2"}
 
 
+def test_a_short_reply_does_not_end_what_a_long_one_told():
+    """Such as a refusal, or an answer of /v1/model."""
+    group = endpoints(2)
+    first, second = group
+    told(group, first, 9, now=20.0, took=20.0)
+    told(group, second, 0, now=21.0, took=0.004)
+    assert {group.choose(30.0) for _ in range(20)} == {second}
+
+
 def test_beside_one_that_tells_nothing_only_ones_own_requests_count():
     """During a rollout from a version that does not tell, or behind a proxy that takes the header out."""
     group = endpoints(2)

@@ -9,12 +9,12 @@ from multiprocessing import connection, get_context, parent_process
 from threading import Thread
 from typing import Any
 
-import joblib
+from joblib import cpu_count
 
 
 def available_cores() -> int:
     """Those that affinity and the container's quota allow."""
-    return int(joblib.cpu_count())
+    return int(cpu_count())
 
 
 @contextmanager

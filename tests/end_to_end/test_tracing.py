@@ -183,7 +183,7 @@ def test_a_collector_that_is_not_there_costs_no_score(pocket_bundle, tmp_path, c
     [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf alone"),
         ("OTEL_TRACES_EXPORTER", "console", "by otlp alone"),
-        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318", "must begin with http"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318", "it must be http:// or https:// and a host"),
     ],
 )
 def test_what_cannot_be_sent_is_an_error_at_start(pocket_bundle, monkeypatch, variable, value, said):

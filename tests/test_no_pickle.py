@@ -46,8 +46,9 @@ def test_no_module_reads_pickles(package: str) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["import pickle", "from pickle import loads", "import joblib", "from joblib import cpu_count, load", "torch.load(p)", "np.load(p)",
-     "torch.load(p, weights_only=False)", "yaml.load(text)", "def f():\n    import dill"],
+    ["import pickle", "from pickle import loads", "import joblib", "from joblib import cpu_count, load",
+     "torch.load(p)", "np.load(p)", "torch.load(p, weights_only=False)", "yaml.load(text)",
+     "def f():\n    import dill"],
 )  # fmt: skip
 def test_what_would_is_found(source: str) -> None:
     assert list(offences(source))

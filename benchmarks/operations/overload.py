@@ -33,6 +33,8 @@ from benchmarks.verify_line import BUNDLE, ensure_bundle
 RESPONSES = 16
 """Of one request."""
 DEADLINE_MS = 4000
+RETURNING = 0.85
+"""Of the peak, from callers who come back: each time their texts are tokenized, on the cores that the engine uses."""
 LEAST_ARM_S = 20.0
 """Of the shorter arms: some deadlines."""
 TIMES = 4.0
@@ -279,9 +281,9 @@ def run(quick: bool, seconds: float | None = None) -> Result:
     targets.append(
         Target(
             f"{TIMES:g} times the peak for {sdk['seconds']:g} s from the SDK, which comes back until the deadline: "
-            "scored in time", "at least 0.95 of the peak",
+            "scored in time", f"at least {RETURNING:g} of the peak",
             f"{returning:.2f} of it; {sdk['scored']} scored, {sum(sdk['given_up'].values())} given up",
-            returning >= 0.95,
+            returning >= RETURNING,
         )
     )  # fmt: skip
     rows = [

@@ -54,7 +54,7 @@ def measure(name: str, claim: Callable[[], Result]) -> list[Target]:
     try:
         result = claim()
         result.write()
-    except Exception as error:  # whatever went wrong is the figure
+    except (Exception, SystemExit) as error:  # whatever went wrong is the figure, data that are not there too
         return [not_held(name, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")]
     result.report()
     return result.targets

@@ -15,11 +15,11 @@ from training.config import TrainingConfig
 class Claim:
     """A benchmark that gives one target, or fails."""
 
-    def __init__(self, held: bool | Exception) -> None:
+    def __init__(self, held: bool | BaseException) -> None:
         self.held = held
 
     def __call__(self) -> Result:
-        if isinstance(self.held, Exception):
+        if isinstance(self.held, BaseException):
             raise self.held
         return Result("none", True, 0, [Target("fast", "1x", "2x", self.held)], {})
 
@@ -55,11 +55,15 @@ def test_all_held(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 of 2 targets held" in capsys.readouterr().out
 
 
-def test_what_fails_is_not_held_and_hinders_no_other(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    status, written = run({"a": Claim(OSError("no\nport")), "b": Claim(False)}, {"c": Claim(True)})
+@pytest.mark.parametrize("failure", [OSError, SystemExit])
+def test_what_fails_is_not_held_and_hinders_no_other(
+    run: Any, capsys: pytest.CaptureFixture[str], failure: type[BaseException]
+) -> None:
+    """Also a benchmark that ends with a line for whoever called it by itself."""
+    status, written = run({"a": Claim(failure("no\nport")), "b": Claim(False)}, {"c": Claim(True)})
     assert (status, written) == (1, ["none", "none"])
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == "NOT HELD  a: OSError: no port"
+    assert out[0] == f"NOT HELD  a: {failure.__name__}: no port"
     assert out[1].startswith("NOT HELD  fast: 2x")
     assert out[2].startswith("held      fast: 2x")
     assert out[3].startswith("1 of 3 targets held")

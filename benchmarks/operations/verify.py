@@ -49,7 +49,7 @@ def main() -> int:
         "hostile": functools.partial(hostile.run, True),
         "scale": functools.partial(scale.run, True),
         "fuzz": functools.partial(fuzz.run, True),
-        "soak": functools.partial(soak.run, "minilm", Assay(), 3, True),
+        "soak": functools.partial(soak.run, "minilm", Assay(), soak.QUICK_MINUTES, True),
         "image": functools.partial(image.run, None, flags.pip_certificates, True),
     }
     needs = {"restart": restart.missing_tools, "image": image.missing_tools}

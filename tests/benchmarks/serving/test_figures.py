@@ -46,12 +46,12 @@ def test_summary_of_k6():
 
 
 def samples(growth: float, threads: int) -> list[soak.Sample]:
-    return [soak.Sample(float(n), 1000 + growth * n, 20, 10 + (threads if n > 50 else 0)) for n in range(60)]
+    return [soak.Sample(20.0 * n, 1000 + growth * n, 20, 10 + (threads if n > 50 else 0)) for n in range(60)]
 
 
 def test_a_flat_server_holds_and_a_growing_one_does_not():
-    assert [target.held for target in soak.judged(samples(0, 0), 1)[0]] == [True, True]
-    assert [target.held for target in soak.judged(samples(1, 3), 1)[0]] == [False, False]
+    assert [target.held for target in soak.judged(samples(0, 0), 20)[0]] == [True, True]
+    assert [target.held for target in soak.judged(samples(1, 3), 20)[0]] == [False, False]
 
 
 def test_batches_count_a_shared_beginning_once(pocket_bundle):

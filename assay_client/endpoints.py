@@ -98,9 +98,10 @@ class Endpoints:
         """The endpoint of the next request; there must be one."""
         able = [endpoint for endpoint in self._all if endpoint.left_alone_until <= now] or self._all
         drawn = able if len(able) == 1 else self._sampler.sample(able, 2)
-        if self._latest in able and self._latest not in drawn and now <= self._counts_until:
+        fresh = now <= self._counts_until
+        if fresh and self._latest in able and self._latest not in drawn:
             drawn.append(self._latest)
-        if now > self._counts_until or not all(endpoint.tells for endpoint in drawn):
+        if not fresh or not all(endpoint.tells for endpoint in drawn):
             return min(drawn, key=lambda endpoint: endpoint.outstanding)
         chosen = min(drawn, key=lambda endpoint: endpoint.outstanding + endpoint.others)
         for endpoint in drawn:

@@ -1,6 +1,6 @@
 """How busy the server is, told with replies to callers that ask, who choose among several servers by it.
 
-Open Request Cost Aggregation (ORCA): the headers of vLLM and Triton, which Envoy and inference gateways read too.
+Open Request Cost Aggregation (ORCA): the headers of vLLM and Triton.
 """
 
 ASKED_BY, HEADER = b"endpoint-load-metrics-format", b"endpoint-load-metrics"

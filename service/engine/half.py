@@ -18,8 +18,8 @@ import onnx
 import onnxruntime as ort
 from onnx import GraphProto, NodeProto, TensorProto, external_data_helper, helper, numpy_helper
 
-LEAST_SIDE: Final = 32
-"""Matrices narrower than this stay in float32: a head of one output costs nothing and is read by everybody."""
+from service.engine.session import LEAST_SIDE
+
 _LARGE: Final = 256
 """Elements from which on a weight in float32 is kept out of the graph."""
 FloatArray = npt.NDArray[Any]

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import openvino as ov
 from openvino import opset13
 
-LEAST_SIDE = 32
-"""Matrices narrower than this stay in float32: a head of one output costs nothing and is read by everybody."""
+from service.engine.session import LEAST_SIDE
+
 _STEP, _MOST = 32, 256
 """Sizes of groups that the runtime's kernels take; longer ones are faster, shorter ones rounded less."""
 

@@ -1,7 +1,7 @@
 """What an engine must do, whatever runs underneath."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +9,9 @@ import numpy.typing as npt
 from service.bundle.layout import Layout
 
 Rewards = npt.NDArray[np.float32]
+
+LEAST_SIDE: Final = 32
+"""Matrices narrower than this stay in float32 in every precision: a head costs nothing and is read by everybody."""
 
 
 class EngineError(RuntimeError):

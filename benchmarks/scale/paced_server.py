@@ -29,6 +29,10 @@ class PacedSession:
     def __init__(self, heads: int) -> None:
         self._heads = heads
 
+    def shaped(self, layout: Layout) -> Layout:
+        """As it is."""
+        return layout
+
     def run(self, layout: Layout) -> Rewards:
         """(N, heads) zeros."""
         time.sleep(FIXED_S + TOKEN_S * layout.tokens)

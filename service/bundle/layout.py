@@ -16,6 +16,7 @@ Pure numpy: training, the export's parity gate and the server all plan with this
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
@@ -77,6 +78,7 @@ class Layout:
         unblock_index: (T,) int64, row of each flat token in the block results, all groups one after the other.
         read_index: (N,) int64, flat token at which the score of each sequence is read, in the caller's order.
         groups: the blocks.
+        filler: flat tokens at the end that belong to no sequence and that no token sees (`service.engine.shapes`).
     """
 
     input_ids: IntArray
@@ -86,6 +88,7 @@ class Layout:
     unblock_index: IntArray
     read_index: IntArray
     groups: tuple[BlockGroup, ...]
+    filler: int = 0
 
     def arrays(self) -> dict[str, IntArray | BoolArray]:
         """The arrays by graph input name, ready to feed."""
@@ -96,8 +99,8 @@ class Layout:
 
     @property
     def tokens(self) -> int:
-        """T, the tokens really computed."""
-        return len(self.input_ids)
+        """T, the distinct tokens of the sequences."""
+        return len(self.input_ids) - self.filler
 
     @property
     def query_slots(self) -> int:
@@ -105,11 +108,16 @@ class Layout:
         return sum(group.query_index.size for group in self.groups)
 
     @property
+    def padded_tokens(self) -> int:
+        """Queries or flat tokens, whichever are more, that are computed for no token."""
+        return max(self.query_slots, len(self.input_ids)) - self.tokens
+
+    @property
     def cells(self) -> int:
         """Pairs of query and key that attention computes, padding included."""
         return sum(group.cells for group in self.groups)
 
-    @property
+    @cached_property
     def padded_cells(self) -> int:
         """Those of `cells` whose query or key is padding."""
         filled = np.bincount(self._block_of_token(), minlength=sum(len(group.query_index) for group in self.groups))
@@ -119,7 +127,8 @@ class Layout:
     def _block_of_token(self) -> IntArray:
         """(T,) which block each token is a query of, all groups counted through."""
         first_row = np.concatenate([np.full(len(g.query_index), g.query_index.shape[1]) for g in self.groups])
-        return np.searchsorted(np.cumsum(first_row), self.unblock_index, side="right").astype(np.int64)
+        rows = self.unblock_index[: self.tokens]
+        return np.searchsorted(np.cumsum(first_row), rows, side="right").astype(np.int64)
 
 
 FLAT_INPUTS: Final = ("input_ids", "position_ids", "seen_from", "seen_to", "unblock_index", "read_index")

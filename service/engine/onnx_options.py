@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.bundle.layout import BLOCK_GROUPS, FLAT_INPUTS
+from service.engine.shapes import rounded
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ def cuda_options() -> Mapping[str, str]:
 def tensorrt_options(shapes: Shapes) -> Mapping[str, str]:
     """With one explicit profile: a shape outside rebuilds the engine, which takes a minute (onnxruntime#12120)."""
     least, most = _profile(1, 1, 1, 1, 1), _profile(
-        shapes.max_batch_tokens, -(-shapes.max_batch_tokens // shapes.block_queries) + shapes.max_batch_tokens // 2,
-        shapes.block_queries, shapes.max_tokens + shapes.block_queries, shapes.max_batch_tokens,
+        rounded(shapes.max_batch_tokens),
+        rounded(-(-shapes.max_batch_tokens // shapes.block_queries) + shapes.max_batch_tokens // 2),
+        rounded(shapes.block_queries), rounded(shapes.max_tokens + shapes.block_queries), shapes.max_batch_tokens,
     )  # fmt: skip
     usual = _profile(
         shapes.max_batch_tokens // 2 or 1, max(1, shapes.max_batch_tokens // shapes.block_queries // 2),

@@ -15,6 +15,7 @@ from service.bundle.layout import GRAPH_OUTPUT, Layout, plan_layout
 from service.bundle.reader import Bundle, BundleError
 from service.engine.half import half_precision
 from service.engine.session import EngineError, Placement, ProviderError, Rewards, batch_error, one_line
+from service.engine.shapes import in_few_shapes
 
 CPU: Final = "CPUExecutionProvider"
 _HEAVY: Final = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention", "MultiHeadAttention", "Softmax", "Conv"}
@@ -68,10 +69,14 @@ class OnnxSession:
         if self.placement.heavy_elsewhere:
             raise ProviderError(f"{active} leaves {self.placement.heavy_elsewhere} of this graph to the CPU")
 
+    def shaped(self, layout: Layout) -> Layout:
+        """See `Session.shaped`: on a GPU, memory is kept by size and kernels are chosen by shape."""
+        return layout if self.provider == CPU else in_few_shapes(layout)
+
     def run(self, layout: Layout) -> Rewards:
         """See `Session.run`."""
         try:
-            rewards: Rewards = self._session.run([GRAPH_OUTPUT], layout.arrays())[0]
+            rewards: Rewards = self._session.run([GRAPH_OUTPUT], self.shaped(layout).arrays())[0]
         except Exception as error:  # as above
             raise batch_error("ONNX Runtime", layout, error) from error
         return rewards

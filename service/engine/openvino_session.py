@@ -10,11 +10,12 @@ from service.bundle.reader import Bundle
 from service.engine.cpus import computes_bf16
 from service.engine.int8 import group_size, quantise_weights
 from service.engine.session import EngineError, Placement, ProviderError, Rewards, batch_error, one_line
+from service.engine.shapes import in_few_shapes
 
 NAME = "OpenVINO"
 
-_KEPT_SHAPES = 100
-"""What the runtime compiled for a shape is kept, 5,000 times by default: a gigabyte, since no two batches are alike."""
+_KEPT_KERNELS = 1000
+"""What the runtime compiled for a shape of one operator is kept so often; there are not many more in few shapes."""
 
 
 class OpenVinoSession:
@@ -45,10 +46,14 @@ class OpenVinoSession:
         except EngineError as error:
             raise ProviderError(f"{NAME} cannot run {bundle.model_path}: {error}") from error
 
+    def shaped(self, layout: Layout) -> Layout:
+        """See `Session.shaped`: the runtime compiles for every shape."""
+        return in_few_shapes(layout)
+
     def run(self, layout: Layout) -> Rewards:
         """See `Session.run`."""
         try:
-            self._request.infer(layout.arrays())
+            self._request.infer(self.shaped(layout).arrays())
             rewards: Rewards = self._request.get_output_tensor(0).data.copy()
         except Exception as error:  # as above
             raise batch_error(NAME, layout, error) from error
@@ -76,7 +81,7 @@ def compile_graph(path: Path, precision: str, threads: int) -> ov.CompiledModel:
         "INFERENCE_NUM_THREADS": str(threads),
         "NUM_STREAMS": "1",  # one batch at a time, on all threads
         "ENABLE_CPU_PINNING": "NO",  # other processes may have been given the same cores
-        "CPU_RUNTIME_CACHE_CAPACITY": str(_KEPT_SHAPES),
+        "CPU_RUNTIME_CACHE_CAPACITY": str(_KEPT_KERNELS),
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
     }
     if precision == "int8":

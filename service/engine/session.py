@@ -50,8 +50,11 @@ class Session(Protocol):
     placement: Placement
     """Where its nodes run."""
 
+    def shaped(self, layout: Layout) -> Layout:
+        """The layout as the runtime will be given it, with what is added counted; any thread may ask."""
+
     def run(self, layout: Layout) -> Rewards:
-        """Rewards (N, heads) float32 of one layout.
+        """Rewards (N, heads) float32 of one layout, shaped or not.
 
         Raises:
             EngineError: the batch failed.

@@ -246,7 +246,10 @@ class Scheduler:
                     self._line.finish(half.items)
 
     def _plan(self, batch: Batch) -> Layout:
-        return plan_layout(list(batch.sequences.values()), self.family, block_queries=self._block_queries)
+        sequences = list(batch.sequences.values())
+        layout = self._runner.session.shaped(plan_layout(sequences, self.family, block_queries=self._block_queries))
+        _ = layout.padded_cells  # counted here, and kept, so that the event loop need not
+        return layout
 
     def _land(self, flight: _Flight, layout: Layout, result: BatchResult) -> None:
         rows = map(tuple, result.rewards.astype(np.float64).tolist())
@@ -294,7 +297,7 @@ class Scheduler:
         metrics.batch_samples.observe(len(batch))
         metrics.batch_tokens.observe(layout.tokens)
         metrics.tokens.labels("real").inc(layout.tokens)
-        metrics.tokens.labels("padding").inc(layout.query_slots - layout.tokens)
+        metrics.tokens.labels("padding").inc(layout.padded_tokens)
         metrics.tokens.labels("shared").inc(sum(map(len, batch.sequences.values())) - layout.tokens)
         padded = layout.padded_cells
         metrics.attention_cells.labels("needed").inc(layout.cells - padded)

@@ -18,6 +18,9 @@ class HeldSession:
         self.provider, self.precision, self.placement = session.provider, session.precision, session.placement
         self._session = session
 
+    def shaped(self, layout: Layout) -> Layout:
+        return self._session.shaped(layout)
+
     def run(self, layout: Layout) -> Rewards:
         while os.path.exists(os.environ["GATE"]):
             time.sleep(0.002)

@@ -87,6 +87,9 @@ class ScriptedSession:
         """The same, without holding up the event loop."""
         return await asyncio.to_thread(self.wait_for_batch)
 
+    def shaped(self, layout: Layout) -> Layout:
+        return layout
+
     def run(self, layout: Layout) -> Rewards:
         self.layouts.append(layout)
         gate = self._gate

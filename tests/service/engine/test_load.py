@@ -63,6 +63,9 @@ class Fake:
         self.placement = Placement({}, {})
         self._machine = machine
 
+    def shaped(self, layout):
+        return layout
+
     def run(self, layout):
         if self._machine.fails:
             raise EngineError("it broke")

@@ -14,3 +14,11 @@ def test_tensorrt_has_an_explicit_range_for_every_input():
     for name in GRAPH_INPUTS:
         for least, usual, most in zip(*(ranges[bound][name] for bound in ("min", "opt", "max")), strict=True):
             assert 1 == least <= usual <= most
+
+
+def test_tensorrt_has_room_for_what_shapes_are_rounded_up_to():
+    options = tensorrt_options(Shapes(max_batch_tokens=5000, max_tokens=1000, block_queries=100))
+    most = dict(part.split(":") for part in options["trt_profile_max_shapes"].split(","))
+    assert most["input_ids"] == "5056"
+    assert most["query_index_0"].split("x")[1] == "104"
+    assert most["key_index_0"].split("x")[1] == "1152"

@@ -15,6 +15,7 @@ from service.bundle.reader import BundleError, read_bundle
 from service.engine.onnx_session import read_placement
 from service.engine.providers import PROVIDERS
 from service.engine.session import EngineError, OutOfMemoryError, ProviderError
+from service.engine.shapes import rounded
 from tests.pocket import pocket_reward, reseal
 
 
@@ -32,6 +33,15 @@ def test_it_scores(pocket_bundle):
     assert rewards.dtype == np.float32
     right = [pocket_reward(ids, Family.CAUSAL) for ids in sequences]
     assert rewards[:, 0].tolist() == pytest.approx(right, abs=1e-5)
+
+
+def test_only_a_gpu_gets_few_shapes(pocket_bundle):
+    session = PROVIDERS["cpu"].open(pocket_bundle, "fp32", 1, 4096)
+    layout = layout_of([97] * 37, [98] * 50)
+    assert session.shaped(layout) is layout
+    session.provider = "CUDAExecutionProvider"
+    assert len(session.shaped(layout).input_ids) == rounded(87) > 87
+    assert session.run(layout) == pytest.approx(PROVIDERS["cpu"].open(pocket_bundle, "fp32", 1, 4096).run(layout))
 
 
 def test_nothing_of_the_placement_check_stays_on_disk(pocket_bundle, tmp_path, monkeypatch):

@@ -5,7 +5,10 @@ import queue
 
 import pytest
 
+from service.engine.shapes import in_few_shapes, rounded
 from service.scoring.admission import Limits
+from service.scoring.items import Item
+from tests.service.doubles import ScriptedSession
 from tests.service.scoring.line import items, line_over
 
 
@@ -80,6 +83,23 @@ async def test_what_a_request_took_is_reported(pocket_bundle):
         assert scores.infer_seconds == 4
         assert scores.computed_tokens == line.session.layouts[1].tokens
         line.session.let_go()
+
+
+class Shaping(ScriptedSession):
+    """Wants batches in few shapes."""
+
+    def shaped(self, layout):
+        return in_few_shapes(layout)
+
+
+async def test_what_a_runtime_wants_added_is_planned_ahead_and_counted_as_padding(pocket_bundle):
+    long = [Item("p", "r" * 37), Item("p", "s" * 40)]
+    async with line_over(pocket_bundle, session=Shaping()) as line:
+        assert (await line.submit(long)).raw == pytest.approx(line.right(long), abs=1e-5)
+        (layout,) = line.session.layouts
+        assert len(layout.input_ids) == rounded(layout.tokens) > layout.tokens
+        assert line.metric("assay_tokens_total", kind="real") == layout.tokens
+        assert line.metric("assay_tokens_total", kind="padding") == layout.padded_tokens > 0
 
 
 async def test_the_peak_is_of_the_last_minute_and_of_what_still_waits(pocket_bundle):

@@ -14,6 +14,7 @@ from service.bundle.manifest import MODEL_NAME
 from service.bundle.reader import read_bundle
 from service.engine.providers import PROVIDERS
 from service.engine.session import EngineError, OutOfMemoryError, ProviderError
+from service.engine.shapes import rounded
 from tests.pocket import pocket_reward, reseal
 
 BOUND = {"fp32": 1e-5, "bf16": 0.1}
@@ -47,6 +48,15 @@ def test_it_scores(session):
 def test_company_changes_a_score_by_rounding_alone(session, sequences):
     alone = [scores(session, [ids])[0] for ids in sequences]
     assert scores(session, sequences) == pytest.approx(alone, abs=BOUND[session.precision])
+
+
+def test_it_is_given_few_shapes(session):
+    layout = plan_layout([np.full(37, 97), np.full(50, 98)], Family.CAUSAL, block_queries=20)
+    shaped = session.shaped(layout)
+    assert len(shaped.input_ids) == rounded(87) > 87
+    assert (session.run(shaped) == session.run(layout)).all()
+    right = [pocket_reward([97] * 37, Family.CAUSAL), pocket_reward([98] * 50, Family.CAUSAL)]
+    assert session.run(layout)[:, 0].tolist() == pytest.approx(right, abs=BOUND[session.precision])
 
 
 def test_an_encoder(pocket_encoder_bundle):

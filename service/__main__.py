@@ -25,7 +25,7 @@ from service.app import build_app, build_operations_app
 from service.bundle.reader import BundleError, read_bundle
 from service.engine.cpus import usable_cpus
 from service.engine.load import Wanted, load_session
-from service.engine.session import ProviderError
+from service.engine.session import ProviderError, Resources
 from service.listeners import OperationsServer, address_of, bind, listen
 from service.observability.logs import configure_logging
 from service.observability.tracing import start_tracing
@@ -168,8 +168,7 @@ def _serve(settings: Settings) -> int:
             settings.provider,
             settings.precision,
             settings.allow_fallback,
-            settings.threads or usable_cpus(),
-            settings.max_batch_tokens,
+            Resources(settings.threads or usable_cpus(), settings.max_batch_tokens, settings.gpu_memory_mb),
         )
         loaded = load_session(bundle, wanted)
         app = build_app(settings, bundle, loaded.session, time.monotonic() - began, loaded.gate)

@@ -140,6 +140,8 @@ class Settings(BaseSettings):
     """Names beside the bundle's own that callers of dialects may ask for, comma-separated; * for any."""
     threads: int | None = Field(None, ge=1)
     """Threads of one operator. Default: the CPUs that affinity and cgroup allow."""
+    gpu_memory_mb: int | None = Field(None, ge=64)
+    """MiB of the GPU's memory for weights and batches, beside some hundred of CUDA's own. Default: all."""
     tokenizer_threads: int = Field(2, ge=1, le=64)
     """Threads that tokenize."""
     max_batch_tokens: int = Field(4096, ge=1)

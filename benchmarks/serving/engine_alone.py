@@ -21,6 +21,7 @@ from service.bundle.layout import IntArray, Layout, plan_layout
 from service.bundle.reader import Bundle, read_bundle
 from service.engine.cpus import usable_cpus
 from service.engine.load import Wanted, load_session
+from service.engine.session import Resources
 
 
 def batches(sequences: Sequence[IntArray], budget: int, bundle: Bundle) -> list[list[IntArray]]:
@@ -69,7 +70,11 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16")
     arguments = parser.parse_args()
     bundle = read_bundle(arguments.bundle)
-    settings = {"provider": arguments.provider, "precision": arguments.precision, "threads": usable_cpus()}
+    settings = {
+        "provider": arguments.provider,
+        "precision": arguments.precision,
+        "resources": Resources(threads=usable_cpus()),
+    }
     run = open_engine(bundle, settings)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

@@ -33,6 +33,7 @@ from service.bundle.reader import Bundle, read_bundle
 from service.engine.cpus import usable_cpus
 from service.engine.load import Wanted, load_session
 from service.engine.openvino_session import compile_graph
+from service.engine.session import Resources
 
 FloatArray = npt.NDArray[np.float32]
 PEAK_SIZES = (1024, 2048)
@@ -152,7 +153,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    wanted = Wanted(provider="openvino", precision=arguments.precision, threads=usable_cpus())
+    wanted = Wanted(provider="openvino", precision=arguments.precision, resources=Resources(threads=usable_cpus()))
     asked = json.load(sys.stdin)
     print(json.dumps(measure(read_bundle(arguments.bundle), wanted, asked["batches"], arguments.rounds)))
 

@@ -1,7 +1,7 @@
 """From settings to the session that serves: which provider, and in which precision."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from service.bundle.layout import plan_layout
 from service.bundle.reader import Bundle
 from service.engine.gate import Gate, measure_gate
 from service.engine.providers import Provider, candidates
-from service.engine.session import EngineError, ProviderError, Session
+from service.engine.session import EngineError, ProviderError, Resources, Session
 from service.engine.warmup import made_up_items
 
 logger = logging.getLogger("assay.engine")
@@ -27,15 +27,13 @@ class Wanted:
         provider: "auto" or a key of `service.engine.providers.PROVIDERS`.
         precision: "auto" (the fastest that passes its gate) or the name of one.
         allow_fallback: serve on the CPU if the provider cannot, instead of not at all.
-        threads: threads of one operator.
-        max_batch_tokens: the most flat tokens of a batch.
+        resources: what the session may take.
     """
 
     provider: str = "auto"
     precision: str = "auto"
     allow_fallback: bool = False
-    threads: int = 1
-    max_batch_tokens: int = 4096
+    resources: Resources = field(default_factory=Resources)
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def _loaded(bundle: Bundle, provider: Provider, precision: str, wanted: Wanted) 
         GateError: the precision orders held-out pairs otherwise than the trained module.
         ProviderError: the provider cannot load or run the graph.
     """
-    session = provider.open(bundle, precision, wanted.threads, wanted.max_batch_tokens)
+    session = provider.open(bundle, precision, wanted.resources)
     if precision == "fp32":
         return Loaded(session, None)
     _check_finite(bundle, session)

@@ -22,9 +22,15 @@ class Shapes:
     block_queries: int
 
 
-def cuda_options() -> Mapping[str, str]:
-    """CUDA without the roundings and the memory that its defaults take."""
-    return {
+def cuda_options(memory_mb: int | None = None) -> Mapping[str, str]:
+    """CUDA without the roundings and the memory that its defaults take.
+
+    Args:
+        memory_mb: MiB for weights and batches. What the driver and the libraries keep for themselves, some hundred, is
+            not among them.
+    """
+    limit = {} if memory_mb is None else {"gpu_mem_limit": str(memory_mb * 1024**2)}
+    return limit | {
         # Doubling, the default, keeps twice the largest batch for good (onnxruntime#22297).
         "arena_extend_strategy": "kSameAsRequested",
         "use_tf32": "0",  # its 10 bits of mantissa are not the fp32 that the bundle's gate was passed in

@@ -11,7 +11,7 @@ from service.bundle.reader import Bundle
 from service.engine.cpus import computes_bf16, computes_int8, has_amx
 from service.engine.onnx_options import Shapes, cuda_options, tensorrt_options
 from service.engine.onnx_session import CPU, OnnxSession
-from service.engine.session import ProviderError, Session, one_line
+from service.engine.session import ProviderError, Resources, Session, one_line
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Provider:
         extra: the extra of this package that installs it.
         installed: whether it can be tried here.
         precisions: what it can compute a float32 graph in on this machine, in the order in which they are tried.
-        open: a session over a bundle, in a precision, with so many threads and tokens in a batch.
+        open: a session over a bundle, in a precision, with these resources.
     """
 
     name: str
@@ -32,29 +32,29 @@ class Provider:
     extra: str
     installed: Callable[[], bool]
     precisions: Callable[[], tuple[str, ...]]
-    open: Callable[[Bundle, str, int, int], Session]
+    open: Callable[[Bundle, str, Resources], Session]
 
 
-def _open_openvino(bundle: Bundle, precision: str, threads: int, max_batch_tokens: int) -> Session:
+def _open_openvino(bundle: Bundle, precision: str, resources: Resources) -> Session:
     try:
         from service.engine.openvino_session import OpenVinoSession  # not everybody can install it
     except Exception as error:  # a wheel of another machine, or what an uninstalled one left behind
         raise ProviderError(f"OpenVINO is installed and cannot be imported: {one_line(error)}") from error
-    return OpenVinoSession(bundle, precision, threads)
+    return OpenVinoSession(bundle, precision, resources.threads)
 
 
 def _onnx(
     name: str,
     full_name: str,
     extra: str,
-    options: Callable[[Shapes], Mapping[str, str]],
+    options: Callable[[Shapes, Resources], Mapping[str, str]],
     precisions: tuple[str, ...] = ("fp32",),
 ) -> Provider:
     """A provider of ONNX Runtime."""
 
-    def opened(bundle: Bundle, precision: str, threads: int, max_batch_tokens: int) -> Session:
-        shapes = Shapes(max_batch_tokens, bundle.manifest.max_tokens, bundle.manifest.block_queries)
-        return OnnxSession(bundle, full_name, options(shapes), precision, threads)
+    def opened(bundle: Bundle, precision: str, resources: Resources) -> Session:
+        shapes = Shapes(resources.max_batch_tokens, bundle.manifest.max_tokens, bundle.manifest.block_queries)
+        return OnnxSession(bundle, full_name, options(shapes, resources), precision, resources.threads)
 
     return Provider(
         name, full_name, extra, lambda: full_name in ort.get_available_providers(), lambda: precisions, opened
@@ -73,14 +73,15 @@ PROVIDERS: Final = {
     for provider in (
         # fp16 has the rate of bf16 and an eighth of its rounding; where it overflows, bf16 is next.
         _onnx(
-            "cuda", "CUDAExecutionProvider", "gpu", lambda shapes: cuda_options(), ("fp16", "bf16", "fp32"),
+            "cuda", "CUDAExecutionProvider", "gpu",
+            lambda shapes, resources: cuda_options(resources.gpu_memory_mb), ("fp16", "bf16", "fp32"),
         ),
-        _onnx("tensorrt", "TensorrtExecutionProvider", "gpu", tensorrt_options),
+        _onnx("tensorrt", "TensorrtExecutionProvider", "gpu", lambda shapes, resources: tensorrt_options(shapes)),
         Provider(
             "openvino", "OpenVINO", "serve", lambda: importlib.util.find_spec("openvino") is not None,
             _openvino_precisions, _open_openvino,
         ),
-        _onnx("cpu", CPU, "serve", lambda shapes: {}),  # threads are an option of the session
+        _onnx("cpu", CPU, "serve", lambda shapes, resources: {}),  # threads are an option of the session
     )
 }  # fmt: skip
 _AUTO: Final = ("cuda", "openvino", "cpu")

@@ -27,6 +27,21 @@ class ProviderError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What a session may take.
+
+    Attributes:
+        threads: threads of one operator.
+        max_batch_tokens: the most flat tokens of a batch.
+        gpu_memory_mb: MiB of a GPU's memory for weights and batches; None for all that is free.
+    """
+
+    threads: int = 1
+    max_batch_tokens: int = 4096
+    gpu_memory_mb: int | None = None
+
+
+@dataclass(frozen=True)
 class Placement:
     """Nodes of the graph by the provider that runs them.
 

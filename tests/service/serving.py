@@ -15,7 +15,7 @@ from service.api.context import Context, State
 from service.app import build_app
 from service.bundle.reader import Bundle
 from service.engine.providers import PROVIDERS
-from service.engine.session import Session
+from service.engine.session import Resources, Session
 from service.listeners import bind
 from service.settings import Settings
 from tests.service.doubles import PATIENCE
@@ -95,7 +95,7 @@ class Served:
 def serving(bundle: Bundle, session: Session | None = None, **settings: Any) -> Iterator[Served]:
     """Serve until the end of the block."""
     configuration = Settings(bundle=bundle.folder, port=0, **settings)
-    app = build_app(configuration, bundle, session or PROVIDERS["cpu"].open(bundle, "fp32", 1, 4096))
+    app = build_app(configuration, bundle, session or PROVIDERS["cpu"].open(bundle, "fp32", Resources()))
     server = build_server(app)
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]

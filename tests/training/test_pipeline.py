@@ -13,6 +13,7 @@ import torch
 from service.bundle.layout import plan_layout
 from service.bundle.reference import Reference
 from service.engine.providers import PROVIDERS
+from service.engine.session import Resources
 from tests.training.tiny import causal_tokenizer, save_backbone, toy_records
 from training.checkpoint import load_checkpoint
 from training.checkpoint_error import CheckpointError
@@ -95,7 +96,7 @@ def test_all_heads_come_into_the_bundle(
     assert run_evaluate(config).accuracy.value > 0.6
     bundle = run_export(config)
     assert bundle.manifest.heads == heads
-    session = PROVIDERS["cpu"].open(bundle, "fp32", 1, 4096)
+    session = PROVIDERS["cpu"].open(bundle, "fp32", Resources())
     layout = plan_layout([np.arange(9), np.arange(30)], bundle.manifest.family, block_queries=16)
     assert session.run(layout).shape == (2, len(heads))
 

@@ -9,7 +9,7 @@ from service.bundle.layout import Family
 from service.bundle.reference import Reference, ReferencePair
 from service.engine.load import Wanted, load_session
 from service.engine.providers import PROVIDERS, Provider
-from service.engine.session import EngineError, Placement, ProviderError
+from service.engine.session import EngineError, Placement, ProviderError, Resources
 from tests.pocket import pocket_reward
 from tests.service.doubles import rewards_of
 
@@ -45,12 +45,12 @@ class Machine:
     overflowing: tuple[str, ...] = ()
 
     def provider(self, name: str, full_name: str, *precisions: str) -> Provider:
-        def opened(bundle, precision, threads, max_batch_tokens):
+        def opened(bundle, precision, resources):
             if not self.loads and name != "cpu":
                 raise ProviderError(f"{full_name} cannot load it")
             if precision in self.refused:
                 raise ProviderError(f"{full_name} cannot load it in {precision}")
-            return Fake(self, full_name, precision, threads)
+            return Fake(self, full_name, precision, resources.threads)
 
         return Provider(name, full_name, PROVIDERS[name].extra, lambda: True, lambda: precisions, opened)
 
@@ -94,7 +94,7 @@ def bundle(pocket_bundle):
 
 
 def test_auto_takes_the_fastest_that_passes(machine, bundle):
-    loaded = load_session(bundle, Wanted(threads=3))
+    loaded = load_session(bundle, Wanted(resources=Resources(threads=3)))
     assert (loaded.session.provider, loaded.session.precision, loaded.session.threads) == (OPENVINO, "int8", 3)
     assert loaded.gate.flips == 0
     assert loaded.gate.pairs == 20

@@ -1,7 +1,12 @@
 """How ONNX Runtime's providers are set up."""
 
+import onnxruntime as ort
+import pytest
+
 from service.bundle.layout import GRAPH_INPUTS
-from service.engine.onnx_options import Shapes, tensorrt_options
+from service.engine.onnx_options import Shapes, cuda_options, tensorrt_options
+from service.engine.providers import PROVIDERS
+from service.engine.session import ProviderError, Resources
 
 
 def test_tensorrt_has_an_explicit_range_for_every_input():
@@ -22,3 +27,22 @@ def test_tensorrt_has_room_for_what_shapes_are_rounded_up_to():
     assert most["input_ids"] == "5056"
     assert most["query_index_0"].split("x")[1] == "104"
     assert most["key_index_0"].split("x")[1] == "1152"
+
+
+def test_the_memory_of_a_gpu_is_bounded_where_asked_for():
+    assert cuda_options(512)["gpu_mem_limit"] == str(512 * 2**20)
+    assert "gpu_mem_limit" not in cuda_options()
+    assert cuda_options(512)["use_tf32"] == cuda_options()["use_tf32"] == "0"
+
+
+def test_the_setting_reaches_the_runtime(pocket_bundle, monkeypatch):
+    given = {}
+
+    def load(path, settings, providers):
+        given.update(dict(providers))
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(ort, "InferenceSession", load)
+    with pytest.raises(ProviderError, match="enough"):
+        PROVIDERS["cuda"].open(pocket_bundle, "fp32", Resources(gpu_memory_mb=512))
+    assert given["CUDAExecutionProvider"]["gpu_mem_limit"] == str(512 * 2**20)

@@ -14,7 +14,7 @@ from service.bundle.manifest import MODEL_NAME
 from service.bundle.reader import BundleError, read_bundle
 from service.engine.onnx_session import read_placement
 from service.engine.providers import PROVIDERS
-from service.engine.session import EngineError, OutOfMemoryError, ProviderError
+from service.engine.session import EngineError, OutOfMemoryError, ProviderError, Resources
 from service.engine.shapes import rounded
 from tests.pocket import pocket_reward, reseal
 
@@ -24,7 +24,7 @@ def layout_of(*sequences, family=Family.CAUSAL):
 
 
 def test_it_scores(pocket_bundle):
-    session = PROVIDERS["cpu"].open(pocket_bundle, "fp32", 1, 4096)
+    session = PROVIDERS["cpu"].open(pocket_bundle, "fp32", Resources())
     assert (session.provider, session.precision) == ("CPUExecutionProvider", "fp32")
     assert set(session.placement.nodes) == {"CPUExecutionProvider"}
     sequences = [[97, 98, 99], [97, 98], [100] * 20]
@@ -36,18 +36,18 @@ def test_it_scores(pocket_bundle):
 
 
 def test_only_a_gpu_gets_few_shapes(pocket_bundle):
-    session = PROVIDERS["cpu"].open(pocket_bundle, "fp32", 1, 4096)
+    session = PROVIDERS["cpu"].open(pocket_bundle, "fp32", Resources())
     layout = layout_of([97] * 37, [98] * 50)
     assert session.shaped(layout) is layout
     session.provider = "CUDAExecutionProvider"
     assert len(session.shaped(layout).input_ids) == rounded(87) > 87
-    assert session.run(layout) == pytest.approx(PROVIDERS["cpu"].open(pocket_bundle, "fp32", 1, 4096).run(layout))
+    assert session.run(layout) == pytest.approx(PROVIDERS["cpu"].open(pocket_bundle, "fp32", Resources()).run(layout))
 
 
 def test_nothing_of_the_placement_check_stays_on_disk(pocket_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    PROVIDERS["cpu"].open(pocket_bundle, "fp32", 1, 4096)
+    PROVIDERS["cpu"].open(pocket_bundle, "fp32", Resources())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -58,7 +58,7 @@ def test_a_provider_that_the_runtime_falls_back_from(pocket_bundle, monkeypatch)
         ort, "InferenceSession", lambda path, options, providers: load(path, options, ["CPUExecutionProvider"])
     )
     with pytest.raises(ProviderError, match="asked for CUDAExecutionProvider, but ONNX Runtime runs CPU"):
-        PROVIDERS["cuda"].open(pocket_bundle, "fp32", 1, 4096)
+        PROVIDERS["cuda"].open(pocket_bundle, "fp32", Resources())
 
 
 def test_a_graph_that_is_left_to_another_provider(tmp_path):
@@ -78,16 +78,16 @@ def test_a_broken_graph(pocket_bundle, tmp_path):
     onnx.save(model, folder / MODEL_NAME)
     reseal(folder)
     with pytest.raises(BundleError, match=r"model\.onnx: ONNX Runtime cannot load it"):
-        PROVIDERS["cpu"].open(read_bundle(folder), "fp32", 1, 4096)
+        PROVIDERS["cpu"].open(read_bundle(folder), "fp32", Resources())
 
 
 def test_a_graph_that_is_gone(pocket_bundle, tmp_path):
     with pytest.raises(BundleError, match="cannot load it"):
-        PROVIDERS["cpu"].open(replace(pocket_bundle, folder=tmp_path), "fp32", 1, 4096)
+        PROVIDERS["cpu"].open(replace(pocket_bundle, folder=tmp_path), "fp32", Resources())
 
 
 def test_a_batch_that_fails(pocket_bundle):
-    session = PROVIDERS["cpu"].open(pocket_bundle, "fp32", 1, 4096)
+    session = PROVIDERS["cpu"].open(pocket_bundle, "fp32", Resources())
     layout = layout_of([97, 98])
     broken = replace(layout, input_ids=np.array([10**6, 10**6]))
     with pytest.raises(EngineError, match="failed on a batch of 2 tokens"):
@@ -105,7 +105,7 @@ def test_a_batch_that_fails(pocket_bundle):
     ],
 )
 def test_a_lack_of_memory_is_told_apart(pocket_bundle, monkeypatch, message, kind):
-    session = PROVIDERS["cpu"].open(pocket_bundle, "fp32", 1, 4096)
+    session = PROVIDERS["cpu"].open(pocket_bundle, "fp32", Resources())
 
     class Failing:
         def run(self, *_):

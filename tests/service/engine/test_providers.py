@@ -10,7 +10,7 @@ import pytest
 
 from service.engine import cpus, providers
 from service.engine.providers import PROVIDERS, candidates
-from service.engine.session import ProviderError
+from service.engine.session import ProviderError, Resources
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_every_extra_is_one_of_this_package():
 def test_a_broken_installation_is_told_in_one_line(pocket_bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "service.engine.openvino_session", None)
     with pytest.raises(ProviderError, match="OpenVINO is installed and cannot be imported"):
-        PROVIDERS["openvino"].open(pocket_bundle, "fp32", 1, 4096)
+        PROVIDERS["openvino"].open(pocket_bundle, "fp32", Resources())
 
 
 @pytest.mark.parametrize(

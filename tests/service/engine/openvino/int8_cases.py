@@ -14,7 +14,7 @@ from openvino import opset13
 from service.engine.int8 import group_size, quantise_weights, rounded
 from service.engine.openvino_session import compile_graph
 from service.engine.providers import PROVIDERS
-from service.engine.session import ProviderError
+from service.engine.session import ProviderError, Resources
 
 
 @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 40), st.sampled_from([0, 1]), st.floats(1e-20, 1e20))
@@ -131,4 +131,4 @@ def test_what_is_no_number_would_be_rounded_to_one(layers):
 
 def test_a_graph_without_layers_to_round(pocket_bundle):
     with pytest.raises(ProviderError, match="no linear layers in a form"):
-        PROVIDERS["openvino"].open(pocket_bundle, "int8", 1, 4096)
+        PROVIDERS["openvino"].open(pocket_bundle, "int8", Resources())

@@ -13,7 +13,7 @@ from service.bundle.layout import Family, plan_layout
 from service.bundle.manifest import MODEL_NAME
 from service.bundle.reader import read_bundle
 from service.engine.providers import PROVIDERS
-from service.engine.session import EngineError, OutOfMemoryError, ProviderError
+from service.engine.session import EngineError, OutOfMemoryError, ProviderError, Resources
 from service.engine.shapes import rounded
 from tests.pocket import pocket_reward, reseal
 
@@ -22,7 +22,7 @@ BOUND = {"fp32": 1e-5, "bf16": 0.1}
 
 
 def opened(bundle, precision="fp32"):
-    return PROVIDERS["openvino"].open(bundle, precision, 1, 4096)
+    return PROVIDERS["openvino"].open(bundle, precision, Resources())
 
 
 @pytest.fixture(scope="module", params=BOUND)

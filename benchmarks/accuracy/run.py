@@ -35,7 +35,7 @@ WELL_CALIBRATED = 0.03
 RECIPES = {
     "convarg": "minilm-convarg",
     "convarg_debates": "minilm-convarg",
-    "ethics": "minilm-ethics",
+    "ethics": "smollm2-ethics",
     "responses": "minilm-responses",
 }
 

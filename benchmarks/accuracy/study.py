@@ -73,14 +73,13 @@ STUDIES: dict[str, tuple[str, dict[str, Variant]]] = {
             **LABELS,
         },
     ),
-    "minilm-ethics": (
+    "smollm2-ethics": (
         "ethics_development",
         {
             **RATES,
-            **{f"epochs {epochs}": optimiser(epochs=epochs) for epochs in (2, 6)},
-            "16 pairs a step": optimiser(batch_elements=16),
-            "frozen layers 2": model(frozen_layers=2),
-            "pooled at the first token": model(pooling="first"),
+            "epochs 2": optimiser(epochs=2),
+            "32 pairs a step": optimiser(batch_elements=32),
+            "frozen layers 10": model(frozen_layers=10),
             "ensemble of 5": model(ensemble=5),
         },
     ),

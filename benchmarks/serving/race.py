@@ -9,7 +9,7 @@ anew for each round. Every score is checked; where a peer computes our function,
 import argparse
 import contextlib
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,12 @@ import numpy as np
 from benchmarks.result import Result, Target, refuse_uncommitted
 from benchmarks.serving.arms import Arm, started
 from benchmarks.serving.closed_loop import Loop, run_loop
-from benchmarks.serving.models import MAX_TOKENS
-from benchmarks.serving.options import add_options, assay_of
+from benchmarks.serving.options import add_options, add_peer_options, peers_of, workloads_of
 from benchmarks.serving.peers.assay import Assay
 from benchmarks.serving.peers.base import Peer
-from benchmarks.serving.peers.registry import PEERS, peers_for
 from benchmarks.serving.spreads import percentiles, ratios, spread, written
 from benchmarks.serving.work import Work
-from benchmarks.serving.workloads import WORKLOADS, fitting
+from benchmarks.serving.workloads import WORKLOADS
 from training.evaluation.metrics import spearman
 
 SEED = 0
@@ -148,18 +146,13 @@ def main() -> None:
     """Run and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
-    parser.add_argument("--workloads", nargs="*", choices=list(WORKLOADS), help="default: all that fit the model")
+    add_peer_options(parser)
     parser.add_argument("--rounds", type=int, help="default: 7, quick 3")
-    parser.add_argument("--precisions", nargs="+", help="of Assay's server: an arm for each (default: --precision)")
     arguments = parser.parse_args()
     refuse_uncommitted(arguments.quick)
-    assay = assay_of(arguments)
-    assays = [replace(assay, precision=precision) for precision in arguments.precisions or [assay.precision]]
-    peers = peers_for(arguments.peers, *assays)
-    workloads = arguments.workloads or fitting(MAX_TOKENS[arguments.model])
-    result = run(arguments.quick, arguments.model, peers, workloads, arguments.rounds)
-    result.publish()
+    run(
+        arguments.quick, arguments.model, peers_of(arguments), workloads_of(arguments), arguments.rounds
+    ).publish()  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from service.bundle.layout import BlockGroup, Layout
 
 _STEPS: Final = 8
 """Sizes of the grid from one power of two to the next, beginning with 16; all below are on it."""
-_LARGEST_STEP: Final = 64
+_LARGEST_STEP: Final = 32
 """In tokens, queries or keys: what is added to a large batch must not cost more than a new shape."""
 _BLOCKS: Final = 2
 """The largest step in blocks, of which each is a hundred queries."""

@@ -202,6 +202,19 @@ class Metrics:
             # The bounds are the model's own, so that its buckets must not be added to another's.
             self.score = BulkHistogram("assay_score", "Raw scores.", bounds, self.registry, {"revision": revision})
 
+    def observe_batch(
+        self, *, items: int, tokens: int, shared_tokens: int, padded_tokens: int, cells: int, padded_cells: int
+    ) -> None:
+        """Count a batch that ran: distinct tokens, those spared by sharing and those added; cells with those added."""
+        self.engine_batches.inc()
+        self.engine_progress.set_to_current_time()
+        self.batch_samples.observe(items)
+        self.batch_tokens.observe(tokens)
+        for kind, count in (("real", tokens), ("shared", shared_tokens), ("padding", padded_tokens)):
+            self.tokens.labels(kind).inc(count)
+        for kind, count in (("needed", cells - padded_cells), ("padding", padded_cells)):
+            self.attention_cells.labels(kind).inc(count)
+
     def watch_bodies(self, held: Callable[[], int]) -> None:
         """Read at scrape time how many bytes of bodies are held."""
         self.bodies_held.set_function(lambda: float(held()))

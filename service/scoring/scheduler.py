@@ -4,8 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -20,60 +19,16 @@ from service.scoring.cache import HeadScores, ScoreCache
 from service.scoring.cost import Attention, CostModel
 from service.scoring.deterministic import RequestPicker
 from service.scoring.errors import DeadlineExceededError, EngineFailedError
+from service.scoring.flights import Flight, Pending, Scored
 from service.scoring.pace import Pace
 from service.scoring.picking import Picker
 from service.scoring.prefixes import Sequences, forest_tokens
-from service.scoring.waiting import WaitingItem, WaitingLine, Work
+from service.scoring.waiting import WaitingLine, Work
 
 _TIMERS_EARLY = 0.005
 """Seconds by which the event loop's timer of a deadline may run before the deadline: it counts whole milliseconds."""
 _BATCHES_AHEAD = 2
 """One batch runs and one is ready behind it, so that the runner never waits for a plan."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What became of one request.
-
-    Attributes:
-        rows: of each item, in the caller's order, the raw scores of all heads, the reward first; NaN and infinities
-            are passed on as they are.
-        queue_seconds: from admission to the start of the first batch.
-        infer_seconds: sum of the run times of the batches that held its items.
-        computed_tokens: tokens computed for it: a prefix shared within the request counts once, and an item that
-            another request had already brought not at all.
-    """
-
-    rows: list[HeadScores]
-    queue_seconds: float
-    infer_seconds: float
-    computed_tokens: int
-
-
-@dataclass(eq=False)
-class _Pending:
-    """A request between admission and result; scores by the key of the item."""
-
-    work: Work
-    future: "asyncio.Future[None]"
-    rows: dict[bytes, HeadScores] = field(default_factory=dict)
-    started: float | None = None
-    infer_seconds: float = 0.0
-
-
-@dataclass(eq=False)
-class _Flight:
-    """A batch between the line and its end.
-
-    Attributes:
-        submitted: what the runner will fulfil, None while the batch is being planned.
-        given_up: everybody who waited for it has left before it ran.
-    """
-
-    batch: Batch
-    items: list[WaitingItem]
-    submitted: "Future[BatchResult] | None" = None
-    given_up: bool = False
 
 
 class Scheduler:
@@ -120,8 +75,8 @@ class Scheduler:
         self._requests = itertools.count()
         # A thread of its own: a plan must not wait behind texts that are being tokenized while the runner idles.
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="assay-plan")
-        self._pending: dict[Work, _Pending] = {}
-        self._flights: dict[_Flight, asyncio.Task[None]] = {}
+        self._pending: dict[Work, Pending] = {}
+        self._flights: dict[Flight, asyncio.Task[None]] = {}
         self._peak = Peak(clock)
         metrics.watch_queue(self._gauges, limits.queue_items)
 
@@ -163,10 +118,10 @@ class Scheduler:
         self._metrics.tokens.labels("shared").inc(sequences.input_tokens - sum(map(len, fresh)))
         return Scored([known[key] for key in sequences.keys], queue_seconds, infer_seconds, tokens)
 
-    async def _wait_for(self, sequences: Mapping[bytes, IntArray], now: float, deadline: float | None) -> _Pending:
+    async def _wait_for(self, sequences: Mapping[bytes, IntArray], now: float, deadline: float | None) -> Pending:
         """Have sequences scored; raises as `run` does, once the request has left the line."""
         work = self._line.join(sequences, now, deadline, self._pace.model)
-        pending = self._pending[work] = _Pending(work, asyncio.get_running_loop().create_future())
+        pending = self._pending[work] = Pending(work, asyncio.get_running_loop().create_future())
         try:
             self.admission.check_time(work, sum(flight.batch.seconds for flight in self._flights), now)
             self._peak.see(self.admission.items + self._line.running)
@@ -210,15 +165,15 @@ class Scheduler:
                 self._fail(work, DeadlineExceededError("the time for this request was up while it waited"))
             if not batch:
                 return
-            flight = _Flight(batch, self._line.take(batch.sequences))
+            flight = Flight(batch, self._line.take(batch.sequences))
             self._flights[flight] = asyncio.get_running_loop().create_task(self._fly(flight))
 
-    async def _fly(self, flight: _Flight) -> None:
+    async def _fly(self, flight: Flight) -> None:
         await self._score(flight, may_split=not self._deterministic)
         del self._flights[flight]
         self._pump()
 
-    async def _score(self, flight: _Flight, may_split: bool) -> None:
+    async def _score(self, flight: Flight, may_split: bool) -> None:
         """Run a batch; one that failed is tried again in two halves, which then fail alone."""
         try:
             layout = await asyncio.get_running_loop().run_in_executor(self._planner, self._plan, flight.batch)
@@ -239,7 +194,7 @@ class Scheduler:
                 return
             items = iter(flight.items)
             for batch in flight.batch.halves():
-                half = _Flight(batch, list(itertools.islice(items, len(batch))))
+                half = Flight(batch, list(itertools.islice(items, len(batch))))
                 if any(item.waiters for item in half.items):
                     await self._score(half, may_split=False)
                 else:  # all who waited have left, or were told that the engine is gone
@@ -251,12 +206,12 @@ class Scheduler:
         _ = layout.padded_cells  # counted here, and kept, so that the event loop need not
         return layout
 
-    def _land(self, flight: _Flight, layout: Layout, result: BatchResult) -> None:
+    def _land(self, flight: Flight, layout: Layout, result: BatchResult) -> None:
         rows = map(tuple, result.rewards.astype(np.float64).tolist())
         self._line.finish(flight.items)
         seconds = result.ended - result.started
         self._measure(flight.batch, layout, seconds)
-        waited: dict[_Pending, None] = {}
+        waited: dict[Pending, None] = {}
         for item, row in zip(flight.items, rows, strict=True):
             if self._cache is not None:
                 self._cache.put(item.key, row)
@@ -270,7 +225,7 @@ class Scheduler:
             if len(pending.rows) == len(pending.work.items) and not pending.future.done():
                 pending.future.set_result(None)
 
-    def _crash(self, flight: _Flight, error: Exception) -> None:
+    def _crash(self, flight: Flight, error: Exception) -> None:
         self._line.finish(flight.items)
         for work in {work: None for item in flight.items for work in item.waiters}:
             self._line.drop(work)  # its other items must not be computed for nothing
@@ -291,19 +246,16 @@ class Scheduler:
                 self._line.finish(flight.items)  # whoever asks for one of them now must not wait for this batch
 
     def _measure(self, batch: Batch, layout: Layout, seconds: float) -> None:
-        metrics = self._metrics
-        metrics.engine_batches.inc()
-        metrics.engine_progress.set_to_current_time()
-        metrics.batch_samples.observe(len(batch))
-        metrics.batch_tokens.observe(layout.tokens)
-        metrics.tokens.labels("real").inc(layout.tokens)
-        metrics.tokens.labels("padding").inc(layout.padded_tokens)
-        metrics.tokens.labels("shared").inc(sum(map(len, batch.sequences.values())) - layout.tokens)
-        padded = layout.padded_cells
-        metrics.attention_cells.labels("needed").inc(layout.cells - padded)
-        metrics.attention_cells.labels("padding").inc(padded)
+        self._metrics.observe_batch(
+            items=len(batch),
+            tokens=layout.tokens,
+            shared_tokens=sum(map(len, batch.sequences.values())) - layout.tokens,
+            padded_tokens=layout.padded_tokens,
+            cells=layout.cells,
+            padded_cells=layout.padded_cells,
+        )
         self._pace.learn(batch.tokens, batch.cells, seconds)
-        metrics.cost_scale.set(self._pace.scale)
+        self._metrics.cost_scale.set(self._pace.scale)
 
     def _gauges(self) -> tuple[int, int, float, int, float, float]:
         line, oldest = self._line, self._line.oldest

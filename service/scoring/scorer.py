@@ -32,9 +32,10 @@ from service.scoring.errors import (
     TooManyTokensError,
     UnrenderablePromptError,
 )
+from service.scoring.flights import Scored
 from service.scoring.items import AnyItem, Item, Whole
 from service.scoring.prefixes import Sequences
-from service.scoring.scheduler import Scheduler, Scored
+from service.scoring.scheduler import Scheduler
 
 
 @dataclass(frozen=True)

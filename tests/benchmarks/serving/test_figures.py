@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from benchmarks.serving import race, soak
+from benchmarks.serving import latency, race, soak
 from benchmarks.serving.engine_alone import batches
-from benchmarks.serving.open_loop import parse_summary
+from benchmarks.serving.open_loop import OpenLoop, parse_summary
 from benchmarks.serving.spreads import percentiles, ratios, slope, spread, written
 
 
@@ -43,6 +43,25 @@ def test_summary_of_k6():
     assert (found.p50, found.p99, found.most) == (2.5, 5, 6)
     metrics["dropped_iterations"] = {"type": "counter", "values": {"count": 7, "rate": 0.1}}
     assert parse_summary(2.0, {"metrics": metrics}).dropped == 7
+
+
+def loop(p99: float, failed: int = 0, dropped: int = 0) -> OpenLoop:
+    return OpenLoop(1.0, 100, failed, dropped, 1.0, 2.0, 3.0, p99, p99)
+
+
+def test_latency_is_compared_round_by_round_with_every_peer():
+    found = {"ours": [loop(10), loop(100)], "slow": [loop(20), loop(300)], "quick": [loop(5), loop(60)]}
+    quick, slow = latency.compared("minilm, pairs", found, ["ours"])
+    assert (slow.figure, slow.held) == ("2.50x (2.00 to 3.00), 0 failed", True)
+    assert (quick.figure, quick.held) == ("0.55x (0.50 to 0.60), 0 failed", False)
+
+
+@pytest.mark.parametrize("lost", [{"failed": 1}, {"dropped": 1}])
+def test_a_server_that_loses_requests_is_not_the_quicker_one(lost):
+    (target,) = latency.compared("", {"ours": [loop(10, **lost)], "slow": [loop(20)]}, ["ours"])
+    assert not target.held
+    (target,) = latency.compared("", {"ours": [loop(10)], "slow": [loop(20, **lost)]}, ["ours"])
+    assert target.held
 
 
 def samples(growth: float, threads: int) -> list[soak.Sample]:

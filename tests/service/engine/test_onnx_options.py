@@ -24,9 +24,9 @@ def test_tensorrt_has_an_explicit_range_for_every_input():
 def test_tensorrt_has_room_for_what_shapes_are_rounded_up_to():
     options = tensorrt_options(Shapes(max_batch_tokens=5000, max_tokens=1000, block_queries=100))
     most = dict(part.split(":") for part in options["trt_profile_max_shapes"].split(","))
-    assert most["input_ids"] == "5056"
+    assert most["input_ids"] == "5024"
     assert most["query_index_0"].split("x")[1] == "104"
-    assert most["key_index_0"].split("x")[1] == "1152"
+    assert most["key_index_0"].split("x")[1] == "1120"
 
 
 def test_the_memory_of_a_gpu_is_bounded_where_asked_for():

@@ -21,7 +21,7 @@ def blocks(layout: Layout) -> list[int]:
 @given(st.integers(1, 10**6))
 def test_the_grid_is_above_by_an_eighth_at_most(size):
     assert size <= rounded(size) <= max(16, size * 9 / 8)
-    assert rounded(size) - size < 64
+    assert rounded(size) - size < 32
     assert rounded(rounded(size)) == rounded(size)
     assert rounded(size) <= rounded(size + 1)
 

@@ -1,0 +1,55 @@
+"""What is kept of a request between admission and reply, and of a batch between the line and its end."""
+
+import asyncio
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from service.engine.runner import BatchResult
+from service.scoring.batch import Batch
+from service.scoring.cache import HeadScores
+from service.scoring.waiting import WaitingItem, Work
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What became of one request.
+
+    Attributes:
+        rows: of each item, in the caller's order, the raw scores of all heads, the reward first; NaN and infinities
+            are passed on as they are.
+        queue_seconds: from admission to the start of the first batch.
+        infer_seconds: sum of the run times of the batches that held its items.
+        computed_tokens: tokens computed for it: a prefix shared within the request counts once, and an item that
+            another request had already brought not at all.
+    """
+
+    rows: list[HeadScores]
+    queue_seconds: float
+    infer_seconds: float
+    computed_tokens: int
+
+
+@dataclass(eq=False)
+class Pending:
+    """A request between admission and result; scores by the key of the item."""
+
+    work: Work
+    future: "asyncio.Future[None]"
+    rows: dict[bytes, HeadScores] = field(default_factory=dict)
+    started: float | None = None
+    infer_seconds: float = 0.0
+
+
+@dataclass(eq=False)
+class Flight:
+    """A batch between the line and its end.
+
+    Attributes:
+        submitted: what the runner will fulfil, None while the batch is being planned.
+        given_up: everybody who waited for it has left before it ran.
+    """
+
+    batch: Batch
+    items: list[WaitingItem]
+    submitted: "Future[BatchResult] | None" = None
+    given_up: bool = False

@@ -188,13 +188,14 @@ _STARTED_AT = commit()
 
 
 def _machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    first, _, _ = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")
+    about = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    flags = about.get("flags", "").split()
     return {
-        "processor": model,
+        "processor": about.get("model name", platform.machine()),
+        # A virtual machine may tell no more than the maker's name.
+        "family": about.get("cpu family"),
+        "model": about.get("model"),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "amx": "amx_bf16" in flags,

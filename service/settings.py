@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1)
     """Threads of one operator. Default: the CPUs that affinity and cgroup allow."""
     gpu_memory_mb: int | None = Field(None, ge=64)
-    """MiB of the GPU's memory for weights and batches, beside some hundred of CUDA's own. Default: all."""
+    """With CUDA: MiB of the GPU's memory for weights and batches, beside some hundred of its own. Default: all."""
     tokenizer_threads: int = Field(2, ge=1, le=64)
     """Threads that tokenize."""
     max_batch_tokens: int = Field(4096, ge=1)
@@ -216,6 +216,8 @@ class Settings(BaseSettings):
             raise ValueError("tls_certificate and tls_key go together: give both, or neither")
         if self.operations_port and self.operations_port == self.port:
             raise ValueError(f"operations_port and port are both {self.port}")
+        if self.gpu_memory_mb and self.provider not in ("auto", "cuda"):
+            raise ValueError(f"gpu_memory_mb is for the provider cuda, and {self.provider} would not keep to it")
         if self.queue_items < self.max_items:
             raise ValueError(
                 f"queue_items ({self.queue_items}) is below max_items ({self.max_items}): "

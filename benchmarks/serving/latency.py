@@ -28,9 +28,9 @@ SECONDS, QUICK_SECONDS = 60, 20
 ROUNDS, QUICK_ROUNDS = 3, 1
 
 
-def rate_for(name: str, work: Work, arms: list[Arm], quick: bool) -> float:
+def rate_for(name: str, work: Work, arms: list[Arm]) -> float:
     """Requests a second that all can take."""
-    (requests,) = work.rounds(name, SEED, 1, quick)
+    (requests,) = work.rounds(name, SEED, 1, True)
     rates = []
     for arm in arms:
         with arm.turn():
@@ -39,11 +39,12 @@ def rate_for(name: str, work: Work, arms: list[Arm], quick: bool) -> float:
     return LOAD * min(rates)
 
 
-def fresh(name: str, work: Work, round_number: int, count: int) -> Round:
-    """At least `count` requests that no other round has."""
+def fresh(name: str, work: Work, rounds: int, count: int) -> list[Round]:
+    """At least `count` requests for each round, none of them twice, and none of those that the rate was found with."""
     size = WORKLOADS[name].round_size(True)
-    parts = work.rounds(name, SEED + 1 + round_number, -(-count // size), True)
-    return [items for part in parts for items in part]
+    each = -(-count // size)
+    parts = work.rounds(name, SEED, 1 + rounds * each, True)[1:]
+    return [[items for part in parts[at : at + each] for items in part] for at in range(0, len(parts), each)]
 
 
 def measure(name: str, work: Work, arms: list[Arm], rate: float, quick: bool) -> dict[str, list[OpenLoop]]:
@@ -51,8 +52,7 @@ def measure(name: str, work: Work, arms: list[Arm], rate: float, quick: bool) ->
     seconds, rounds = (QUICK_SECONDS, QUICK_ROUNDS) if quick else (SECONDS, ROUNDS)
     order = random.Random(SEED)
     found: dict[str, list[OpenLoop]] = {arm.peer.label: [] for arm in arms}
-    for number in range(rounds):
-        requests = fresh(name, work, number, int(rate * seconds) + 1)
+    for number, requests in enumerate(fresh(name, work, rounds, int(rate * seconds) + 1)):
         for arm in order.sample(arms, len(arms)):
             with arm.turn():
                 loop = run_open_loop(arm, requests, rate, seconds)
@@ -77,7 +77,7 @@ def run(quick: bool, model: str, peers: list[Peer], workloads: list[str]) -> Res
         arms = [running.enter_context(started(peer, work.model)) for peer in peers if peer.serves(work.model)]
         ours = [arm.peer.label for arm in arms if isinstance(arm.peer, Assay)]
         for name in workloads:
-            rate = rate_for(name, work, arms, quick)
+            rate = rate_for(name, work, arms)
             found = measure(name, work, arms, rate, quick)
             figures["workloads"][name] = {
                 "requests_per_second": rate,

@@ -5,7 +5,7 @@ of -127 to 127. The runtime finds these constants behind a conversion and a prod
 the activations of every token in groups of consecutive features, so that a score depends on no other token's size.
 
 An activation that is no number, or infinite, would be rounded to one, and a reward be invented. So a graph is refused
-where there might be one: where a weight is not finite or so large that a layer could overflow.
+where there might be one: where a constant is not finite, or a weight so large that a layer could overflow.
 """
 
 from collections.abc import Iterable
@@ -22,9 +22,12 @@ from service.engine.session import LEAST_SIDE
 _STEP, _MOST = 32, 64
 """Sizes of groups that the runtime's kernels take. Shorter ones are rounded less, and 64 are as fast as any here."""
 _LARGEST_WEIGHT: Final = 1024.0
-"""What a layer reads was normalised: at most the root of its width, times a weight, plus one. With none larger than
-this, a product of two linear layers of such (queries and keys; a gate and what it lets through), and a third layer over
-it, stay below 1e33 at a width of 16,384, and float32 and bfloat16 end at 3e38. Trained ones are below 10, mostly."""
+"""What a norm gives is at most the root of its width, times a weight, plus one. With none larger than this and a width
+of 16,384, a linear layer over it stays below 1e13, a product of two such (queries and keys; a gate and what it lets
+through) below 1e28, and a layer over that below 1e33; float32 and bfloat16 end at 3e38. Where layers read the residual
+itself, it is the sum of such branches, each normalised: some hundred times more. Trained weights are below 10, mostly,
+so that all this is far away."""
+_BRANCHES: Final = ("If", "Loop", "TensorIterator")
 
 
 def quantise_weights(model: ov.Model) -> list[int]:
@@ -34,7 +37,7 @@ def quantise_weights(model: ov.Model) -> list[int]:
         The inner dimension of every product that was changed.
 
     Raises:
-        ValueError: a weight, of whatever operator, is not finite or too large.
+        ValueError: a constant is not finite, a weight, of whatever operator, too large, or a part of the graph hidden.
     """
     products = [operator for operator in model.get_ops() if _is_linear(operator)]
     if products:
@@ -60,16 +63,19 @@ def _is_linear(operator: ov.Node) -> bool:
 
 
 def _refuse_overflow(model: ov.Model) -> None:
-    constants = [operator for operator in model.get_ops() if operator.get_type_name() == "Constant"]
-    for constant in constants:
-        # A single number is no weight: what stands for minus infinity in a mask is the largest there is.
-        if constant.get_element_type() != ov.Type.f32 or constant.data.size < 2:
+    for operator in model.get_ops():
+        kind, name = operator.get_type_name(), operator.get_friendly_name()
+        if kind in _BRANCHES:
+            raise ValueError(f"{name} has a graph within, whose weights are not looked at")
+        if kind != "Constant" or not operator.get_element_type().is_real() or not operator.data.size:
             continue
-        most = float(np.abs(constant.data).max())
-        if not most <= _LARGEST_WEIGHT:
+        values = operator.data
+        most = float(max(values.max(), -values.min()))
+        # A single number is no weight: what stands for minus infinity in a mask is the largest there is.
+        if not np.isfinite(most) or (values.size > 1 and most > _LARGEST_WEIGHT):
             raise ValueError(
-                f"weights {constant.get_friendly_name()} have the magnitude {most:g}, and above {_LARGEST_WEIGHT:g} "
-                "a sum might overflow, which integers would hide"
+                f"weights {name} have the magnitude {most:g}, and above {_LARGEST_WEIGHT:g} a sum might overflow, "
+                "which integers would hide"
             )
 
 

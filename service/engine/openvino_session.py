@@ -70,7 +70,7 @@ def compile_graph(path: Path, precision: str, threads: int) -> ov.CompiledModel:
         threads: threads of one operator.
 
     Raises:
-        ValueError: in int8, there is nothing to be put in integers, or a weight is no number.
+        ValueError: in int8, there is nothing to be put in integers, or something might overflow.
         RuntimeError: OpenVINO refuses the graph.
     """
     core = ov.Core()

@@ -1,8 +1,7 @@
 """Batches in few shapes, for runtimes that prepare their kernels for every shape they meet: no two batches are alike.
 
 Sizes are rounded up to the next of a grid, so that kernels are found again. What is added belongs to no sequence, is
-seen by no token and is read by nobody. It costs some percent of computing, and a new shape costs more: see
-`benchmarks/serving/shapes.py`.
+seen by no token and is read by nobody. What it costs and gains, `benchmarks/serving/shapes.py` measures.
 """
 
 from dataclasses import replace
@@ -31,39 +30,47 @@ def rounded(size: int, largest_step: int = _LARGEST_STEP) -> int:
 
 def in_few_shapes(layout: Layout) -> Layout:
     """The same scores from arrays whose sizes are on the grid; but N, which costs next to nothing, stays as it is."""
-    groups = tuple(map(_rounded_group, layout.groups))
     size = len(layout.input_ids)
     more = rounded(size) - size
-    if not more and all(map(_same_shape, groups, layout.groups)):
+    if not more and all(_sizes(group) == _rounded_sizes(group) for group in layout.groups):
         return layout
-    # A filler is the first token once more, so that it is finite where that is.
+    groups = tuple(map(_rounded_group, layout.groups))
+    rows = _moved(layout, groups)
+    # A filler is the first token once more, all the way, so that it is finite where that is.
     return replace(
         layout,
         input_ids=np.pad(layout.input_ids, (0, more), constant_values=layout.input_ids[0]),
-        position_ids=np.pad(layout.position_ids, (0, more)),
+        position_ids=np.pad(layout.position_ids, (0, more), constant_values=layout.position_ids[0]),
         seen_from=np.pad(layout.seen_from, (0, more)),
         seen_to=np.pad(layout.seen_to, (0, more)),
-        unblock_index=np.pad(_moved(layout, groups), (0, more)),
+        unblock_index=np.pad(rows, (0, more), constant_values=rows[0]),
         groups=groups,
         filler=layout.filler + more,
     )
 
 
+def _sizes(group: BlockGroup) -> tuple[int, int, int]:
+    """Blocks, queries and keys."""
+    return (*group.query_index.shape, group.key_index.shape[1])
+
+
+def _rounded_sizes(group: BlockGroup) -> tuple[int, int, int]:
+    blocks, queries, keys = _sizes(group)
+    return rounded(blocks, _BLOCKS), rounded(queries), rounded(keys)
+
+
 def _rounded_group(group: BlockGroup) -> BlockGroup:
-    blocks, queries, keys = (*group.query_index.shape, group.key_index.shape[1])
-    more = rounded(blocks, _BLOCKS) - blocks
-    width = ((0, more), (0, rounded(keys) - keys))
+    more_blocks, more_queries, more_keys = (
+        new - old for new, old in zip(_rounded_sizes(group), _sizes(group), strict=True)
+    )
+    width = ((0, more_blocks), (0, more_keys))
     key_valid = np.pad(group.key_valid, width)
-    key_valid[blocks:, 0] = True  # a softmax over nothing is NaN
+    key_valid[len(group.key_valid) :, 0] = True  # a softmax over nothing is NaN
     return BlockGroup(
-        query_index=np.pad(group.query_index, ((0, more), (0, rounded(queries) - queries))),
+        query_index=np.pad(group.query_index, ((0, more_blocks), (0, more_queries))),
         key_index=np.pad(group.key_index, width),
         key_valid=key_valid,
     )
-
-
-def _same_shape(a: BlockGroup, b: BlockGroup) -> bool:
-    return a.query_index.shape == b.query_index.shape and a.key_index.shape == b.key_index.shape
 
 
 def _moved(layout: Layout, groups: tuple[BlockGroup, ...]) -> npt.NDArray[Any]:

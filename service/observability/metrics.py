@@ -88,7 +88,7 @@ class Metrics:
         self.batch_tokens = Histogram("assay_batch_tokens", "Tokens computed in a batch.", buckets=_TOKENS, registry=r)
         self.tokens = Counter(
             "assay_tokens",
-            "Tokens computed (real), spared by sharing or cache (shared); computed for none (padding).",
+            "Tokens computed (real), spared by sharing or cache (shared); added in attention or all else (padding).",
             ("kind",), registry=r,
         )  # fmt: skip
         self.attention_cells = Counter(

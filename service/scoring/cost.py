@@ -77,7 +77,8 @@ class Attention:
     """How much room a batch's attention takes, told from its tokens and its longest item before it is planned.
 
     Blocks are cut from consecutive tokens, whatever items they belong to; the keys of a block are at most the longest
-    path to it and the block itself. So this is what the layout stays below, by a quarter for items of one length.
+    path to it and the block itself. So this is what a planned layout stays below, by a quarter for items of one length;
+    one in few shapes (`service.engine.shapes`) may exceed it by a tenth.
 
     Attributes:
         block_queries: Q, the most queries in a block.

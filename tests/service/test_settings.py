@@ -62,6 +62,7 @@ def test_keys_that_no_header_could_carry(given):
         ({"receive_timeout_s": float("nan")}, "receive_timeout_s"),
         ({"drain_notice_s": float("inf")}, "drain_notice_s"),
         ({"provider": "CPU"}, "provider"),
+        ({"provider": "openvino", "gpu_memory_mb": 512}, "gpu_memory_mb is for the provider cuda"),
     ],
 )
 def test_impossible_values(given, says):

@@ -57,6 +57,10 @@ def test_every_token_sees_what_it_saw(data, queries, family):
         assert seen_by(shaped, token) == seen_by(layout, token)
         group, block, place = block_of(shaped, token)
         assert group.query_index[block, place] == token
+    for filler in range(layout.tokens, len(shaped.input_ids)):  # is the first token once more, in every layer
+        assert shaped.input_ids[filler] == layout.input_ids[0]
+        assert shaped.position_ids[filler] == layout.position_ids[0]
+        assert shaped.unblock_index[filler] == shaped.unblock_index[0]
 
 
 @given(BATCHES, st.integers(1, 40), FAMILIES)

@@ -8,11 +8,13 @@ import onnxruntime
 import pytest
 import torch
 
-from service.bundle.layout import Family, Pooling
+from service.bundle.layout import Family, Pooling, plan_layout
 from service.engine.half import half_precision
 from service.engine.onnx_session import CPU, open_graph
+from service.engine.shapes import in_few_shapes
 from tests.training.tiny import tiny_backbone, tiny_checkpoint
 from training.backbone import prepare
+from training.examples import layout_tensors
 from training.export.graph import ExportError, export_graph
 from training.export.parity import measure_parity, parity_cases
 from training.model import RewardModel
@@ -65,6 +67,24 @@ def test_in_half_precision_the_graph_scores_alike(tmp_path: Path, model_type: st
     cases = parity_cases(300, 200, seed=0, block_queries=16)
     parity = measure_parity(model, lambda arrays: session.run(None, dict(arrays))[0], cases, 16, "fp32")
     assert 0 < parity.max_error < 0.02
+
+
+@pytest.mark.parametrize(
+    ("model_type", "pooling"), [("llama", Pooling.LAST), ("bert", Pooling.MEAN), ("bert", Pooling.FIRST)]
+)
+def test_batches_in_few_shapes_score_alike(model_type: str, pooling: Pooling) -> None:
+    """As they are served on OpenVINO and on GPUs: whatever pools, nothing that was added to a batch is read."""
+    backbone = tiny_backbone(model_type)
+    prepare(backbone)
+    model = RewardModel(backbone, Family.CAUSAL if pooling is Pooling.LAST else Family.BIDIRECTIONAL, pooling).eval()
+    torch.nn.init.normal_(model.head.weight)
+    for name, sequences in parity_cases(300, 200, seed=0, block_queries=20).items():
+        layout = plan_layout(sequences, model.family, block_queries=20)
+        shaped = in_few_shapes(layout)
+        with torch.inference_mode():
+            right, scores = (model(**layout_tensors(one)) for one in (layout, shaped))
+        assert torch.allclose(scores, right, atol=1e-5), name
+    assert shaped.filler
 
 
 def test_what_cannot_be_exported_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,40 @@ def test_a_weight_that_could_make_an_activation_infinite(layers, tmp_path, place
     compile_graph(tmp_path / "model.onnx", "bf16", 1)
 
 
+def hidden_in(layers, tmp_path, scale, dtype):
+    """The graph, and a constant of another type or of one element between its layers."""
+    path, _ = layers
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(scale, dtype=dtype), "scale"))
+    nodes = list(model.graph.node)
+    nodes[1].output[0] = "b0"
+    cast = helper.make_node("Cast", ["scale"], ["scale32"], to=TensorProto.FLOAT)
+    nodes[2:2] = [cast, helper.make_node("Mul", ["b0", "scale32"], ["b"])]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [
+        ([np.nan], np.float32),
+        ([np.inf], np.float32),
+        ([1.0] * 63 + [np.nan], np.float16),
+        ([1.0] * 63 + [2e3], np.float64),
+    ],
+)
+def test_a_constant_of_any_type_and_size_that_could_break_an_activation(layers, tmp_path, scale, dtype):
+    with pytest.raises(ValueError, match="have the magnitude"):
+        compile_graph(hidden_in(layers, tmp_path, scale, dtype), "int8", 1)
+
+
+def test_a_single_large_number_is_no_weight(layers, tmp_path):
+    """It stands for minus infinity in a mask."""
+    compile_graph(hidden_in(layers, tmp_path, [1e30], np.float32), "int8", 1)
+
+
 def test_what_is_no_number_would_be_rounded_to_one(layers):
     """Why weights are refused; where the runtime learns to tell, they need not be any more."""
     path, _ = layers

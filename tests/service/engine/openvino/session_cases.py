@@ -54,7 +54,6 @@ def test_it_is_given_few_shapes(session):
     layout = plan_layout([np.full(37, 97), np.full(50, 98)], Family.CAUSAL, block_queries=20)
     shaped = session.shaped(layout)
     assert len(shaped.input_ids) == rounded(87) > 87
-    assert (session.run(shaped) == session.run(layout)).all()
     right = [pocket_reward([97] * 37, Family.CAUSAL), pocket_reward([98] * 50, Family.CAUSAL)]
     assert session.run(layout)[:, 0].tolist() == pytest.approx(right, abs=BOUND[session.precision])
 

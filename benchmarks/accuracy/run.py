@@ -23,6 +23,7 @@ from benchmarks.accuracy.cross_validation import cross_validate
 from benchmarks.accuracy.figures import Figures, Pooled, figures
 from benchmarks.accuracy.folds import FILES, PROTOCOLS, RESPONSES, ethics_repeated, seen_in_development
 from benchmarks.accuracy.percent import percent, points, with_interval
+from benchmarks.accuracy.study import optimiser
 from benchmarks.result import Result, Row, Target, refuse_uncommitted
 from training.data import public_sets
 from training.evaluation import metrics
@@ -41,7 +42,7 @@ RECIPES = {
 
 
 QUICK_FOLDS = {"convarg": (0, 8, 16, 24), "convarg_debates": (0, 8), "ethics": (0,), "responses": (0,)}
-QUICK_EPOCHS = {"ethics": 0.3}
+QUICKER = {"ethics": optimiser(epochs=0.3)}
 """Where a whole training would take longer than all else."""
 
 
@@ -49,10 +50,8 @@ def tested(part: str, seeds: int, quick: bool) -> Pooled:
     """The pairs of a protocol; quickly, on a few folds."""
     folds = QUICK_FOLDS[part] if quick else None
     recipe = read_recipe(RECIPES[part])
-    if quick and part in QUICK_EPOCHS:
-        recipe = recipe.model_copy(
-            update={"optimiser": recipe.optimiser.model_copy(update={"epochs": QUICK_EPOCHS[part]})}
-        )
+    if quick and part in QUICKER:
+        recipe = QUICKER[part].of(recipe)
     return Pooled.of(cross_validate(part, recipe, range(seeds), folds))
 
 

@@ -46,11 +46,6 @@ def _shared(before: IntArray, after: IntArray) -> int:
     return int(different[0]) if len(different) else shorter
 
 
-def open_engine(bundle: Bundle, settings: dict[str, Any]) -> Callable[[Layout], Any]:
-    """The session that the server would use, with the same settings."""
-    return load_session(bundle, Wanted(**settings)).session.run
-
-
 def score(ids: list[list[int]], budget: int, bundle: Bundle, run: Callable[[Layout], Any]) -> tuple[float, list[float]]:
     """Seconds and raw scores of all items."""
     sequences = [np.array(one, dtype=np.int64) for one in ids]
@@ -70,12 +65,8 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16")
     arguments = parser.parse_args()
     bundle = read_bundle(arguments.bundle)
-    settings = {
-        "provider": arguments.provider,
-        "precision": arguments.precision,
-        "resources": Resources(threads=usable_cpus()),
-    }
-    run = open_engine(bundle, settings)
+    wanted = Wanted(arguments.provider, arguments.precision, resources=Resources(threads=usable_cpus()))
+    run = load_session(bundle, wanted).session.run
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)

@@ -26,7 +26,7 @@ def main() -> int:
     assay = assay_of(parser.parse_args())
     began = time.monotonic()
     results: list[Result] = [
-        race.run(True, "smollm2", peers_for(["vllm"], assay), SMOLLM2_WORKLOADS, rounds=2),  # of six workloads
+        race.run(True, "smollm2", peers_for(["vllm"], assay), SMOLLM2_WORKLOADS, rounds=2),  # there are many
         race.run(True, "minilm", peers_for(MINILM_PEERS, assay), ["mixed"]),
         http_overhead.run(True, "minilm", assay),
     ]

@@ -67,9 +67,10 @@ def _refuse_overflow(model: ov.Model) -> None:
         kind, name = operator.get_type_name(), operator.get_friendly_name()
         if kind in _BRANCHES:
             raise ValueError(f"{name} has a graph within, whose weights are not looked at")
-        if kind != "Constant" or not operator.get_element_type().is_real() or not operator.data.size:
+        if kind != "Constant" or not operator.get_element_type().is_real() or 0 in operator.shape:
             continue
-        values = operator.data
+        is_float32 = operator.get_element_type() == ov.Type.f32
+        values = operator.data if is_float32 else operator.get_data(dtype=np.float32)  # bf16 reads as float16 by `data`
         most = float(max(values.max(), -values.min()))
         # A single number is no weight: what stands for minus infinity in a mask is the largest there is.
         if not np.isfinite(most) or (values.size > 1 and most > _LARGEST_WEIGHT):

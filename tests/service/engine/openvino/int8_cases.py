@@ -2,6 +2,7 @@
 
 import re
 
+import ml_dtypes
 import numpy as np
 import onnx
 import openvino as ov
@@ -107,7 +108,7 @@ def test_a_row_is_rounded_by_itself(layers):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1e30])
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_weight_that_could_make_an_activation_infinite(layers, tmp_path, place, value):
-    """The runtime would round it to an integer: the last test shows that it does. In floating point it is seen."""
+    """The runtime would round it to an integer (see below). In floating point it is seen."""
     path, matrices = layers
     broken = matrices[place].copy()
     broken[3, 0] = value
@@ -142,6 +143,7 @@ def hidden_in(layers, tmp_path, scale, dtype):
         ([np.inf], np.float32),
         ([1.0] * 63 + [np.nan], np.float16),
         ([1.0] * 63 + [2e3], np.float64),
+        ([1.0] * 63 + [1e10], ml_dtypes.bfloat16),
     ],
 )
 def test_a_constant_of_any_type_and_size_that_could_break_an_activation(layers, tmp_path, scale, dtype):

@@ -26,7 +26,8 @@ class Gate:
         pairs: how many were compared.
         flips: pairs ordered otherwise, of those whose margin is above the bottom decile of margins.
         small_flips: the others that are ordered otherwise: too close to mean anything.
-        accuracy_change: accuracy against the human votes, minus the module's.
+        voted: pairs of which more people preferred one response.
+        accuracy_change: accuracy on those against the votes, minus the module's.
         spearman: rank correlation of all scores.
         max_error: largest |score - module's score|.
     """
@@ -35,6 +36,7 @@ class Gate:
     pairs: int
     flips: int
     small_flips: int
+    voted: int
     accuracy_change: float
     spearman: float
     max_error: float
@@ -47,7 +49,7 @@ class Gate:
         if self.flips:
             return f"{self.flips} of {self.pairs} held-out pairs are ordered otherwise than in fp32"
         # One pair of few is more than the tolerance, and says nothing.
-        if round(abs(self.accuracy_change) * self.pairs, 6) > max(1.0, MOST_ACCURACY_CHANGE * self.pairs):
+        if round(abs(self.accuracy_change) * self.voted, 6) > max(1.0, MOST_ACCURACY_CHANGE * self.voted):
             return f"the accuracy on held-out pairs changes by {100 * self.accuracy_change:+.2f} points"
         if self.spearman < LEAST_SPEARMAN:
             return f"the rank correlation with fp32 is {self.spearman:.4f}"
@@ -92,6 +94,7 @@ def compare(precision: str, scores: FloatArray, module: FloatArray, preference: 
         pairs=len(margins),
         flips=int((flipped & large).sum()),
         small_flips=int((flipped & ~large).sum()),
+        voted=int(voted.sum()),
         accuracy_change=change,
         spearman=_spearman(scores.ravel(), module.ravel()),
         max_error=float(np.abs(scores - module).max()),  # keeps NaN

@@ -5,10 +5,10 @@ of -127 to 127. The runtime finds these constants behind a conversion and a prod
 the activations of every token in groups of consecutive features, so that a score depends on no other token's size.
 
 An activation that is no number, or infinite, would be rounded to one, and a reward be invented. So a graph is refused
-where there might be one: where a constant is not finite, or a weight so large that a layer could overflow.
+where its constants could make one: one that is not finite, or that weighs or divides so that a layer could overflow.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import gcd
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ through) below 1e28, and a layer over that below 1e33; float32 and bfloat16 end 
 itself, it is the sum of such branches, each normalised: some hundred times more. Trained weights are below 10, mostly,
 so that all this is far away."""
 _BRANCHES: Final = ("If", "Loop", "TensorIterator")
+_SCALING: Final = ("Multiply", "MatMul", "Divide")
 
 
 def quantise_weights(model: ov.Model) -> list[int]:
@@ -72,12 +73,27 @@ def _refuse_overflow(model: ov.Model) -> None:
         is_float32 = operator.get_element_type() == ov.Type.f32
         values = operator.data if is_float32 else operator.get_data(dtype=np.float32)  # bf16 reads as float16 by `data`
         most = float(max(values.max(), -values.min()))
-        # A single number is no weight: what stands for minus infinity in a mask is the largest there is.
-        if not np.isfinite(most) or (values.size > 1 and most > _LARGEST_WEIGHT):
+        readers = list(_readers(operator.output(0)))
+        if ("Divide", 1) in readers:
+            with np.errstate(divide="ignore"):
+                most = max(most, float(np.abs(1 / values).max()))
+        # A single number that scales nothing is no weight: it stands for minus infinity in a mask.
+        weighs = values.size > 1 or any(kind in _SCALING for kind, _ in readers)
+        if not np.isfinite(most) or (weighs and most > _LARGEST_WEIGHT):
             raise ValueError(
                 f"weights {name} have the magnitude {most:g}, and above {_LARGEST_WEIGHT:g} a sum might overflow, "
                 "which integers would hide"
             )
+
+
+def _readers(value: ov.Output) -> Iterator[tuple[str, int]]:
+    """Who reads a value, in whatever type: kind of operator and place among its inputs."""
+    for reader in value.get_target_inputs():
+        node = reader.get_node()
+        if node.get_type_name() == "Convert":
+            yield from _readers(node.output(0))
+        else:
+            yield node.get_type_name(), reader.get_index()
 
 
 def rounded(weight: npt.NDArray[np.float32], axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:

@@ -38,7 +38,11 @@ def cuda_options(memory_mb: int | None = None) -> Mapping[str, str]:
 
 
 def tensorrt_options(shapes: Shapes) -> Mapping[str, str]:
-    """With one explicit profile: a shape outside rebuilds the engine, which takes a minute (onnxruntime#12120)."""
+    """With one explicit profile: a shape outside rebuilds the engine, which takes a minute (onnxruntime#12120).
+
+    The engine is built at every start and not kept: the runtime would find a kept one by the names in the graph, which
+    say nothing of its weights, and so serve the model of before.
+    """
     least, most = _profile(1, 1, 1, 1, 1), _profile(
         rounded(shapes.max_batch_tokens),
         rounded(-(-shapes.max_batch_tokens // shapes.block_queries) + shapes.max_batch_tokens // 2),
@@ -52,7 +56,7 @@ def tensorrt_options(shapes: Shapes) -> Mapping[str, str]:
         "trt_profile_min_shapes": least,
         "trt_profile_opt_shapes": usual,
         "trt_profile_max_shapes": most,
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "0",
     }
 
 

@@ -80,7 +80,9 @@ def batch_error(runtime: str, layout: Layout, error: Exception) -> EngineError:
     """A runtime's exception as the engine's own; runtimes have no class for a lack of memory, but say one of these."""
     reason = one_line(error)
     text = reason.lower()
-    memory = any(sign in text for sign in ("failed to allocate", "out of memory", "bad_alloc"))
+    # The third is that of an arena with a limit.
+    signs = ("failed to allocate", "out of memory", "smaller than requested bytes", "bad_alloc")
+    memory = any(sign in text for sign in signs)
     kind = OutOfMemoryError if memory or isinstance(error, MemoryError) else EngineError
     return kind(f"{runtime} failed on a batch of {layout.tokens} tokens: {reason}")
 

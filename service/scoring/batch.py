@@ -1,5 +1,6 @@
 """A batch while it is filled: what it holds, what it will take, and whether one more item belongs in it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from service.bundle.layout import Family, IntArray
@@ -89,16 +90,12 @@ class Batch:
         self.longest, self.seconds = longest, seconds
         return True
 
-    def halves(self) -> "tuple[Batch, Batch]":
-        """The first half of the items, and the rest; for what was too much to run at once."""
-        keys = list(self.sequences)
-        parts = []
-        for chosen in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
-            part = Batch(self._bounds, self._model, self._family, self._attention)
-            for key in chosen:
-                part._take(key, self.sequences[key])
-            parts.append(part)
-        return parts[0], parts[1]
+    def part(self, keys: Iterable[bytes]) -> "Batch":
+        """Some of its items; for what is to be run again in less company."""
+        part = Batch(self._bounds, self._model, self._family, self._attention)
+        for key in keys:
+            part._take(key, self.sequences[key])
+        return part
 
     def _take(self, key: bytes, sequence: IntArray) -> None:
         """Take an item whatever it costs."""

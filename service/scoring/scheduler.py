@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 
 from service.bundle.layout import Family, IntArray, Layout, plan_layout
 from service.engine.runner import BatchResult, Runner
@@ -23,7 +24,7 @@ from service.scoring.flights import Flight, Pending, Scored
 from service.scoring.pace import Pace
 from service.scoring.picking import Picker
 from service.scoring.prefixes import Sequences, forest_tokens
-from service.scoring.waiting import WaitingLine, Work
+from service.scoring.waiting import WaitingItem, WaitingLine, Work
 
 _TIMERS_EARLY = 0.005
 """Seconds by which the event loop's timer of a deadline may run before the deadline: it counts whole milliseconds."""
@@ -45,7 +46,7 @@ class Scheduler:
         clock: monotonic seconds.
         cache: scores of before, None to compute everything.
         deterministic: batch each request alone, so that equal requests get scores that are equal to the bit. A batch
-            that fails is then not tried again in halves: they would round otherwise.
+            that fails is then not tried again in halves: they would round otherwise, and another time none might fail.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Scheduler:
         self._planner = ThreadPoolExecutor(1, thread_name_prefix="assay-plan")
         self._pending: dict[Work, Pending] = {}
         self._flights: dict[Flight, asyncio.Task[None]] = {}
+        self._gone: str | None = None  # why the engine will not run any more
         self._peak = Peak(clock)
         metrics.watch_queue(self._gauges, limits.queue_items)
 
@@ -95,9 +97,11 @@ class Scheduler:
         Raises:
             NeverFitsError, QueueFullError: by tokens or time; nothing of the request was computed.
             DeadlineExceededError: time was up before all items were in a batch.
-            EngineFailedError: a batch with an item of this request failed.
+            EngineFailedError: a batch with an item of this request failed, or the engine will not run any more.
         """
         now = self._clock()
+        if self._gone is not None:
+            raise EngineFailedError(self._gone)
         if deadline is not None and deadline <= now:
             raise DeadlineExceededError("the time for this request was up before it could join the queue")
         if self._deterministic:
@@ -147,7 +151,8 @@ class Scheduler:
         return found
 
     def fail_all(self, reason: str) -> None:
-        """Fail every request: the engine will not run any more."""
+        """Fail every request, those that are still to come too: the engine will not run any more."""
+        self._gone = reason
         for work in list(self._pending):
             self._line.drop(work)
             self._fail(work, EngineFailedError(reason))
@@ -174,31 +179,44 @@ class Scheduler:
         self._pump()
 
     async def _score(self, flight: Flight, may_split: bool) -> None:
-        """Run a batch; one that failed is tried again in two halves, which then fail alone."""
+        """Run a batch. One that failed is tried again in two halves, which then fail alone.
+
+        What is no number spreads to whatever is computed beside it. So scores that are none are computed again in ever
+        smaller company, until one that is none alone is the item's own. With `deterministic` too: which these are
+        depends on nothing but the request.
+        """
         try:
             layout = await asyncio.get_running_loop().run_in_executor(self._planner, self._plan, flight.batch)
-            if not flight.given_up:
-                flight.submitted = self._runner.submit(layout)
-                result = await asyncio.wrap_future(flight.submitted)
-                if result.rewards.ndim != 2 or len(result.rewards) != len(flight.items) or not result.rewards.shape[1]:
-                    raise EngineError(f"rewards of shape {result.rewards.shape} for {len(flight.items)} items")
-                self._land(flight, layout, result)
+            if flight.given_up:
+                return
+            flight.submitted = self._runner.submit(layout)
+            result = await asyncio.wrap_future(flight.submitted)
+            if result.rewards.ndim != 2 or len(result.rewards) != len(flight.items) or not result.rewards.shape[1]:
+                raise EngineError(f"rewards of shape {result.rewards.shape} for {len(flight.items)} items")
         except asyncio.CancelledError:
             if not flight.given_up:  # then it is the loop that ends, and nothing new may begin
                 raise
         except Exception as error:  # whatever it is, it is this batch's alone
             kind = "oom" if isinstance(error, OutOfMemoryError) else "runtime"
             self._metrics.engine_errors.labels(kind).inc()
-            if not may_split or len(flight.items) == 1:
+            if may_split and len(flight.items) > 1:
+                await self._run_again(flight, flight.items)
+            else:
                 self._crash(flight, error)
-                return
-            items = iter(flight.items)
-            for batch in flight.batch.halves():
-                half = Flight(batch, list(itertools.islice(items, len(batch))))
-                if any(item.waiters for item in half.items):
-                    await self._score(half, may_split=False)
-                else:  # all who waited have left, or were told that the engine is gone
-                    self._line.finish(half.items)
+        else:
+            self._measure(flight.batch, layout, result)
+            sound: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(result.rewards), axis=1)
+            sound |= len(sound) == 1
+            self._land(flight, result, sound)
+            await self._run_again(flight, list(itertools.compress(flight.items, ~sound)))
+
+    async def _run_again(self, flight: Flight, items: list[WaitingItem]) -> None:
+        """Run items of a batch that ended, in two halves."""
+        for part in (items[: len(items) // 2], items[len(items) // 2 :]):
+            if any(item.waiters for item in part):
+                await self._score(Flight(flight.batch.part([item.key for item in part]), part), may_split=False)
+            else:  # all who waited have left, or were told that the engine is gone
+                self._line.finish(part)
 
     def _plan(self, batch: Batch) -> Layout:
         sequences = list(batch.sequences.values())
@@ -206,13 +224,13 @@ class Scheduler:
         _ = layout.padded_cells  # counted here, and kept, so that the event loop need not
         return layout
 
-    def _land(self, flight: Flight, layout: Layout, result: BatchResult) -> None:
-        rows = map(tuple, result.rewards.astype(np.float64).tolist())
-        self._line.finish(flight.items)
-        seconds = result.ended - result.started
-        self._measure(flight.batch, layout, seconds)
+    def _land(self, flight: Flight, result: BatchResult, sound: npt.NDArray[np.bool_]) -> None:
+        """Hand out the rewards of the items that are `sound` (N,)."""
+        items = list(itertools.compress(flight.items, sound))
+        rows = map(tuple, result.rewards[sound].astype(np.float64).tolist())
+        self._line.finish(items)
         waited: dict[Pending, None] = {}
-        for item, row in zip(flight.items, rows, strict=True):
+        for item, row in zip(items, rows, strict=True):
             if self._cache is not None:
                 self._cache.put(item.key, row)
             for work in item.waiters:
@@ -221,7 +239,7 @@ class Scheduler:
                 waited[pending] = None
         for pending in waited:
             pending.started = result.started if pending.started is None else pending.started
-            pending.infer_seconds += seconds
+            pending.infer_seconds += result.ended - result.started
             if len(pending.rows) == len(pending.work.items) and not pending.future.done():
                 pending.future.set_result(None)
 
@@ -245,7 +263,7 @@ class Scheduler:
                 flight.given_up = True
                 self._line.finish(flight.items)  # whoever asks for one of them now must not wait for this batch
 
-    def _measure(self, batch: Batch, layout: Layout, seconds: float) -> None:
+    def _measure(self, batch: Batch, layout: Layout, result: BatchResult) -> None:
         self._metrics.observe_batch(
             items=len(batch),
             tokens=layout.tokens,
@@ -254,7 +272,7 @@ class Scheduler:
             cells=layout.cells,
             padded_cells=layout.padded_cells,
         )
-        self._pace.learn(batch.tokens, batch.cells, seconds)
+        self._pace.learn(batch.tokens, batch.cells, result.ended - result.started)
         self._metrics.cost_scale.set(self._pace.scale)
 
     def _gauges(self) -> tuple[int, int, float, int, float, float]:

@@ -152,6 +152,15 @@ def with_any_of(values: list[float], step: Step) -> Step:
     return look
 
 
+def turns(reward: float, value: float = math.nan) -> Step:
+    """A batch in which this reward is another number."""
+
+    def step(rewards: Rewards) -> Rewards:
+        return np.where(np.isclose(rewards, reward, atol=1e-5), np.float32(value), rewards)
+
+    return step
+
+
 def spoils(place: int, value: float = math.nan) -> Step:
     """A batch with another number in one place."""
 

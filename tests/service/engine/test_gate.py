@@ -40,6 +40,15 @@ def test_a_flip_of_a_pair_that_was_a_coin_toss_does_not():
     assert gate.failure is None
 
 
+def test_one_pair_of_few_that_have_votes_is_no_change_of_accuracy():
+    votes = np.where(np.arange(40) < 10, 1, 0.5)
+    scores = MODULE.copy()
+    scores[0] = scores[0][::-1]
+    gate = compare("bf16", scores, MODULE, votes)
+    assert (gate.voted, gate.accuracy_change) == (10, pytest.approx(-1 / 10))
+    assert gate.failure is None
+
+
 def test_several_flips_of_coin_tosses_change_the_accuracy():
     scores = MODULE.copy()
     scores[:3] = scores[:3, ::-1]

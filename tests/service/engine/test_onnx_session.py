@@ -100,6 +100,7 @@ def test_a_batch_that_fails(pocket_bundle):
     [
         ("bfc_arena: Failed to allocate memory for requested buffer of size 1073741824", OutOfMemoryError),
         ("CUDA failure 2: out of memory", OutOfMemoryError),
+        ("bfc_arena: Available memory of 1024 is smaller than requested bytes of 4096", OutOfMemoryError),
         ("std::bad_alloc", OutOfMemoryError),
         ("Non-zero status code returned while running MatMul", EngineError),
     ],

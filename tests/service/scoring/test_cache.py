@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.scoring.cache import ScoreCache
 from service.scoring.scorer import Item
-from tests.service.doubles import spoils
+from tests.service.doubles import turns
 from tests.service.scoring.line import line_over
 
 
@@ -50,12 +50,13 @@ async def test_items_that_were_scored_before_are_not_computed_again(pocket_bundl
 
 async def test_a_score_that_is_no_number_is_asked_for_again(pocket_bundle):
     async with line_over(pocket_bundle, cache=ScoreCache(100, pocket_bundle.digest)) as line:
-        line.session.then(spoils(0))
         items = [Item("p", "1"), Item("p", "2")]
+        line.session.always(turns(line.right(items)[0]))
         failed = await line.submit(items, per_item_failures=True)
         assert sum(isinstance(item.score, float) for item in failed.items) == 1
+        line.session.always(lambda rewards: rewards)
         assert (await line.submit(items)).raw == pytest.approx(line.right(items), abs=1e-5)
-        assert [len(layout.read_index) for layout in line.session.layouts] == [2, 1]
+        assert [len(layout.read_index) for layout in line.session.layouts] == [2, 1, 1]
 
 
 async def test_without_a_cache_everything_is_computed(pocket_bundle):

@@ -7,8 +7,8 @@ import pytest
 
 from service.engine.session import EngineError, OutOfMemoryError
 from service.scoring.admission import Limits
-from service.scoring.errors import EngineFailedError
-from tests.service.doubles import fails, until, with_any_of
+from service.scoring.errors import EngineFailedError, NonFiniteScoreError
+from tests.service.doubles import PATIENCE, fails, turns, until, with_any_of
 from tests.service.scoring.line import items, line_over
 
 
@@ -74,6 +74,48 @@ async def test_a_failed_batch_is_not_halved_when_scores_must_be_equal_to_the_bit
         with pytest.raises(EngineFailedError, match="broken"):
             await line.submit(items(4))
         assert len(line.session.layouts) == 1
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("poisoned", [[0], [36], [3, 20], [0, 1, 2, 3], list(range(37))])
+async def test_what_is_no_number_and_spreads_to_its_batch_fails_alone(pocket_bundle, poisoned, deterministic):
+    wanted = items(37)
+    async with line_over(pocket_bundle, deterministic=deterministic) as line:
+        right = line.right(wanted)
+        line.session.always(with_any_of([right[place] for place in poisoned], lambda rewards: rewards * np.nan))
+        scores = await line.submit(wanted, per_item_failures=True)
+        for place, item in enumerate(scores.items):
+            if place in poisoned:
+                assert isinstance(item.score, NonFiniteScoreError)
+            else:
+                assert item.score == pytest.approx(right[place], abs=1e-5)
+        assert len(line.session.layouts) <= 1 + 2 * 6 * len(poisoned)  # of 37 items, six halvings leave one
+        assert line.metric("assay_queue_samples") == 0
+
+
+async def test_of_a_batch_only_what_is_no_number_is_computed_again(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.always(turns(line.right(items(9))[4]))
+        assert (
+            sum(isinstance(item.score, float) for item in (await line.submit(items(9), per_item_failures=True)).items)
+            == 8
+        )
+        assert [len(layout.read_index) for layout in line.session.layouts] == [9, 1]
+
+
+async def test_what_nobody_waits_for_any_more_is_not_computed_again(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        line.session.always(lambda rewards: rewards * np.nan)
+        request = line.submit(items(8))
+        await line.session.batch()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        line.session.let_go()
+        line.session.always(lambda rewards: rewards)
+        assert (await line.submit(items(8))).raw == pytest.approx(line.right(items(8)), abs=1e-5)
+        assert [len(layout.read_index) for layout in line.session.layouts] == [8, 8]
 
 
 async def test_the_rest_of_a_split_request_is_not_computed_after_a_failure(pocket_bundle):
@@ -159,4 +201,17 @@ async def test_when_the_engine_is_given_up_everybody_fails(pocket_bundle):
             assert isinstance(outcome, EngineFailedError)
             assert str(outcome) == "the engine died"
         assert line.metric("assay_queue_samples") == 0
+        line.session.let_go()
+
+
+async def test_who_comes_when_the_engine_was_given_up_fails_at_once(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        held = [line.submit(items(2, name)) for name in "ab"]
+        for _ in held:
+            await line.runner.submission()
+        line.scheduler.fail_all("the engine hangs")
+        with pytest.raises(EngineFailedError, match="the engine hangs"):
+            await asyncio.wait_for(line.submit(items(2, "c")), PATIENCE)
+        await asyncio.gather(*held, return_exceptions=True)
         line.session.let_go()

@@ -20,7 +20,7 @@ from service.scoring.errors import (
 )
 from service.scoring.items import Item
 from tests.pocket import INFINITE_TEXT, NAN_TEXT
-from tests.service.doubles import spoils
+from tests.service.doubles import turns
 from tests.service.scoring.line import ROOMY, line_over
 
 texts = st.text("ab ", min_size=1, max_size=12)
@@ -102,9 +102,10 @@ async def test_an_empty_turn_beside_a_full_one_is_no_empty_prompt(pocket_bundle)
 @pytest.mark.parametrize(("value", "shown"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
 async def test_a_score_that_is_no_number_fails_the_request(pocket_bundle, value, shown):
     async with line_over(pocket_bundle) as line:
-        line.session.then(spoils(1, value))
+        items = [Item("p", "1"), Item("p", "2"), Item("p", "3")]
+        line.session.always(turns(line.right(items)[1], value))
         with pytest.raises(NonFiniteScoreError, match=shown) as failed:
-            await line.submit([Item("p", "1"), Item("p", "2"), Item("p", "3")])
+            await line.submit(items)
         assert failed.value.item == 1
         assert line.metric("assay_scores_nonfinite_total") == 1
         assert line.metric("assay_samples_total", model="pocket", outcome="nonfinite") == 3
@@ -113,7 +114,7 @@ async def test_a_score_that_is_no_number_fails_the_request(pocket_bundle, value,
 async def test_a_score_that_is_no_number_fails_its_item_if_asked(pocket_bundle):
     items = [Item("p", "1"), Item("p", "2"), Item("p", "3")]
     async with line_over(pocket_bundle) as line:
-        line.session.then(spoils(1))
+        line.session.always(turns(line.right(items)[1]))
         scores = await line.submit(items, per_item_failures=True)
         first, second, third = (item.score for item in scores.items)
         assert isinstance(second, NonFiniteScoreError)

@@ -121,7 +121,7 @@ def test_a_weight_that_could_make_an_activation_infinite(layers, tmp_path, place
     compile_graph(tmp_path / "model.onnx", "bf16", 1)
 
 
-def hidden_in(layers, tmp_path, scale, dtype):
+def hidden_in(layers, tmp_path, scale, dtype, operator="Mul"):
     """The graph, and a constant of another type or of one element between its layers."""
     path, _ = layers
     model = onnx.load(path)
@@ -129,7 +129,7 @@ def hidden_in(layers, tmp_path, scale, dtype):
     nodes = list(model.graph.node)
     nodes[1].output[0] = "b0"
     cast = helper.make_node("Cast", ["scale"], ["scale32"], to=TensorProto.FLOAT)
-    nodes[2:2] = [cast, helper.make_node("Mul", ["b0", "scale32"], ["b"])]
+    nodes[2:2] = [cast, helper.make_node(operator, ["b0", "scale32"], ["b"])]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     onnx.save(model, tmp_path / "model.onnx")
@@ -151,9 +151,18 @@ def test_a_constant_of_any_type_and_size_that_could_break_an_activation(layers, 
         compile_graph(hidden_in(layers, tmp_path, scale, dtype), "int8", 1)
 
 
-def test_a_single_large_number_is_no_weight(layers, tmp_path):
-    """It stands for minus infinity in a mask."""
-    compile_graph(hidden_in(layers, tmp_path, [1e30], np.float32), "int8", 1)
+@pytest.mark.parametrize(
+    ("scale", "operator"), [([1e30], "Mul"), ([1e-30], "Div"), ([0.0], "Div"), ([1.0] * 63 + [-1e-5], "Div")]
+)
+def test_a_constant_that_scales_beyond_what_a_layer_bears(layers, tmp_path, scale, operator):
+    with pytest.raises(ValueError, match="have the magnitude"):
+        compile_graph(hidden_in(layers, tmp_path, scale, np.float32, operator), "int8", 1)
+
+
+@pytest.mark.parametrize(("scale", "operator"), [([-3e38], "Add"), ([8.0], "Div"), ([0.125], "Mul"), ([1e30], "Max")])
+def test_a_single_number_that_scales_nothing_far(layers, tmp_path, scale, operator):
+    """As it stands for minus infinity in a mask."""
+    compile_graph(hidden_in(layers, tmp_path, scale, np.float32, operator), "int8", 1)
 
 
 def test_what_is_no_number_would_be_rounded_to_one(layers):

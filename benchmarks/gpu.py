@@ -26,10 +26,10 @@ import onnxruntime as ort
 import torch
 from transformers import LlamaConfig, LlamaModel, PreTrainedModel
 
-from benchmarks.result import Result, Target, refuse_uncommitted
+from benchmarks.result import Result, Row, Target, refuse_uncommitted
 from service.bundle.layout import DEFAULT_BLOCK_QUERIES, GRAPH_OUTPUT, Family, IntArray, Pooling, plan_layout
 from service.engine.onnx_options import cuda_options
-from service.engine.onnx_session import CPU, open_graph
+from service.engine.onnx_session import CPU, OnnxSession, open_graph
 from service.engine.providers import PROVIDERS
 from training.attention import ATTENTION_NAME
 from training.backbone import load_backbone
@@ -119,36 +119,37 @@ def company_error(run: Callable[[Sequence[IntArray]], Any], sequences: Sequence[
 
 @dataclass(frozen=True)
 class Graph:
-    """The exported graph in one precision, and where its time goes."""
+    """The exported graph as the server runs it in one precision, and where its time goes."""
 
-    precision: str
-    session: ort.InferenceSession
+    session: OnnxSession
     operators: dict[str, dict[str, Any]]
-
-    def rewards(self, arrays: Mapping[str, Any]) -> Any:
-        """(N, heads) of the arrays of a layout."""
-        return self.session.run([GRAPH_OUTPUT], dict(arrays))[0]
 
     def run(self, sequences: Sequence[IntArray], family: Family) -> Any:
         """Scores (N,)."""
-        return self.rewards(plan_layout(sequences, family).arrays())[:, 0]
+        return self.session.run(plan_layout(sequences, family))[:, 0]
 
 
 def open_graphs(subject: Subject, device: torch.device, longest: int) -> list[Graph]:
-    """In every precision that the server would try; bf16 has no kernels on a CPU."""
+    """In every precision that the server would try; bf16 has no kernels on a CPU.
+
+    Raises:
+        ProviderError: the provider leaves what takes the time to the CPU.
+    """
     provider, settings = ("CUDAExecutionProvider", cuda_options()) if device.type == "cuda" else (CPU, {})
+    family, threads = subject.model.family, torch.get_num_threads()
     graphs = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         export_graph(subject.model, path, DEFAULT_BLOCK_QUERIES)
         for precision in PROVIDERS["cuda"].precisions() if device.type == "cuda" else ("fp16", "fp32"):
+            session = OnnxSession(path, family, provider, settings, precision, threads)
             options = ort.SessionOptions()
             options.enable_profiling, options.profile_file_prefix = True, str(Path(folder, precision))
-            session = open_graph(path, precision, options, provider, settings)
+            profiled = open_graph(path, precision, options, provider, settings)
             for workload in WORKLOADS:
-                layout = plan_layout(texts(workload, subject.vocabulary, longest), subject.model.family)
-                session.run([GRAPH_OUTPUT], layout.arrays())
-            graphs.append(Graph(precision, session, slowest_operators(Path(session.end_profiling()))))
+                layout = session.shaped(plan_layout(texts(workload, subject.vocabulary, longest), family))
+                profiled.run([GRAPH_OUTPUT], layout.arrays())
+            graphs.append(Graph(session, slowest_operators(Path(profiled.end_profiling()))))
     return graphs
 
 
@@ -156,26 +157,30 @@ COMPANY_BOUND = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 5e-2}
 """Largest change of a score by its company; scores spread around 1."""
 
 
-def measure(subject: Subject, device: torch.device, rounds: int, limit: float) -> tuple[dict[str, Any], list[Target]]:
+def measure(
+    subject: Subject, device: torch.device, rounds: int, limit: float
+) -> tuple[dict[str, Any], list[Target], list[Row]]:
     """All figures of one model."""
     model, family = subject.model, subject.model.family
     longest = min(2048, model.backbone.config.max_position_embeddings)
     graphs = open_graphs(subject, device, longest)
     cases = parity_cases(subject.vocabulary, longest, SEED)
-    figures: dict[str, Any] = {"provider": graphs[0].session.get_providers()[0]}
-    targets = []
+    figures: dict[str, Any] = {"provider": graphs[0].session.provider}
+    targets, rows = [], []
     for graph in graphs:
-        parity = measure_parity(model, graph.rewards, cases, DEFAULT_BLOCK_QUERIES, "fp32")
+        precision = graph.session.precision
+        parity = measure_parity(model, graph.session.infer, cases, DEFAULT_BLOCK_QUERIES, "fp32")
         company = company_error(
             partial(graph.run, family=family),
             [s for name in ("mixed lengths", "wide tree") for s in cases[name]],
             rounds,
         )
-        figures[graph.precision] = {
+        figures[precision] = {
             "parity": parity.as_json(), "company_error": company, "operators": graph.operators,
+            "nodes": graph.session.placement.nodes,
         }  # fmt: skip
-        name, bound = f"{subject.name} in {graph.precision}", COMPANY_BOUND[graph.precision]
-        if graph.precision == "fp32":
+        name, bound = f"{subject.name} in {precision}", COMPANY_BOUND[precision]
+        if precision == "fp32":
             targets.append(Target(f"{name}: parity", "within 1e-4", f"{parity.max_error:.1e}", parity.failure is None))
         else:
             text = f"{parity.spearman:.5f}, error at most {parity.max_error:.1e}"
@@ -192,20 +197,20 @@ def measure(subject: Subject, device: torch.device, rounds: int, limit: float) -
         sequences = texts(workload, subject.vocabulary, longest)
         layout = plan_layout(sequences, family)
         tensors = {name: tensor.to(device) for name, tensor in layout_tensors(layout).items()}
-        rows = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(s) for s in sequences], batch_first=True).to(device)
+        padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(s) for s in sequences], batch_first=True).to(device)
         arms: dict[str, Callable[[], Any]] = {
             **{
-                f"onnx {graph.precision}": partial(graph.session.run, [GRAPH_OUTPUT], layout.arrays())
+                f"onnx {graph.session.precision}": partial(graph.session.run, graph.session.shaped(layout))
                 for graph in graphs
             },
             "torch packed": partial(on_device, **tensors),
-            "torch padded": partial(_padded, on_device.backbone, rows),
+            "torch padded": partial(_padded, on_device.backbone, padded),
         }
         with torch.inference_mode():
             seconds = timed(arms, device, rounds)
         figures[workload] = {
             "tokens": layout.tokens,
-            "padded_tokens": rows.numel(),
+            "padded_tokens": padded.numel(),
             "arms": {
                 name: {
                     # The graph's arrays come from the host each time; the modules' stay on the card.
@@ -218,11 +223,25 @@ def measure(subject: Subject, device: torch.device, rounds: int, limit: float) -
                 for name, times in seconds.items()
             },
         }  # fmt: skip
+        rows += speeds(f"{subject.name}, {workload}", figures[workload])
     wanted = "CUDAExecutionProvider" if device.type == "cuda" else CPU
     targets.append(
         Target(f"{subject.name}: runs on {wanted}", "yes", figures["provider"], figures["provider"] == wanted)
     )
-    return figures, targets
+    return figures, targets, rows
+
+
+def speeds(title: str, figures: Mapping[str, Any]) -> list[Row]:
+    """What each arm does, in words: distinct tokens a second, and how that compares with PyTorch."""
+    arms = figures["arms"]
+    rows = []
+    for name, arm in arms.items():
+        text = f"{figures['tokens'] / arm['median_s']:,.0f} tokens/s, {arm['share_of_peak']:.0%} of the peak"
+        if "onnx" in name:
+            others = [other for other in arms if "torch" in other]
+            text += "".join(f", {arms[other]['median_s'] / arm['median_s']:.2f}x {other}" for other in others)
+        rows.append(Row(f"{title}: {name}", text))
+    return rows
 
 
 def _padded(backbone: PreTrainedModel, rows: torch.Tensor) -> Any:
@@ -258,10 +277,12 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     figures: dict[str, Any] = {"device": name, "peak_flops": limit, "peak_dtype": str(peak_dtype)}
     targets: list[Target] = []
+    rows: list[Row] = []
     for subject in map(load, arguments.models):
-        figures[subject.name], held = measure(subject, device, 3 if arguments.quick else 15, limit)
+        figures[subject.name], held, said = measure(subject, device, 3 if arguments.quick else 15, limit)
         targets += held
-    result = Result(f"gpu_{arguments.device}", arguments.quick, SEED, targets, figures)
+        rows += said
+    result = Result(f"gpu_{arguments.device}", arguments.quick, SEED, targets, figures, rows)
     result.publish()
 
 

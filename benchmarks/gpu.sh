@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=build/gpu-packages
-wheels=()
+wheels=(-c constraints.txt)
 if [[ -d ${1:-} ]]; then
     wheels=(--no-index --find-links "$1")
     shift

@@ -161,7 +161,8 @@ def _module() -> str:
     """Name of the module that was started, such as `benchmarks.serving.race`."""
     path = Path(sys.argv[0]).resolve()
     inside = RESULTS.parent in path.parents
-    return ".".join(path.relative_to(RESULTS.parent.parent).with_suffix("").parts) if inside else path.stem
+    parts = path.relative_to(RESULTS.parent.parent).with_suffix("").parts if inside else (path.stem,)
+    return ".".join(parts).removesuffix(".__main__")
 
 
 def _versions() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Queueing behaviour at 0.5 to 4 times the engine's capacity and with 1 to 2,000 workers, in virtual time.
 
-python -m benchmarks.queueing [--quick]
+    python -m benchmarks.queueing [--quick]
 """
 
 import argparse
@@ -93,7 +93,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a quarter of the virtual time")
     result = run(parser.parse_args().quick)
-    sys.argv[0] = "queueing"  # the command that the result names
     result.report()
     result.write()
     return 0 if all(target.held for target in result.targets) else 1

@@ -26,7 +26,7 @@ from benchmarks.serving.work import Round, Work
 from benchmarks.serving.workloads import WORKLOADS, fitting
 
 SEED = 2
-BOUND = {"fp32": 1e-5, "bf16": 5e-2, "int8": 5e-2}
+BOUND = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
 """Most that company may change a score by, where scores have a standard deviation of about one."""
 NAMES = ("best-of-8", "best-of-64", "pairs", "mixed", "bulk")
 

@@ -24,7 +24,7 @@ from benchmarks.serving.workloads import fitting
 from service.bundle.text_format import Formatter
 
 SEED = 3
-NAMES = ("best-of-8", "best-of-8-long", "best-of-64", "pairs", "mixed", "interactive")
+NAMES = ("best-of-8", "best-of-8-long", "best-of-8-short", "best-of-64", "pairs", "mixed", "interactive")
 BATCH_TOKENS = 2048
 """About so many tokens make a batch, as under load; one interactive request is a batch of its own."""
 

@@ -15,7 +15,7 @@ from benchmarks.serving import http_overhead, race
 from benchmarks.serving.options import add_server_options, assay_of
 from benchmarks.serving.peers.registry import peers_for
 
-SMOLLM2_WORKLOADS = ["best-of-8", "best-of-8-long", "best-of-64", "pairs", "mixed", "interactive"]
+SMOLLM2_WORKLOADS = ["best-of-8", "best-of-8-long", "best-of-8-short", "best-of-64", "pairs", "mixed", "interactive"]
 MINILM_PEERS = ["infinity-torch", "infinity-optimum", "openrlhf-style"]
 
 

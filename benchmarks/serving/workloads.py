@@ -123,6 +123,7 @@ WORKLOADS = {
     for workload in (
         Workload("best-of-8", 4, 16, 10, 384, partial(_groups, responses=8, prompt=256, response=128)),
         Workload("best-of-8-long", 4, 16, 10, 576, partial(_groups, responses=8, prompt=512, response=64)),
+        Workload("best-of-8-short", 4, 12, 8, 320, partial(_groups, responses=8, prompt=64, response=256)),
         Workload("best-of-64", 2, 6, 4, 544, partial(_groups, responses=64, prompt=512, response=32)),
         Workload("pairs", 8, 40, 24, 384, partial(_groups, responses=2, prompt=256, response=128)),
         Workload("mixed", 64, 192, 128, 0, partial(_mixed, items=1)),
@@ -130,7 +131,7 @@ WORKLOADS = {
         Workload("interactive", 1, 40, 20, 128, partial(_groups, responses=1, prompt=64, response=64)),
     )
 }
-"""By name. Prompt and response tokens: 256/128, 512/64, 512/32, 256/128; mixed and bulk are as they come."""
+"""By name; the prompts are long in `-long`, and short in `-short`, whose responses are long."""
 
 
 def fitting(max_tokens: int) -> list[str]:

@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from service.bundle.layout import GRAPH_OUTPUT, Layout, plan_layout
-from service.bundle.reader import Bundle, BundleError
+from service.bundle.layout import GRAPH_OUTPUT, Family, Layout, plan_layout
+from service.bundle.reader import BundleError
 from service.engine.half import half_precision
 from service.engine.session import EngineError, Placement, ProviderError, Rewards, batch_error, one_line
 from service.engine.shapes import in_few_shapes
@@ -26,7 +26,7 @@ class OnnxSession:
     """ONNX Runtime on one execution provider, or not at all.
 
     Args:
-        bundle: a checked bundle.
+        path, family: of a checked bundle's graph.
         provider: ONNX Runtime's name of an execution provider that is built in.
         options: of the provider.
         precision: "fp32", or what the provider computes matrix products in: "fp16" or "bf16".
@@ -37,7 +37,9 @@ class OnnxSession:
         BundleError: the runtime refuses the graph.
     """
 
-    def __init__(self, bundle: Bundle, provider: str, options: Mapping[str, str], precision: str, threads: int) -> None:
+    def __init__(
+        self, path: Path, family: Family, provider: str, options: Mapping[str, str], precision: str, threads: int
+    ) -> None:
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = threads
         settings.inter_op_num_threads = 1
@@ -48,23 +50,23 @@ class OnnxSession:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(Path(folder, "load"))
             try:
-                self._session = open_graph(bundle.model_path, precision, settings, provider, options)
+                self._session = open_graph(path, precision, settings, provider, options)
             except ProviderError:
                 raise
             except Exception as error:  # the runtime's exceptions share no base
                 if provider == CPU:
-                    raise BundleError(bundle.model_path, f"ONNX Runtime cannot load it: {one_line(error)}") from error
-                raise ProviderError(f"{provider} cannot load {bundle.model_path}: {one_line(error)}") from error
+                    raise BundleError(path, f"ONNX Runtime cannot load it: {one_line(error)}") from error
+                raise ProviderError(f"{provider} cannot load {path}: {one_line(error)}") from error
             active = self._session.get_providers()[0]
             if active != provider:
                 raise _fallen_back(provider, active)
             self.provider, self.precision = active, precision
             try:
-                self.run(plan_layout([np.zeros(2, dtype=np.int64)], bundle.manifest.family))
+                self.run(plan_layout([np.zeros(2, dtype=np.int64)], family))
             except EngineError as error:
                 if provider == CPU:
-                    raise BundleError(bundle.model_path, str(error)) from error
-                raise ProviderError(f"{provider} cannot run {bundle.model_path}: {error}") from error
+                    raise BundleError(path, str(error)) from error
+                raise ProviderError(f"{provider} cannot run {path}: {error}") from error
             self.placement = read_placement(Path(self._session.end_profiling()), active)
         if self.placement.heavy_elsewhere:
             raise ProviderError(f"{active} leaves {self.placement.heavy_elsewhere} of this graph to the CPU")
@@ -76,9 +78,13 @@ class OnnxSession:
     def run(self, layout: Layout) -> Rewards:
         """See `Session.run`."""
         try:
-            rewards: Rewards = self._session.run([GRAPH_OUTPUT], self.shaped(layout).arrays())[0]
+            return self.infer(self.shaped(layout).arrays())
         except Exception as error:  # as above
             raise batch_error("ONNX Runtime", layout, error) from error
+
+    def infer(self, arrays: Mapping[str, Any]) -> Rewards:
+        """Rewards (N, heads) float32 for the arrays of a layout as they are; raises what the runtime does."""
+        rewards: Rewards = self._session.run([GRAPH_OUTPUT], dict(arrays))[0]
         return rewards
 
 

@@ -53,8 +53,10 @@ def _onnx(
     """A provider of ONNX Runtime."""
 
     def opened(bundle: Bundle, precision: str, resources: Resources) -> Session:
-        shapes = Shapes(resources.max_batch_tokens, bundle.manifest.max_tokens, bundle.manifest.block_queries)
-        return OnnxSession(bundle, full_name, options(shapes, resources), precision, resources.threads)
+        manifest = bundle.manifest
+        shapes = Shapes(resources.max_batch_tokens, manifest.max_tokens, manifest.block_queries)
+        chosen = options(shapes, resources)
+        return OnnxSession(bundle.model_path, manifest.family, full_name, chosen, precision, resources.threads)
 
     return Provider(
         name, full_name, extra, lambda: full_name in ort.get_available_providers(), lambda: precisions, opened

@@ -9,6 +9,7 @@ from benchmarks.serving.models import ModelFolders
 from benchmarks.serving.peers.base import Call, Peer
 from benchmarks.serving.peers.environments import environment
 from benchmarks.serving.rendering import Item
+from service.engine.providers import PROVIDERS
 
 TIMEOUT_MS = 600_000
 """The longest that the server takes: the other peers have no limit, and a large post on a busy machine needs one."""
@@ -33,7 +34,10 @@ class Assay(Peer):
 
     def install(self) -> Path:
         """What a server's machine would have installed, and nothing else."""
-        return environment("assay", [["-c", "constraints.txt", "-e", ".[serve]"]])
+        extra = PROVIDERS[self.provider].extra if self.provider in PROVIDERS else "serve"
+        # Their runtimes are one module in two builds.
+        name = "assay" if extra == "serve" else f"assay-{extra}"
+        return environment(name, [["-c", "constraints.txt", "-e", f".[{extra}]"]])
 
     def command(self, model: ModelFolders, port: int) -> list[str]:
         """See `Peer.command`."""

@@ -40,6 +40,7 @@ def test_the_same_seed_gives_the_same_requests_and_another_one_others(name, text
     [
         ("best-of-8", 8, 256, 128),
         ("best-of-8-long", 8, 512, 64),
+        ("best-of-8-short", 8, 64, 256),
         ("best-of-64", 64, 512, 32),
         ("pairs", 2, 256, 128),
         ("interactive", 1, 64, 64),

@@ -33,8 +33,8 @@ SHOWN = {
     ),
     "served_parity": ("HTTP score against PyTorch fp32, 500 real pairs, 3 batch compositions",),
     "race_smollm2": (
-        "smollm2, best-of-8: assay openvino int8 to vllm",
-        "smollm2, best-of-64: assay openvino int8 to vllm",
+        "smollm2, best-of-8: assay openvino bf16 to vllm",
+        "smollm2, best-of-64: assay openvino bf16 to vllm",
     ),
     "race_minilm": ("minilm, mixed: assay openvino int8 to infinity optimum",),
     "training_minilm_convarg": ("training, minilm, convarg: pairs a second over TRL's RewardTrainer",),
@@ -108,7 +108,8 @@ def notes() -> list[str]:
 def circumstances() -> str:
     """The machines, and where the rest is said."""
     machines = {
-        f"{machine['cores']} cores of {machine['processor']}{' with AMX' if machine['amx'] else ''}"
+        f"{machine['cores']} cores of {machine['processor']}"
+        f"{f', family {family}' if (family := machine.get('family')) else ''}{' with AMX' if machine['amx'] else ''}"
         for machine in (result["machine"] for result in results())
     }
     return (

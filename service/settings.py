@@ -147,7 +147,8 @@ class Settings(BaseSettings):
     max_batch_tokens: int = Field(4096, ge=1)
     """Tokens computed in one batch: more is better throughput, less is better latency."""
     batch_seconds: FiniteFloat = Field(0.25, gt=0)
-    """Seconds that one batch should take at most, as predicted: small requests wait for about two of them."""
+    """Seconds that one batch should take at most, as predicted: small requests wait for about two of them. One of many
+    responses to a prompt may take 8 times that, since it is computed once for all."""
     max_items: int = Field(1024, ge=2)
     """Items (scored texts) of one request."""
     max_rank_items: int = Field(256, ge=2)

@@ -1,6 +1,6 @@
 """Queueing behaviour at 0.5 to 4 times the engine's capacity and with 1 to 2,000 workers, in virtual time.
 
-    python -m benchmarks.queueing [--quick]
+python -m benchmarks.queueing [--quick]
 """
 
 import argparse

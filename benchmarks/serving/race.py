@@ -29,7 +29,14 @@ SEED = 0
 LEAST_AGREEMENT = 0.98
 """Rank correlation with our scores that a peer of the same function must reach; its bfloat16 gives about 0.998."""
 WANTED = {
-    ("smollm2", "vllm"): {"best-of-8": 2.0, "best-of-8-long": 2.0, "best-of-8-short": 2.0, "best-of-64": 2.0, "pairs": 1.6, "*": 1.0},
+    ("smollm2", "vllm"): {
+        "best-of-8": 2.0,
+        "best-of-8-long": 2.0,
+        "best-of-8-short": 2.0,
+        "best-of-64": 2.0,
+        "pairs": 1.6,
+        "*": 1.0,
+    },
     ("minilm", "infinity"): {"mixed": 2.0},
     ("minilm", "openrlhf-style"): {"mixed": 5.0},
 }

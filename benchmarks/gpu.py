@@ -31,6 +31,7 @@ from service.bundle.layout import DEFAULT_BLOCK_QUERIES, GRAPH_OUTPUT, Family, I
 from service.engine.onnx_options import cuda_options
 from service.engine.onnx_session import CPU, OnnxSession, open_graph
 from service.engine.providers import PROVIDERS
+from service.engine.session import ProviderError
 from training.attention import ATTENTION_NAME
 from training.backbone import load_backbone
 from training.examples import layout_tensors
@@ -106,10 +107,12 @@ def timed(arms: dict[str, Callable[[], Any]], device: torch.device, rounds: int)
     return seconds
 
 
-def company_error(run: Callable[[Sequence[IntArray]], Any], sequences: Sequence[IntArray], rounds: int) -> float:
-    """Largest change of a score between random companies."""
+def company_error(graph: "Graph", sequences: Sequence[IntArray], family: Family, rounds: int) -> float:
+    """Largest change of a score by random company in few shapes, as it is served, from alone in its own shape."""
     generator = np.random.default_rng(SEED)
-    alone = np.concatenate([run([sequence]) for sequence in sequences])
+    run = partial(graph.run, family=family)
+    layouts = [plan_layout([sequence], family) for sequence in sequences]
+    alone = np.concatenate([graph.session.infer(layout.arrays())[:, 0] for layout in layouts])
     worst = 0.0
     for _ in range(rounds):
         chosen = generator.permutation(len(sequences))[: generator.integers(2, len(sequences) + 1)]
@@ -129,20 +132,22 @@ class Graph:
         return self.session.run(plan_layout(sequences, family))[:, 0]
 
 
-def open_graphs(subject: Subject, device: torch.device, longest: int) -> list[Graph]:
-    """In every precision that the server would try; bf16 has no kernels on a CPU.
-
-    Raises:
-        ProviderError: the provider leaves what takes the time to the CPU.
-    """
+def open_graphs(subject: Subject, device: torch.device, longest: int) -> tuple[list[Graph], list[Target]]:
+    """In every precision that the server would try, and whether it runs; bf16 has no kernels on a CPU."""
     provider, settings = ("CUDAExecutionProvider", cuda_options()) if device.type == "cuda" else (CPU, {})
     family, threads = subject.model.family, torch.get_num_threads()
-    graphs = []
+    graphs, targets = [], []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         export_graph(subject.model, path, DEFAULT_BLOCK_QUERIES)
         for precision in PROVIDERS["cuda"].precisions() if device.type == "cuda" else ("fp16", "fp32"):
-            session = OnnxSession(path, family, provider, settings, precision, threads)
+            name = f"{subject.name} in {precision}: runs on {provider}"
+            try:
+                session = OnnxSession(path, family, provider, settings, precision, threads)
+            except ProviderError as error:  # the server would try the next one
+                targets.append(Target(name, "yes", str(error), False))
+                continue
+            targets.append(Target(name, "yes", f"nodes {session.placement.nodes}", True))
             options = ort.SessionOptions()
             options.enable_profiling, options.profile_file_prefix = True, str(Path(folder, precision))
             profiled = open_graph(path, precision, options, provider, settings)
@@ -150,7 +155,7 @@ def open_graphs(subject: Subject, device: torch.device, longest: int) -> list[Gr
                 layout = session.shaped(plan_layout(texts(workload, subject.vocabulary, longest), family))
                 profiled.run([GRAPH_OUTPUT], layout.arrays())
             graphs.append(Graph(session, slowest_operators(Path(profiled.end_profiling()))))
-    return graphs
+    return graphs, targets
 
 
 COMPANY_BOUND = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 5e-2}
@@ -163,18 +168,15 @@ def measure(
     """All figures of one model."""
     model, family = subject.model, subject.model.family
     longest = min(2048, model.backbone.config.max_position_embeddings)
-    graphs = open_graphs(subject, device, longest)
+    graphs, targets = open_graphs(subject, device, longest)
     cases = parity_cases(subject.vocabulary, longest, SEED)
-    figures: dict[str, Any] = {"provider": graphs[0].session.provider}
-    targets, rows = [], []
+    figures: dict[str, Any] = {}
+    rows: list[Row] = []
     for graph in graphs:
         precision = graph.session.precision
         parity = measure_parity(model, graph.session.infer, cases, DEFAULT_BLOCK_QUERIES, "fp32")
-        company = company_error(
-            partial(graph.run, family=family),
-            [s for name in ("mixed lengths", "wide tree") for s in cases[name]],
-            rounds,
-        )
+        sequences = [s for name in ("mixed lengths", "wide tree") for s in cases[name]]
+        company = company_error(graph, sequences, family, rounds)
         figures[precision] = {
             "parity": parity.as_json(), "company_error": company, "operators": graph.operators,
             "nodes": graph.session.placement.nodes,
@@ -224,10 +226,6 @@ def measure(
             },
         }  # fmt: skip
         rows += speeds(f"{subject.name}, {workload}", figures[workload])
-    wanted = "CUDAExecutionProvider" if device.type == "cuda" else CPU
-    targets.append(
-        Target(f"{subject.name}: runs on {wanted}", "yes", figures["provider"], figures["provider"] == wanted)
-    )
     return figures, targets, rows
 
 

@@ -29,6 +29,7 @@ itself, it is the sum of such branches, each normalised: some hundred times more
 so that all this is far away."""
 _BRANCHES: Final = ("If", "Loop", "TensorIterator")
 _SCALING: Final = ("Multiply", "MatMul", "Divide")
+_SAME: Final = ("Convert", "Reshape", "Unsqueeze", "Squeeze", "Broadcast", "Transpose")
 
 
 def quantise_weights(model: ov.Model) -> list[int]:
@@ -68,29 +69,31 @@ def _refuse_overflow(model: ov.Model) -> None:
         kind, name = operator.get_type_name(), operator.get_friendly_name()
         if kind in _BRANCHES:
             raise ValueError(f"{name} has a graph within, whose weights are not looked at")
-        if kind != "Constant" or not operator.get_element_type().is_real() or 0 in operator.shape:
+        if kind != "Constant" or 0 in operator.shape:
+            continue
+        readers = list(_readers(operator.output(0)))
+        scales = any(kind in _SCALING for kind, _ in readers)
+        if not operator.get_element_type().is_real() and not scales:  # an index or a shape
             continue
         is_float32 = operator.get_element_type() == ov.Type.f32
         values = operator.data if is_float32 else operator.get_data(dtype=np.float32)  # bf16 reads as float16 by `data`
         most = float(max(values.max(), -values.min()))
-        readers = list(_readers(operator.output(0)))
         if ("Divide", 1) in readers:
             with np.errstate(divide="ignore"):
                 most = max(most, float(np.abs(1 / values).max()))
         # A single number that scales nothing is no weight: it stands for minus infinity in a mask.
-        weighs = values.size > 1 or any(kind in _SCALING for kind, _ in readers)
-        if not np.isfinite(most) or (weighs and most > _LARGEST_WEIGHT):
+        if not np.isfinite(most) or ((scales or values.size > 1) and most > _LARGEST_WEIGHT):
             raise ValueError(
-                f"weights {name} have the magnitude {most:g}, and above {_LARGEST_WEIGHT:g} a sum might overflow, "
+                f"weights {name} scale by up to {most:g}, and above {_LARGEST_WEIGHT:g} a sum might overflow, "
                 "which integers would hide"
             )
 
 
 def _readers(value: ov.Output) -> Iterator[tuple[str, int]]:
-    """Who reads a value, in whatever type: kind of operator and place among its inputs."""
+    """Who reads a value, in whatever type or shape: kind of operator and place among its inputs."""
     for reader in value.get_target_inputs():
         node = reader.get_node()
-        if node.get_type_name() == "Convert":
+        if node.get_type_name() in _SAME and reader.get_index() == 0:
             yield from _readers(node.output(0))
         else:
             yield node.get_type_name(), reader.get_index()

@@ -87,7 +87,7 @@ PROVIDERS: Final = {
     )
 }  # fmt: skip
 _AUTO: Final = ("cuda", "openvino", "cpu")
-"""What `auto` tries. Not TensorRT, whose first start takes minutes."""
+"""What `auto` tries. Not TensorRT, whose start takes minutes."""
 
 
 def candidates(wanted: str, allow_fallback: bool) -> list[Provider]:

@@ -17,8 +17,8 @@ class Scored:
     Attributes:
         rows: of each item, in the caller's order, the raw scores of all heads, the reward first; NaN and infinities
             are passed on as they are.
-        queue_seconds: from admission to the start of the first batch.
-        infer_seconds: sum of the run times of the batches that held its items.
+        queue_seconds: from admission to the start of the first batch that gave it scores.
+        infer_seconds: sum of the run times of the batches that did.
         computed_tokens: tokens computed for it: a prefix shared within the request counts once, and an item that
             another request had already brought not at all.
     """
@@ -40,16 +40,32 @@ class Pending:
     infer_seconds: float = 0.0
 
 
+@dataclass
+class Allowance:
+    """Seconds, as predicted, that items of a batch may still be computed again, in parts of it."""
+
+    seconds: float
+
+    def take(self, seconds: float) -> bool:
+        """Spend so much, if so much is left."""
+        if seconds > self.seconds:
+            return False
+        self.seconds -= seconds
+        return True
+
+
 @dataclass(eq=False)
 class Flight:
     """A batch between the line and its end.
 
     Attributes:
+        allowance: shared by a batch and its parts.
         submitted: what the runner will fulfil, None while the batch is being planned.
         given_up: everybody who waited for it has left before it ran.
     """
 
     batch: Batch
     items: list[WaitingItem]
+    allowance: Allowance
     submitted: "Future[BatchResult] | None" = None
     given_up: bool = False

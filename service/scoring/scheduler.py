@@ -20,7 +20,7 @@ from service.scoring.cache import HeadScores, ScoreCache
 from service.scoring.cost import Attention, CostModel
 from service.scoring.deterministic import RequestPicker
 from service.scoring.errors import DeadlineExceededError, EngineFailedError
-from service.scoring.flights import Flight, Pending, Scored
+from service.scoring.flights import Allowance, Flight, Pending, Scored
 from service.scoring.pace import Pace
 from service.scoring.picking import Picker
 from service.scoring.prefixes import Sequences, forest_tokens
@@ -30,6 +30,9 @@ _TIMERS_EARLY = 0.005
 """Seconds by which the event loop's timer of a deadline may run before the deadline: it counts whole milliseconds."""
 _BATCHES_AHEAD = 2
 """One batch runs and one is ready behind it, so that the runner never waits for a plan."""
+_AGAIN = 8
+"""Times its own seconds that parts of a batch are run for scores that are no number. One item that spoils 64, with a
+long prompt in common, is found in 4; where all of them are none, the rest is told so sooner."""
 
 
 class Scheduler:
@@ -170,20 +173,22 @@ class Scheduler:
                 self._fail(work, DeadlineExceededError("the time for this request was up while it waited"))
             if not batch:
                 return
-            flight = Flight(batch, self._line.take(batch.sequences))
+            flight = Flight(batch, self._line.take(batch.sequences), Allowance(_AGAIN * batch.seconds))
             self._flights[flight] = asyncio.get_running_loop().create_task(self._fly(flight))
 
     async def _fly(self, flight: Flight) -> None:
-        await self._score(flight, may_split=not self._deterministic)
-        del self._flights[flight]
+        try:
+            await self._score(flight, may_split=not self._deterministic)
+        finally:
+            del self._flights[flight]
         self._pump()
 
     async def _score(self, flight: Flight, may_split: bool) -> None:
         """Run a batch. One that failed is tried again in two halves, which then fail alone.
 
         What is no number spreads to whatever is computed beside it. So scores that are none are computed again in ever
-        smaller company, until one that is none alone is the item's own. With `deterministic` too: which these are
-        depends on nothing but the request.
+        smaller company, as far as the allowance goes: one that is none alone is the item's own. With `deterministic`
+        too, since which these are depends on nothing but the request.
         """
         try:
             layout = await asyncio.get_running_loop().run_in_executor(self._planner, self._plan, flight.batch)
@@ -193,6 +198,7 @@ class Scheduler:
             result = await asyncio.wrap_future(flight.submitted)
             if result.rewards.ndim != 2 or len(result.rewards) != len(flight.items) or not result.rewards.shape[1]:
                 raise EngineError(f"rewards of shape {result.rewards.shape} for {len(flight.items)} items")
+            sound: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(result.rewards), axis=1)
         except asyncio.CancelledError:
             if not flight.given_up:  # then it is the loop that ends, and nothing new may begin
                 raise
@@ -200,23 +206,24 @@ class Scheduler:
             kind = "oom" if isinstance(error, OutOfMemoryError) else "runtime"
             self._metrics.engine_errors.labels(kind).inc()
             if may_split and len(flight.items) > 1:
-                await self._run_again(flight, flight.items)
+                await self._run_parts(_halves(flight, flight.items), may_split=False)
             else:
                 self._crash(flight, error)
         else:
             self._measure(flight.batch, layout, result)
-            sound: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(result.rewards), axis=1)
-            sound |= len(sound) == 1
+            again = _halves(flight, list(itertools.compress(flight.items, ~sound)))
+            if len(sound) == 1 or not flight.allowance.take(sum(part.batch.seconds for part in again)):
+                again, sound = [], np.ones_like(sound)
             self._land(flight, result, sound)
-            await self._run_again(flight, list(itertools.compress(flight.items, ~sound)))
+            await self._run_parts(again, may_split)
 
-    async def _run_again(self, flight: Flight, items: list[WaitingItem]) -> None:
-        """Run items of a batch that ended, in two halves."""
-        for part in (items[: len(items) // 2], items[len(items) // 2 :]):
-            if any(item.waiters for item in part):
-                await self._score(Flight(flight.batch.part([item.key for item in part]), part), may_split=False)
+    async def _run_parts(self, parts: list[Flight], may_split: bool) -> None:
+        """Run parts of a batch that ended."""
+        for part in parts:
+            if any(item.waiters for item in part.items):
+                await self._score(part, may_split)
             else:  # all who waited have left, or were told that the engine is gone
-                self._line.finish(part)
+                self._line.finish(part.items)
 
     def _plan(self, batch: Batch) -> Layout:
         sequences = list(batch.sequences.values())
@@ -225,7 +232,7 @@ class Scheduler:
         return layout
 
     def _land(self, flight: Flight, result: BatchResult, sound: npt.NDArray[np.bool_]) -> None:
-        """Hand out the rewards of the items that are `sound` (N,)."""
+        """Hand out the rewards of the items that `sound` (N,) has."""
         items = list(itertools.compress(flight.items, sound))
         rows = map(tuple, result.rewards[sound].astype(np.float64).tolist())
         self._line.finish(items)
@@ -281,3 +288,13 @@ class Scheduler:
         admission = self.admission
         self._peak.see(admission.items + line.running)  # what still waits, also where nobody has come for a while
         return admission.items, line.index.tokens, age, line.running, admission.saturation, self._peak.most()
+
+
+def _halves(flight: Flight, items: list[WaitingItem]) -> list[Flight]:
+    """Items of a flight in two parts, or in one where there is but one."""
+    cut = len(items) // 2
+    return [
+        Flight(flight.batch.part([item.key for item in part]), part, flight.allowance)
+        for part in (items[:cut], items[cut:])
+        if part
+    ]

@@ -25,7 +25,14 @@ class Assay(Peer):
 
     name: ClassVar[str] = "assay"
     ready_path: ClassVar[str] = "/ready"
-    packages: ClassVar[tuple[str, ...]] = ("onnxruntime", "openvino", "tokenizers", "numpy", "uvicorn")
+    packages: ClassVar[tuple[str, ...]] = (
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "openvino",
+        "tokenizers",
+        "numpy",
+        "uvicorn",
+    )
 
     @property
     def label(self) -> str:

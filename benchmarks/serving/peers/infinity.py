@@ -6,6 +6,7 @@ Its classifier of a BERT reads the first token through a pooling layer. It canno
 model it runs the same backbone with a drawn classifier, at the same cost, and its scores are not compared with ours.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 
 from benchmarks.serving.models import ModelFolders
 from benchmarks.serving.peers.base import Call, Peer
-from benchmarks.serving.peers.environments import environment
+from benchmarks.serving.peers.environments import FOLDER, environment
 from benchmarks.serving.rendering import Item
 
 VERSION = "0.0.78"
@@ -50,8 +51,11 @@ class Infinity(Peer):
 
     def command(self, model: ModelFolders, port: int) -> list[str]:
         """Without its warm-up, whose texts are two tokens longer than a BERT takes; the race warms up all arms."""
+        mine = FOLDER / "infinity-models" / f"{model.name}-{self.engine}"
+        shutil.rmtree(mine, ignore_errors=True)
+        shutil.copytree(model.two_labels, mine)  # the optimum engine writes a graph and another config.json there
         return [
-            str(self.install() / "bin" / "infinity_emb"), "v2", "--model-id", str(model.two_labels),
+            str(self.install() / "bin" / "infinity_emb"), "v2", "--model-id", str(mine),
             "--served-model-name", SERVED_NAME, "--engine", self.engine, "--device", "cpu", "--dtype", "float32",
             "--no-model-warmup", "--host", "127.0.0.1", "--port", str(port),
         ]  # fmt: skip

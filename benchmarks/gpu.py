@@ -116,7 +116,8 @@ def company_error(graph: "Graph", sequences: Sequence[IntArray], family: Family,
     worst = 0.0
     for _ in range(rounds):
         chosen = generator.permutation(len(sequences))[: generator.integers(2, len(sequences) + 1)]
-        worst = max(worst, float(np.abs(run([sequences[i] for i in chosen]) - alone[chosen]).max()))
+        change = np.abs(run([sequences[i] for i in chosen]) - alone[chosen]).max()
+        worst = float(np.maximum(worst, change))  # keeps NaN
     return worst
 
 

@@ -72,7 +72,7 @@ def _refuse_overflow(model: ov.Model) -> None:
         if kind != "Constant" or 0 in operator.shape:
             continue
         readers = list(_readers(operator.output(0)))
-        scales = any(kind in _SCALING for kind, _ in readers)
+        scales = any(reader in _SCALING for reader, _ in readers)
         if not operator.get_element_type().is_real() and not scales:  # an index or a shape
             continue
         is_float32 = operator.get_element_type() == ov.Type.f32
@@ -90,12 +90,12 @@ def _refuse_overflow(model: ov.Model) -> None:
 
 
 def _readers(value: ov.Output) -> Iterator[tuple[str, int]]:
-    """Who reads a value, in whatever type or shape: kind of operator and place among its inputs."""
+    """Who computes with a value as a real number, in whatever shape: kind of operator and place among its inputs."""
     for reader in value.get_target_inputs():
         node = reader.get_node()
         if node.get_type_name() in _SAME and reader.get_index() == 0:
             yield from _readers(node.output(0))
-        else:
+        elif value.get_element_type().is_real():  # integers count shapes
             yield node.get_type_name(), reader.get_index()
 
 

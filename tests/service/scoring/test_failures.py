@@ -96,10 +96,8 @@ async def test_what_is_no_number_and_spreads_to_its_batch_fails_alone(pocket_bun
 async def test_of_a_batch_only_what_is_no_number_is_computed_again(pocket_bundle):
     async with line_over(pocket_bundle) as line:
         line.session.always(turns(line.right(items(9))[4]))
-        assert (
-            sum(isinstance(item.score, float) for item in (await line.submit(items(9), per_item_failures=True)).items)
-            == 8
-        )
+        scores = await line.submit(items(9), per_item_failures=True)
+        assert sum(isinstance(item.score, float) for item in scores.items) == 8
         assert [len(layout.read_index) for layout in line.session.layouts] == [9, 1]
 
 

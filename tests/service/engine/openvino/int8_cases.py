@@ -167,6 +167,12 @@ def test_a_single_number_that_scales_nothing_far(layers, tmp_path, scale, operat
     compile_graph(hidden_in(layers, tmp_path, scale, np.float32, operator), "int8", 1)
 
 
+def test_a_shape_that_is_multiplied_is_no_scale():
+    model, _ = graph(False, 48)
+    size = opset13.multiply(opset13.shape_of(model.input(0).get_node()), opset13.constant(np.array([5000], np.int64)))
+    assert quantise_weights(ov.Model([model.output(0).get_node(), size], model.get_parameters())) == [64]
+
+
 def test_what_is_no_number_would_be_rounded_to_one(layers):
     """Why weights are refused; where the runtime learns to tell, they need not be any more."""
     path, _ = layers

@@ -180,7 +180,10 @@ class OptimiserConfig(Section):
     max_gradient_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
     bf16: bool = False
-    """Compute in bfloat16 where it is safe; head and loss stay in float32."""
+    """Compute in bfloat16 where it is safe and the processor has arithmetic for it; head and loss stay in float32."""
+    fsdp: bool = False
+    """Divide weights, gradients and moments among the processes, each with a GPU of its own, layer by layer (FSDP): for
+    a backbone that does not fit on one."""
     evaluations_per_epoch: int = Field(1, ge=1)
     """How often the validation prompts are scored."""
     patience: int = Field(3, ge=0)

@@ -61,7 +61,7 @@ class RewardModel(nn.Module):
         hidden = backbone.config.get_text_config().hidden_size
         self.head = nn.Linear(hidden, len(heads.weights), bias=False, dtype=torch.float32)
         nn.init.normal_(self.head.weight, std=1 / (hidden + 1))
-        self.tie_threshold = nn.Parameter(torch.zeros((), dtype=torch.float32))
+        self.tie_threshold = nn.Parameter(torch.zeros(1, dtype=torch.float32))  # FSDP takes no scalars
         weights = torch.tensor(list(heads.weights.values()), dtype=torch.float32)
         self.register_buffer("_weights", weights, persistent=False)
         self.flexible = False

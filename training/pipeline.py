@@ -38,7 +38,7 @@ from training.encoding import Example, encode_records, truncated
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.measure import measure
 from training.export.bundle import export_bundle
-from training.fit import FitResult, checkpoint_to_resume, fit, make_optimiser
+from training.fit import FitResult, checkpoint_to_resume, fit
 from training.freezing import freeze
 from training.judgement_weights import check_aspects
 from training.model import RewardModel
@@ -58,6 +58,7 @@ from training.run_folder import (
     remove,
     write,
 )
+from training.sharding import refuse_unsharded
 from training.token_store import TokenStore, tokenize
 
 logger = logging.getLogger("assay.training")
@@ -87,6 +88,8 @@ def run_fit(config: TrainingConfig) -> FitResult:
     else:
         refuse_to_delete(config)
     processes.refuse_uneven(config.optimiser.batch_elements)
+    if config.optimiser.fsdp:
+        refuse_unsharded()
     with processes.main_first():
         data = _prepared(config.data, config.optimiser.seed, config.progress)
     _report_data(data)
@@ -104,7 +107,7 @@ def run_fit(config: TrainingConfig) -> FitResult:
         if begun.data_sha256 != data.sha256:
             raise CheckpointError(f"{config.run}: the data have changed since the run began; train anew")
         # Before anything is taken away: a finished run keeps its model when its checkpoint is damaged.
-        checkpoint_to_resume(checkpoint.model, make_optimiser(checkpoint.model, config), config)
+        checkpoint_to_resume(checkpoint.model, config)
     processes.wait()
     if processes.is_main():
         _begin(config, data, resumed=begun is not None)

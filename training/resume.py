@@ -4,6 +4,7 @@ The loop itself goes on without a part that is missing, from other moments, rate
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from training.checkpoint_error import CheckpointError, first_line
 from training.run_folder import CHECKPOINTS, STATE, whole_checkpoints
 
 WEIGHTS, OPTIMISER, SCHEDULE = "model.safetensors", "optimizer.pt", "scheduler.pt"
+SHARDED_WEIGHTS, SHARDED_OPTIMISER = "pytorch_model_fsdp.bin", "optimizer.bin"
+"""What a sharded model resumes from; `WEIGHTS` are there too."""
 
 _REMEDY = "remove this checkpoint to resume from an earlier one"
 
@@ -60,8 +63,13 @@ def read_state(checkpoint: Path) -> TrainerState:
         raise _unreadable(path, error) from error
 
 
-def check_whole(checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def check_whole(checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optimizer, sharded: bool = False) -> None:
     """Load every part of the checkpoint once, as the loop will; model and optimiser keep what they are given.
+
+    Args:
+        checkpoint: its folder.
+        model, optimiser: whole, also where they will be `sharded`.
+        sharded: whether FSDP goes on with it.
 
     Raises:
         CheckpointError: a part is missing, cannot be read, or belongs to another model.
@@ -70,7 +78,11 @@ def check_whole(checkpoint: Path, model: nn.Module, optimiser: torch.optim.Optim
     if saved_by not in (0, processes.count()):
         raise CheckpointError(f"{checkpoint}: {saved_by} processes trained it, and {processes.count()} cannot go on")
     _weights(checkpoint / WEIGHTS, model, _REMEDY)
-    _part(checkpoint / OPTIMISER, _optimiser, optimiser)
+    if sharded:
+        _part(checkpoint / SHARDED_WEIGHTS, _sharded_weights, model)
+        _part(checkpoint / SHARDED_OPTIMISER, _sharded_optimiser, model)
+    else:
+        _part(checkpoint / OPTIMISER, _optimiser, optimiser)
     _part(checkpoint / SCHEDULE, _schedule)
     _part(checkpoint / random_state(), _random)
 
@@ -123,6 +135,25 @@ def _optimiser(content: Any, optimiser: torch.optim.Optimizer) -> None:
             if tensor.ndim and tensor.shape != parameters[place].shape:
                 raise ValueError(f"{name} of parameter {place} has another shape than the parameter")
     optimiser.load_state_dict(content)
+
+
+def _sharded_weights(content: Any, model: nn.Module) -> None:
+    _same_shapes({name: tensor.shape for name, tensor in content.items()}, model.state_dict())
+
+
+def _sharded_optimiser(content: Any, model: nn.Module) -> None:
+    """Its moments are by name of the parameter."""
+    parameters = dict(model.named_parameters())
+    if not content["state"]:
+        raise ValueError("it has no moments")
+    for name, moments in content["state"].items():
+        _same_shapes({name: moments["exp_avg"].shape}, {name: parameters[name]})
+
+
+def _same_shapes(shapes: Mapping[str, torch.Size], wanted: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in wanted.items():
+        if shapes.get(name) != tensor.shape:
+            raise ValueError(f"{name} is missing or has another shape than the parameter")
 
 
 def _schedule(content: Any) -> None:

@@ -28,8 +28,9 @@ from training.checkpoint import Checkpoint
 from training.config import LossConfig, TrainingConfig
 from training.encoding import Example
 from training.examples import Collator, ElementDataset
-from training.fit import RewardTrainer, make_optimiser, training_arguments
 from training.judgement_weights import judgement_weights
+from training.precision import computes_bf16
+from training.trainer import RewardTrainer, make_optimiser, training_arguments
 
 RATE = 1e-5
 
@@ -88,9 +89,8 @@ def assay(config: TrainingConfig, checkpoint: Checkpoint, examples: Sequence[Exa
         data_collator=Collator(model.family, config.model.block_queries),
         callbacks=[timer],
         optimizers=(optimiser, None),
-        loss_config=LossConfig(centring=0),
+        config=config.model_copy(update={"loss": LossConfig(centring=0)}),
         validation=[],
-        block_queries=config.model.block_queries,
         length_slope=0.0,
     )
     trainer.train()
@@ -176,6 +176,7 @@ def run(name: str, workload: Workload, steps: int, bf16: bool) -> dict[str, Any]
     return {
         "seconds": timer.seconds,
         "losses": timer.losses,
+        "precision": "bf16" if bf16 else "fp32",
         "pairs": workload.pairs_of_a_step,
         "mean_tokens_of_an_item": sum(tokens) / sum(len(example.items) for example in examples),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -190,4 +191,4 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--fp32", action="store_true")
     flags = parser.parse_args()
-    print(json.dumps(run(flags.name, WORKLOADS[flags.workload], flags.steps, not flags.fp32)))
+    print(json.dumps(run(flags.name, WORKLOADS[flags.workload], flags.steps, not flags.fp32 and computes_bf16())))

@@ -4,8 +4,8 @@
 
 Every contender trains in a process of its own, in turn, round after round, on the same token ids: a step holds the same
 pairs for all, those of one prompt (or of a few). First in fp32, to show that the losses are the same step by step; then
-in bf16, for time. Assay computes every response of a prompt once, and the prompt once for all of them; the others
-compute both sides of every pair, with the prompt, padded to the longest of the step.
+for time, in bf16 where the processor computes in it. Assay computes every response of a prompt once, and the prompt
+once for all of them; the others compute both sides of every pair, with the prompt, padded to the longest of the step.
 """
 
 import json
@@ -32,10 +32,12 @@ class Trained:
     """What one process told.
 
     Attributes:
+        precision: bf16 or fp32.
         pairs_per_second: of the steps after the first, which also makes the moments of AdamW.
         peak_mib: of the whole process, with its libraries.
     """
 
+    precision: str
     losses: list[float]
     pairs_per_second: float
     peak_mib: float
@@ -52,7 +54,13 @@ def train(name: str, workload: str, steps: int, *flags: str) -> Trained:
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     told: dict[str, Any] = json.loads(output.splitlines()[-1])
     seconds = told["seconds"][WARM_UP:]
-    return Trained(told["losses"], told["pairs"] * len(seconds) / sum(seconds), told["peak_mib"], told["before_mib"])
+    return Trained(
+        told["precision"],
+        told["losses"],
+        told["pairs"] * len(seconds) / sum(seconds),
+        told["peak_mib"],
+        told["before_mib"],
+    )
 
 
 def measure(part: str, quick: bool) -> Result:

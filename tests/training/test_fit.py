@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from service.bundle.layout import Family
 from tests.training.tiny import tiny_checkpoint, toy_records
+from training import precision
 from training.config import LossConfig, ModelConfig, OptimiserConfig, TrainingConfig
 from training.data import Judgement, PreferenceRecord
 from training.encoding import Example, encode_records
@@ -328,7 +329,8 @@ def test_tensorboard_and_checkpoints_are_written(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("runs"))
 
 
-def test_bf16_keeps_head_and_loss_in_fp32(tmp_path: Path) -> None:
+def test_bf16_keeps_head_and_loss_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "computes_bf16", lambda: True)
     dtypes: set[tuple[torch.dtype, ...]] = set()
     model = tiny_checkpoint(Family.CAUSAL).model
     model.head.register_forward_hook(
@@ -342,6 +344,21 @@ def test_bf16_keeps_head_and_loss_in_fp32(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     losses = [row["loss"] for row in result.history if "loss" in row]
     assert losses[-1] < losses[0]
+    assert result.bf16
+
+
+def test_float32_where_bf16_would_be_emulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A product of bf16 took 36 times as long as one of float32 on a processor with AVX2 alone."""
+    monkeypatch.setattr(precision, "computes_bf16", lambda: False)
+    model = tiny_checkpoint(Family.CAUSAL).model
+    inside: set[torch.dtype] = set()
+    model.backbone.layers[0].mlp.up_proj.register_forward_hook(lambda module, inputs, output: inside.add(output.dtype))
+    result = fit(model, examples(8, 1), examples(8, 2), configuration(tmp_path, bf16=True, epochs=1))
+    assert inside == {torch.float32}
+    assert not result.bf16
+    assert "optimiser.bf16: this processor has no arithmetic in bfloat16" in caplog.text
 
 
 def test_nothing_to_train_or_to_validate_on(tmp_path: Path) -> None:

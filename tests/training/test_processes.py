@@ -1,24 +1,13 @@
 """Processes that share the elements of a step give the curve of one, write each file once, and go on together."""
 
-import json
-import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.training.tiny import causal_tokenizer, save_backbone, toy_records
+from tests.training.launched import close, curve, fit, prepared
 from training import processes
-from training.config import DataConfig
-from training.data import write_records
-from training.prepare import prepare_data
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(("allowed", "threads"), [(1, 1), (2, 2), (64, 2)])
@@ -35,47 +24,7 @@ def test_a_container_s_quota_bounds_the_threads(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backbone, and data whose training part fills the last step of an epoch of 8 elements."""
-    folder = tmp_path_factory.mktemp("processes")
-    save_backbone(folder / "backbone", "llama", causal_tokenizer())
-    data = folder / "toy.jsonl"
-    for count in range(60, 100):
-        write_records(data, toy_records(count, responses=3))
-        if len(prepare_data(DataConfig(train=(str(data),), validation_fraction=0.2), 0).splits.train) % 8 == 0:
-            return folder
-    raise AssertionError("no size of the data gives full steps")
-
-
-def fit(folder: Path, run: str, processes: int, *flags: str) -> subprocess.CompletedProcess[str]:
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "--"]
-    settings = {
-        "data.train": folder / "toy.jsonl", "data.validation-fraction": 0.2, "data.store": folder / "store",
-        "model.backbone": folder / "backbone", "model.max-tokens": 64, "model.block-queries": 16,
-        "optimiser.learning-rate": 1e-3, "optimiser.epochs": 3, "run": folder / run,
-    }  # fmt: skip
-    given = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    return subprocess.run(
-        [sys.executable, *(launch if processes > 1 else ["-m"]), "training", "fit", *given, "--no-progress", *flags],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def curve(run: Path) -> list[dict[str, float]]:
-    history: list[dict[str, Any]] = json.loads((run / "training.json").read_text())["history"]
-    kept = ("loss", "eval_loss", "eval_accuracy", "grad_norm", "learning_rate", "epoch")
-    return [{name: row[name] for name in kept if name in row} for row in history]
-
-
-def close(one: list[dict[str, float]], other: list[dict[str, float]]) -> bool:
-    return [row.keys() for row in one] == [row.keys() for row in other] and all(
-        math.isclose(value, theirs[name], rel_tol=1e-4, abs_tol=1e-6)
-        for mine, theirs in zip(one, other, strict=True)
-        for name, value in mine.items()
-    )
+    return prepared(tmp_path_factory.mktemp("processes"))
 
 
 @pytest.mark.parametrize("kind", ["bradley-terry", "rao-kupper"])

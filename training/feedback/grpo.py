@@ -18,6 +18,7 @@ from training.feedback.policy import Policy, adapter, end_tokens, load_language_
 from training.feedback.prompts import messages
 from training.feedback.rewards import Scorer
 from training.feedback.run_folder import SUMMARY, finish, save_adapter, set_up
+from training.precision import bf16_if_it_helps
 
 
 def run_grpo(config: GrpoConfig) -> str:
@@ -105,7 +106,7 @@ def _arguments(config: GrpoConfig, weights: list[float]) -> GRPOConfig:
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=max(1, config.updates // 10),
         max_grad_norm=config.max_gradient_norm,
-        bf16=config.policy.bf16,
+        bf16=bf16_if_it_helps(config.policy.bf16, "policy.bf16"),
         use_cpu=True,
         seed=config.seed,
         logging_steps=1,

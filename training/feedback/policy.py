@@ -14,6 +14,7 @@ from training.backbone import Source, forget_quantisation, quiet_loading, resolv
 from training.checkpoint_error import first_line
 from training.feedback.config import PolicyConfig
 from training.feedback.prompts import Prompt, PromptError, messages
+from training.precision import bf16_if_it_helps
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Policy(nn.Module):
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.temperature = config.temperature
-        self._bf16 = config.bf16
+        self._bf16 = bf16_if_it_helps(config.bf16, "policy.bf16")
         base: Any = model.get_base_model()
         self._trunk: nn.Module = getattr(base, base.base_model_prefix)
         self._vocabulary: nn.Module = base.get_output_embeddings()

@@ -1,0 +1,169 @@
+"""The loop: a `transformers.Trainer` whose batches are layouts and whose loss is over pairs of scores."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import Trainer, TrainingArguments
+
+from service.bundle.layout import GRAPH_INPUTS
+from training import processes
+from training.checkpoint_error import cannot_write, nearly_full
+from training.config import TrainingConfig
+from training.encoding import Example
+from training.evaluation import metrics
+from training.evaluation.evaluate import judged_pairs
+from training.judgement_weights import column_of
+from training.length import length_difference
+from training.model import RewardModel
+from training.objective import KNOW_TIES, objective
+from training.precision import bf16_if_it_helps
+from training.run_folder import CHECKPOINTS
+from training.scoring import score_heads
+from training.sharding import LEFT_AS_IT_IS
+
+
+def training_arguments(config: TrainingConfig, elements: int) -> TrainingArguments:
+    """The Trainer's arguments for `elements` elements an epoch, on one device a process however many there are.
+
+    Raises:
+        ValueError: the elements of a step cannot be shared alike among the processes.
+    """
+    optimiser = config.optimiser
+    processes.refuse_uneven(optimiser.batch_elements)
+    updates_per_epoch = max(1, math.ceil(elements / optimiser.batch_elements / optimiser.accumulation))
+    every = max(1, updates_per_epoch // optimiser.evaluations_per_epoch)
+    arguments = TrainingArguments(
+        output_dir=str(config.run / CHECKPOINTS),
+        num_train_epochs=optimiser.epochs,
+        per_device_train_batch_size=optimiser.batch_elements // processes.count(),
+        ddp_find_unused_parameters=False,  # there are none, and the threshold of ties is used outside of `forward`
+        gradient_accumulation_steps=optimiser.accumulation,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(optimiser.warmup * updates_per_epoch * optimiser.epochs),
+        max_grad_norm=optimiser.max_gradient_norm,
+        bf16=bf16_if_it_helps(optimiser.bf16, "optimiser.bf16"),
+        use_cpu=not torch.accelerator.is_available(),  # else bf16 is refused where there is no GPU
+        seed=optimiser.seed,
+        data_seed=optimiser.seed,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=min(10, every),
+        report_to=[],  # see `_reporting`
+        restore_callback_states_from_checkpoint=True,  # the patience that is left
+        disable_tqdm=not (config.progress and processes.is_main()),
+        remove_unused_columns=False,
+        label_names=[],
+        dataloader_pin_memory=False,
+        **(LEFT_AS_IT_IS if optimiser.fsdp else {}),
+    )
+    if arguments.n_gpu > 1:  # nn.DataParallel would cut the arrays of a layout, which are no batch, into halves
+        arguments._n_gpu = 1
+    return arguments
+
+
+class RewardTrainer(Trainer):
+    """A Trainer whose batches are layouts and whose loss is over pairs of scores."""
+
+    def __init__(
+        self,
+        *args: Any,
+        config: TrainingConfig,
+        validation: Sequence[Example],
+        length_slope: float,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._config = config
+        self._validation = validation
+        self._length_slope = length_slope
+        self.model_accepts_loss_kwargs = False  # the loss is a mean: accumulation averages it
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """See `make_optimiser`. The loop takes none from outside for a sharded model."""
+        if self.optimizer is None:
+            assert isinstance(self.model, RewardModel)
+            self.optimizer = make_optimiser(self.model, self._config)
+        return self.optimizer
+
+    def compute_loss(  # type: ignore[override]  # outputs are never asked for
+        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
+    ) -> torch.Tensor:
+        """Mean loss of one batch as `training.examples.Collator` makes it.
+
+        Raises:
+            FloatingPointError: the loss is not finite; going on would only spread it.
+        """
+        reward_model = self.accelerator.unwrap_model(model)
+        with self.accelerator.autocast():  # it sees to that itself, but for a sharded model
+            scores = model(**{name: inputs[name] for name in GRAPH_INPUTS})[:, list(reward_model.heads.learnt)]
+        loss = objective(scores, inputs, reward_model.tie_threshold, self._config.loss)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at update {self.state.global_step}; "
+                "lower the learning rate or turn off bf16"
+            )
+        return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write the state of the loop.
+
+        Raises:
+            CheckpointError: it cannot be written; what was begun is taken away, and the checkpoints before it stay.
+        """
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # each writer has its own for a full disk
+            if isinstance(error, RuntimeError) and not nearly_full(folder):
+                raise
+            if processes.is_main():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise cannot_write(folder, error) from error
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Score the validation prompts; logs loss, accuracy, mean margin and mean score.
+
+        Each judgement is put to the head of its aspect, and the loss is that of Bradley and Terry with the length term,
+        whatever is trained with, so that it can be compared.
+        """
+        assert isinstance(self.model, RewardModel)
+        with self.accelerator.autocast():
+            scores = score_heads(self.model, self._validation, self._config.model.block_queries)
+        pairs = judged_pairs(self._validation, scores, partial(column_of, heads=self.model.heads))
+        explained = self._length_slope * length_difference(pairs.length_i, pairs.length_j)
+        figures = {
+            f"{metric_key_prefix}_loss": metrics.log_loss(pairs.margin + explained, pairs.preference),
+            f"{metric_key_prefix}_accuracy": metrics.accuracy(pairs.margin, pairs.preference),
+            f"{metric_key_prefix}_margin": float((pairs.margin * (2 * pairs.preference - 1)).mean()),
+            f"{metric_key_prefix}_score_mean": float(pairs.score_i.mean()),
+        }
+        self.log(figures)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
+        return figures
+
+
+def make_optimiser(model: RewardModel, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW; a faster rate for the new head, no decay on biases and norms."""
+    settings = config.optimiser
+    decayed = [p for p in model.backbone.parameters() if p.requires_grad and p.ndim >= 2]
+    plain = [p for p in model.backbone.parameters() if p.requires_grad and p.ndim < 2]
+    head = [*model.head.parameters(), *([model.tie_threshold] if config.loss.kind in KNOW_TIES else [])]
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
+            {"params": plain, "lr": settings.learning_rate, "weight_decay": 0.0},
+            {"params": head, "lr": settings.head_learning_rate, "weight_decay": 0.0},
+        ]
+    )

@@ -6,10 +6,13 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import spearmanr
 
 from benchmarks.accuracy.train import HeldOut
 from training.evaluation import metrics
+from training.evaluation.length_bias import length_trend
 from training.evaluation.metrics import FloatArray, IntArray, Interval
+from training.length import length_difference
 
 Mask = npt.NDArray[np.bool_]
 
@@ -86,6 +89,23 @@ class Pooled:
         return metrics.correct(metrics.length_margin(*self.lengths.T), self.preference)
 
     @property
+    def right_without_length(self) -> FloatArray | None:
+        """(P,) as `right`, of margins without what a local regression on length explains; none of too few pairs."""
+        trends = [length_trend(margin, *self.lengths.T) for margin in self.margin]
+        if any(trend is None for trend in trends):
+            return None
+        each = [metrics.correct(m - t, self.preference) for m, t in zip(self.margin, trends, strict=True)]
+        shares: FloatArray = np.mean(each, axis=0)
+        return shares
+
+    @property
+    def length_correlation(self) -> float:
+        """Rank correlation of margin and difference of lengths, mean over seeds; no matter which response is first."""
+        difference = length_difference(*self.lengths.T)
+        both = np.concatenate([difference, -difference])
+        return float(np.mean([spearmanr(np.concatenate([m, -m]), both).statistic for m in self.margin]))
+
+    @property
     def matched(self) -> Mask:
         """(P,) whether the two are of similar length."""
         return metrics.length_matched(*self.lengths.T)
@@ -105,6 +125,8 @@ class Figures:
         accuracy_by_fold: mean of the folds' accuracies, as protocols of held-out topics publish it.
         length_rule, above_rule: the longer one wins; the model less that, pair by pair.
         matched_pairs, matched, matched_rule: those of similar length; none without such pairs.
+        length_correlation: rank correlation of margin and difference of lengths; 0 for a score that knows no length.
+        without_length: accuracy of margins without what a local regression on length explains (Huang et al. 2024).
         log_loss, ece, ece_by_seed: at the temperatures of the folds; means over seeds.
     """
 
@@ -117,6 +139,8 @@ class Figures:
     matched_pairs: int
     matched: Interval | None
     matched_rule: Interval | None
+    length_correlation: float
+    without_length: Interval | None
     log_loss: float
     ece: float
     ece_by_seed: list[float]
@@ -132,6 +156,7 @@ def figures(pooled: Pooled) -> Figures:
     seeds = list(zip(pooled.margin, pooled.temperature, strict=True))
     ece = [metrics.calibration_error(margin / t, pooled.preference) for margin, t in seeds]
     alike = pooled.select(matched)
+    without_length = pooled.right_without_length
     return Figures(
         pairs=len(right),
         accuracy=pooled.interval(right),
@@ -142,6 +167,8 @@ def figures(pooled: Pooled) -> Figures:
         matched_pairs=int(matched.sum()),
         matched=alike.interval(alike.right) if matched.any() else None,
         matched_rule=alike.interval(alike.longer_is_right) if matched.any() else None,
+        length_correlation=pooled.length_correlation,
+        without_length=None if without_length is None else pooled.interval(without_length),
         log_loss=float(np.mean([metrics.log_loss(margin / t, pooled.preference) for margin, t in seeds])),
         ece=float(np.mean(ece)),
         ece_by_seed=ece,

@@ -1,9 +1,10 @@
 """Choose recipes: variants of one, side by side on data that no figure of a protocol comes from.
 
-    python -m benchmarks.accuracy.study RECIPE [--variants NAME ...] [--seeds N]
+    python -m benchmarks.accuracy.study STUDY [--variants NAME ...] [--seeds N]
 
-A recipe is a file of training/recipes/. Each variant changes a setting or two and trains on the development folds of
-its data (`benchmarks.accuracy.folds`), which lie within training data; the result is a table of all, best first.
+A study has the name of a recipe of training/recipes/, or of what it asks of one. Each variant changes a setting or two
+and trains on the development folds of its data (`benchmarks.accuracy.folds`), which lie within training data; the
+result is a table of all, best first.
 """
 
 import argparse
@@ -55,8 +56,28 @@ LABELS = {
     "ties by Davidson": loss(kind="davidson"),
     "votes weighed by reliability (Dawid-Skene)": Variant({"data": {"annotators": "dawid-skene"}}),
 }
-STUDIES: dict[str, tuple[str, dict[str, Variant]]] = {
-    "minilm-convarg": (
+
+
+@dataclass(frozen=True)
+class Study:
+    """Variants of a recipe beside it.
+
+    Attributes:
+        recipe: its name.
+        protocol: the folds that decide, of `benchmarks.accuracy.folds.PROTOCOLS`.
+        variants: what is tried, by what it is called.
+        of_length: whether the question is what scores know of length, and the lines say it.
+    """
+
+    recipe: str
+    protocol: str
+    variants: Mapping[str, Variant]
+    of_length: bool = False
+
+
+STUDIES = {
+    "minilm-convarg": Study(
+        "minilm-convarg",
         "convarg_development",
         {
             **RATES,
@@ -69,11 +90,17 @@ STUDIES: dict[str, tuple[str, dict[str, Variant]]] = {
             "all layers learn": model(frozen_layers=None),
             "one head": model(ensemble=1),
             "label smoothing 0.05": loss(label_smoothing=0.05),
-            "length residual": loss(length_residual=True),
             **LABELS,
         },
     ),
-    "smollm2-ethics": (
+    "convarg-length": Study(
+        "minilm-convarg",
+        "convarg_development",
+        {"length residual": loss(length_residual=True)},
+        of_length=True,
+    ),
+    "smollm2-ethics": Study(
+        "smollm2-ethics",
         "ethics_development",
         {
             **RATES,
@@ -83,7 +110,8 @@ STUDIES: dict[str, tuple[str, dict[str, Variant]]] = {
             "ensemble of 5": model(ensemble=5),
         },
     ),
-    "minilm-responses": (
+    "minilm-responses": Study(
+        "minilm-responses",
         "responses_development",
         {
             **RATES,
@@ -97,13 +125,12 @@ STUDIES: dict[str, tuple[str, dict[str, Variant]]] = {
         },
     ),
 }
-"""By recipe: the folds that decide, and what is tried."""
 
 
 def study(name: str, only: Sequence[str] | None, seeds: int, quick: bool) -> Result:
     """All variants of a recipe beside the recipe itself."""
-    protocol, variants = STUDIES[name]
-    recipe = read_recipe(name)
+    asked = STUDIES[name]
+    recipe, variants = read_recipe(asked.recipe), asked.variants
     if unknown := set(only or ()) - set(variants):
         raise ValueError(f"{', '.join(sorted(unknown))}: no variant of {name}; they are {', '.join(variants)}")
     tried = {
@@ -115,10 +142,10 @@ def study(name: str, only: Sequence[str] | None, seeds: int, quick: bool) -> Res
         if only and key != "the recipe" and key not in only:
             continue
         folds = range(1) if quick else None
-        runs = cross_validate(protocol, variant.of(recipe), range(seeds), folds, hard_labels=variant.hard_labels)
+        runs = cross_validate(asked.protocol, variant.of(recipe), range(seeds), folds, hard_labels=variant.hard_labels)
         seconds = sum(fold.seconds for run in runs for fold in run) / len(runs)
         found[key] = figures(Pooled.of(runs)), seconds
-        print(f"{key}: {_line(*found[key])}", flush=True)
+        print(f"{key}: {_line(*found[key], asked.of_length)}", flush=True)
     ranked = sorted(found, key=lambda key: -found[key][0].accuracy.value)
     return Result(
         f"study_{name.replace('-', '_')}",
@@ -127,7 +154,7 @@ def study(name: str, only: Sequence[str] | None, seeds: int, quick: bool) -> Res
         [],
         {
             "recipe": recipe.model_dump(mode="json", exclude_unset=True),
-            "protocol": protocol,
+            "protocol": asked.protocol,
             "seeds": seeds,
             "variants": {
                 key: {
@@ -138,25 +165,30 @@ def study(name: str, only: Sequence[str] | None, seeds: int, quick: bool) -> Res
                 for key in ranked
             },
         },
-        [Row(f"study of {name}: {key}", _line(*found[key])) for key in ranked],
+        [Row(f"study of {name}: {key}", _line(*found[key], asked.of_length)) for key in ranked],
     )
 
 
-def _line(found: Figures, seconds: float) -> str:
+def _line(found: Figures, seconds: float, of_length: bool) -> str:
     alike = "" if found.matched is None else f", {100 * found.matched.value:.1f} % at similar length"
     low, high = min(found.accuracy_by_seed), max(found.accuracy_by_seed)
     return (
         f"{100 * found.accuracy.value:.1f} % (seeds {100 * low:.1f} to {100 * high:.1f}){alike}, "
-        f"log loss {found.log_loss:.3f}, {seconds:.0f} s"
+        f"log loss {found.log_loss:.3f}, " + (_of_length(found) if of_length else f"{seconds:.0f} s")
     )
+
+
+def _of_length(found: Figures) -> str:
+    rest = "" if found.without_length is None else f", {100 * found.without_length.value:.1f} % without its trend"
+    return f"rank correlation with length {found.length_correlation:.2f}{rest}"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", choices=STUDIES)
+    parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--variants", nargs="+", help="these alone, beside the recipe")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one fold")
     flags = parser.parse_args()
     refuse_uncommitted(flags.quick)
-    study(flags.recipe, flags.variants, flags.seeds, flags.quick).publish()
+    study(flags.study, flags.variants, flags.seeds, flags.quick).publish()

@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+
+from training.tiles import tile_mask
 
 ATTENTION_NAME = "assay_blocks"
 
@@ -46,16 +48,7 @@ class BlockPlan:
     def mask(self, window: int | None) -> BlockMask:
         """What each token sees, by tiles, for `flex_attention`; made once a forward pass for each kind of layer."""
         if window not in self._masks:
-
-            def visible(batch: Any, head: Any, query: Any, key: Any) -> Any:
-                seen = (self.seen_from[key] <= query) & (query < self.seen_to[key])
-                if window is None:
-                    return seen
-                return seen & ((self.position_ids[query] - self.position_ids[key]).abs() < window)
-
-            tokens = len(self.position_ids)
-            device = str(self.position_ids.device)
-            self._masks[window] = create_block_mask(visible, None, None, tokens, tokens, device=device)
+            self._masks[window] = tile_mask(self.position_ids, self.seen_from, self.seen_to, window)
         return self._masks[window]
 
     @property

@@ -25,8 +25,8 @@ from training.data import (
 )
 from training.data.annotators import with_posteriors
 from training.data.contamination import Passages, read_passages
-from training.data.hygiene import Finding
-from training.data.leakage import leaking
+from training.data.exclusion import Exclusion
+from training.data.leakage import shared_with
 from training.data.pairs import pairs_of
 
 
@@ -80,22 +80,12 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
     fractions = fractions_of(config)
     splits = split(records, fractions, seed)
     leakage = asdict(check_leakage([*splits.train, *splits.validation], test or splits.test))
-    dropped = 0
-    if test:
-        shared = _leaking(test, [*splits.train, *splits.validation])
-        if shared and config.on_leakage == "error":
-            raise DataError(f"{len(shared)} training prompts are also in the test data, such as {min(shared)!r}")
-        if config.on_leakage == "drop":
-            dropped = len(shared)
-        else:
-            shared = set()
-        splits = Splits(_without(splits.train, shared), _without(splits.validation, shared), test)
-    contaminated: Finding | None = None
-    evaluation = ""
-    if config.decontaminate:
-        passages = read_passages(config.decontaminate)
-        evaluation = passages.sha256
-        splits, contaminated = _decontaminated(splits, config, passages)
+    passages = read_passages(config.decontaminate) if config.decontaminate else None
+    leaking, contaminated = in_test(test, config), in_evaluation(passages, config)
+    learnt, chosen = (contaminated.without(leaking.without(part)) for part in (splits.train, splits.validation))
+    splits = Splits(learnt, chosen, test or splits.test)
+    for exclusion in (leaking, contaminated):
+        exclusion.refuse()
     annotators: dict[str, Any] | None = None
     if config.annotators == "dawid-skene":  # of the training votes alone: what is held out stays as people voted
         try:
@@ -107,17 +97,17 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
     refuse_empty(Splits(**parts), len(records), fractions)
     return PreparedData(
         splits=Splits(**parts),
-        sha256=with_evaluation(hash_records([*records, *test]), evaluation),
+        sha256=with_evaluation(hash_records([*records, *test]), passages),
         account={
             "sources": {"train": config.train, "test": config.test},
             "rows": {"read": hygiene.records, "skipped": len(skipped)},
             "skipped_rows": [asdict(row) for row in skipped],
             "parts": {name: size_of(part) for name, part in parts.items()},
             "repeated_judgements_removed": repeated,
-            "leaking_prompts_dropped": dropped,
+            "leaking_prompts_dropped": leaking.dropped,
             "hygiene": asdict(hygiene),
             "leakage": leakage,
-            "contaminated": None if contaminated is None else asdict(contaminated),
+            "contaminated": None if passages is None else asdict(contaminated.found),
             "annotators": annotators,
         },
     )
@@ -210,31 +200,15 @@ def refuse_unknown(setting: str, named: Iterable[str], sources: set[str]) -> Non
         raise DataError(f"data.{setting} names the source {unknown[0]!r}, and the sources are {known}")
 
 
-def _decontaminated(splits: Splits, config: DataConfig, passages: Passages) -> tuple[Splits, Finding]:
-    """The parts with which weights are learnt and chosen without what is in an evaluation, and how much that was.
-
-    Raises:
-        DataError: there is some, and the configuration refuses it.
-    """
-    found = [record.id for record in [*splits.train, *splits.validation] if passages.shared_by(record)]
-    if found and config.on_leakage == "error":
-        raise DataError(f"{len(found)} training prompts share passages with data.decontaminate, such as {found[0]!r}")
-    finding = Finding(len(found), tuple(found[:5]))
-    if config.on_leakage == "report":
-        return splits, finding
-    dropped = set(found)
-    return Splits(_without(splits.train, dropped), _without(splits.validation, dropped), splits.test), finding
+def in_test(test: Sequence[PreferenceRecord], config: DataConfig) -> Exclusion:
+    """What is not to be learnt since it is in named test data; nothing where none are named."""
+    return Exclusion(shared_with(test), "are also in the test data", config.on_leakage)
 
 
-def _leaking(test: Sequence[PreferenceRecord], known: Sequence[PreferenceRecord]) -> set[str]:
-    """Ids of the known records that share a prompt, a group or, word for word, a judged pair with the test."""
-    groups = {record.group for record in test} - {None}
-    shared = [*leaking(test, known, "prompt"), *leaking(test, known, "pair")]
-    return {record.id for record in [*shared, *(record for record in known if record.group in groups)]}
-
-
-def _without(records: Sequence[PreferenceRecord], ids: set[str]) -> list[PreferenceRecord]:
-    return [record for record in records if record.id not in ids]
+def in_evaluation(passages: Passages | None, config: DataConfig) -> Exclusion:
+    """What is not to be learnt since it holds passages of an evaluation."""
+    known = (lambda _: False) if passages is None else passages.shared_by
+    return Exclusion(known, "share passages with data.decontaminate", config.on_leakage)
 
 
 def _shares(fractions: Sequence[float]) -> str:
@@ -254,9 +228,9 @@ def _judgements(records: Sequence[PreferenceRecord]) -> int:
     return sum(len(record.judgements) for record in records)
 
 
-def with_evaluation(records: str, evaluation: str) -> str:
+def with_evaluation(records: str, passages: Passages | None) -> str:
     """The hash of data from that of all records and that of the texts which some of them were left out for."""
-    return hashlib.sha256(f"{records} {evaluation}".encode()).hexdigest() if evaluation else records
+    return records if passages is None else hashlib.sha256(f"{records} {passages.sha256}".encode()).hexdigest()
 
 
 def hash_records(records: Sequence[PreferenceRecord]) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import cache
 from itertools import groupby
@@ -27,9 +27,8 @@ from training.data import (
     shuffle_sides,
     write_records,
 )
-from training.data.contamination import Passages, read_passages
+from training.data.contamination import read_passages
 from training.data.hygiene import Finding, Repeats
-from training.data.leakage import Shared, traits
 from training.data.merge import merge_key
 from training.data.readers import Reading
 from training.data.readers.folder import files_of
@@ -39,6 +38,8 @@ from training.data.splits import part_of
 from training.prepare import (
     PreparedData,
     fractions_of,
+    in_evaluation,
+    in_test,
     refuse_empty,
     refuse_unknown,
     size_of,
@@ -52,8 +53,6 @@ logger = logging.getLogger("assay.training")
 MANY_HELD_OUT = 20_000
 """Validation and test prompts are held in memory, and every evaluation scores them."""
 _ACCOUNT = "account.json"
-_SHARED: tuple[Shared, ...] = ("prompt", "pair")
-_Leaks = tuple[list[set[Hashable]], set[str | None]]
 _MOST_SKIPPED = 1000
 
 
@@ -127,10 +126,11 @@ class _Preparation:
         self.progress = progress
         self.skipped: list[BadRow] = []
         self.sources: set[str] = set()
-        self.contaminated = Finding(0)
-        self.rows = self.repeated = self.dropped = 0
-        self.leaking = self.crossing = Finding(0)
-        self.evaluation = ""
+        self.passages = read_passages(config.decontaminate) if config.decontaminate else None
+        self.contaminated = in_evaluation(self.passages, config)
+        self.leaking = in_test([], config)
+        self.crossing = Finding(0)
+        self.rows = self.repeated = 0
         self.held_out: tuple[list[PreferenceRecord], list[PreferenceRecord]] = ([], [])
         self._ids: set[int] = set()
         self._first: dict[str, tuple[int, str]] = {}
@@ -140,10 +140,8 @@ class _Preparation:
     def write(self, folder: Path) -> None:
         """All parts and the account of them, which comes last."""
         test = list(self._records(self.config.test))
-        leaks = [traits(test, kind) for kind in _SHARED], {record.group for record in test} - {None}
-        passages = read_passages(self.config.decontaminate) if self.config.decontaminate else None
-        self.evaluation = "" if passages is None else passages.sha256
-        train = write_store(folder / "train", self._train(leaks, passages))
+        self.leaking = in_test(test, self.config)
+        train = write_store(folder / "train", self._train())
         validation, split_off = self.held_out
         fractions = fractions_of(self.config)
         splits = Splits(train, validation, [shuffle_sides(record, self.seed) for record in test] or split_off)
@@ -152,7 +150,7 @@ class _Preparation:
         write_records(folder / "test.jsonl", splits.test)
         write(folder / _ACCOUNT, self._account(splits))
 
-    def _train(self, leaks: _Leaks, passages: Passages | None) -> Iterator[PreferenceRecord]:
+    def _train(self) -> Iterator[PreferenceRecord]:
         """What is learnt from; what is held out is put aside."""
         fractions = fractions_of(self.config)
         repeats = Repeats()
@@ -162,9 +160,7 @@ class _Preparation:
             if record is None:
                 continue
             part = part_of(record.split_key, fractions, self.seed)
-            if self._leaks(record, leaks):
-                continue
-            if part < 2 and passages is not None and passages.shared_by(record) and self._is_contaminated(record):
+            if self.leaking.excludes(record) or (part < 2 and self.contaminated.excludes(record)):
                 continue
             if self._crosses_parts(record, part):
                 continue
@@ -174,24 +170,8 @@ class _Preparation:
             else:
                 yield shuffled
         self.repeated += repeats.removed
-
-    def _leaks(self, record: PreferenceRecord, leaks: _Leaks) -> bool:
-        """Whether a record is not to be learnt from since it is in the test.
-
-        Raises:
-            DataError: it is, and the configuration refuses it.
-        """
-        known, groups = leaks
-        if record.group not in groups and all(
-            traits_of_test.isdisjoint(traits([record], kind))
-            for traits_of_test, kind in zip(known, _SHARED, strict=True)
-        ):
-            return False
-        if self.config.on_leakage == "error":
-            raise DataError(f"training prompts are also in the test data, such as {record.id!r}")
-        self.leaking = _one_more(self.leaking, record)
-        self.dropped += self.config.on_leakage == "drop"
-        return self.config.on_leakage == "drop"
+        for exclusion in (self.leaking, self.contaminated):
+            exclusion.refuse()
 
     def _crosses_parts(self, record: PreferenceRecord, part: int) -> bool:
         """Whether a record's prompt is in another part already, by another group or by none; such a one is dropped.
@@ -201,19 +181,8 @@ class _Preparation:
         """
         if not record.has_prompt or self._part_of_prompt.setdefault(hash(record.loose_prompt_key), part) == part:
             return False
-        self.crossing = _one_more(self.crossing, record)
+        self.crossing = self.crossing.plus(record.id)
         return True
-
-    def _is_contaminated(self, record: PreferenceRecord) -> bool:
-        """Count a record that shares passages with an evaluation; whether it goes.
-
-        Raises:
-            DataError: the configuration refuses it.
-        """
-        if self.config.on_leakage == "error":
-            raise DataError(f"training prompts share passages with data.decontaminate, such as {record.id!r}")
-        self.contaminated = _one_more(self.contaminated, record)
-        return self.config.on_leakage == "drop"
 
     def _records(self, sources: Iterable[str]) -> Iterator[PreferenceRecord]:
         """Records with ids of their own, neighbours of one prompt merged, and hashed."""
@@ -270,22 +239,18 @@ class _Preparation:
                     name,
                 )
         return {
-            "sha256": with_evaluation(f"{self._digest:064x}", self.evaluation),
+            "sha256": with_evaluation(f"{self._digest:064x}", self.passages),
             "sources": {"train": self.config.train, "test": self.config.test},
             "rows": {"read": self.rows, "skipped": len(self.skipped)},
             "skipped_rows": [asdict(row) for row in self.skipped[:_MOST_SKIPPED]],
             "parts": {name: size_of(part) for name, part in vars(splits).items()},
             "repeated_judgements_removed": self.repeated,
-            "leaking_prompts_dropped": self.dropped,
+            "leaking_prompts_dropped": self.leaking.dropped,
             "source_names": sorted(self.sources),
             "hygiene": {"records_dropped_as_another_group_has_their_prompt_in_another_part": asdict(self.crossing)}
             if self.crossing.count
             else {},
-            "leakage": {"training_prompts_in_the_test": asdict(self.leaking)} if self.config.test else None,
-            "contaminated": asdict(self.contaminated) if self.config.decontaminate else None,
+            "leakage": {"training_prompts_in_the_test": asdict(self.leaking.found)} if self.config.test else None,
+            "contaminated": None if self.passages is None else asdict(self.contaminated.found),
             "annotators": None,
         }
-
-
-def _one_more(finding: Finding, record: PreferenceRecord) -> Finding:
-    return Finding(finding.count + 1, (*finding.examples, record.id)[:5])

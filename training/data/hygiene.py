@@ -7,7 +7,7 @@ from training.data.near_duplicates import near_duplicate_clusters
 from training.data.pairs import Pair, pairs_of
 from training.data.record import Judgement, PreferenceRecord
 
-_EXAMPLES = 5
+MOST_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,10 @@ class Finding:
 
     count: int
     examples: tuple[str, ...] = ()
+
+    def plus(self, place: str) -> "Finding":
+        """With one more; the first few are kept as examples."""
+        return Finding(self.count + 1, (*self.examples, place)[:MOST_EXAMPLES])
 
 
 @dataclass(frozen=True)
@@ -149,4 +153,4 @@ def _place(pair: Pair) -> str:
 
 
 def _finding(places: Sequence[str]) -> Finding:
-    return Finding(len(places), tuple(places[:_EXAMPLES]))
+    return Finding(len(places), tuple(places[:MOST_EXAMPLES]))

@@ -1,18 +1,17 @@
 """What a test set shares with the training set."""
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from training.data.hygiene import Finding
+from training.data.hygiene import MOST_EXAMPLES, Finding
 from training.data.near_duplicates import near_duplicate_clusters
 from training.data.pairs import pairs_of
 from training.data.record import PreferenceRecord, normalise
 
 Shared = Literal["prompt", "response", "pair", "sentence"]
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,20 @@ def leaking(
     train: Iterable[PreferenceRecord], test: Iterable[PreferenceRecord], kind: Shared
 ) -> list[PreferenceRecord]:
     """The test records that share a prompt, a response, a pair or a sentence of a response with training."""
-    known = traits(train, kind)
+    known = {trait for record in train for trait in _TRAITS[kind](record)}
     return [record for record in test if not known.isdisjoint(_TRAITS[kind](record))]
 
 
-def traits(records: Iterable[PreferenceRecord], kind: Shared) -> set[Hashable]:
-    """What others must not share with the records."""
-    return {trait for record in records for trait in _TRAITS[kind](record)}
+def shared_with(test: Sequence[PreferenceRecord]) -> Callable[[PreferenceRecord], bool]:
+    """Whether a record shares a prompt, a group or, word for word, a judged pair with one of `test`."""
+    kinds: tuple[Shared, ...] = ("prompt", "pair")
+    known = {kind: {trait for record in test for trait in _TRAITS[kind](record)} for kind in kinds}
+    groups = {record.group for record in test} - {None}
+
+    def shares(record: PreferenceRecord) -> bool:
+        return record.group in groups or any(not known[kind].isdisjoint(_TRAITS[kind](record)) for kind in kinds)
+
+    return shares
 
 
 def sentences(text: str) -> set[str]:
@@ -107,4 +113,4 @@ def _prompt(record: PreferenceRecord) -> str:
 
 
 def _finding(records: list[PreferenceRecord]) -> Finding:
-    return Finding(len(records), tuple(record.id for record in records[:_EXAMPLES]))
+    return Finding(len(records), tuple(record.id for record in records[:MOST_EXAMPLES]))

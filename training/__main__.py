@@ -121,9 +121,11 @@ def _rewardbench(arguments: Sequence[str]) -> int:
     from training.evaluation.reward_benchmarks.summary import benchmark_summary
     from training.evaluation.reward_benchmarks.tasks import score_tasks
     from training.run_folder import write
+    from training.scoring import move_to_accelerator
     from training.text_scorer import TextScorer
 
     checkpoint = load_checkpoint(flags.run / "model")
+    move_to_accelerator(checkpoint.model)
     scored, cut = score_tasks(tasks, TextScorer(checkpoint, not flags.no_progress))
     result = replace(result_of(kind, scored), cut=cut)
     print(benchmark_summary(checkpoint.description.name, result))

@@ -58,6 +58,7 @@ from training.run_folder import (
     remove,
     write,
 )
+from training.scoring import move_to_accelerator
 from training.sharding import refuse_unsharded
 from training.token_store import TokenStore, tokenize
 
@@ -237,6 +238,7 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
             f"{config.run}: the data have changed since the model was trained, so its test prompts are not the "
             "ones held out then; train anew"
         )
+    move_to_accelerator(checkpoint.model)
     report = config.report if "report" in config.model_fields_set else trained.report
     evaluation = measure(config.run, checkpoint, data, report.probe_responses, config.progress)
     write(config.run / "evaluated.json", {"weights_sha256": weights_sha256(config.run / "model")})

@@ -1,5 +1,7 @@
 """Score examples with the PyTorch model, in batches bounded by tokens."""
 
+import gc
+import logging
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,6 +13,22 @@ from service.bundle.layout import IntArray, plan_layout
 from training.encoding import Example
 from training.examples import layout_tensors
 from training.model import RewardModel
+
+logger = logging.getLogger("assay.training")
+
+
+def move_to_accelerator(model: RewardModel) -> None:
+    """Put `model` on the GPU, in place, where there is one that has room for it; it is scored where it is."""
+    device = torch.accelerator.current_accelerator()
+    if device is None:
+        return
+    gc.collect()  # of a training that came before
+    torch.accelerator.empty_cache()
+    try:
+        model.to(device)
+    except torch.OutOfMemoryError:
+        model.to("cpu")
+        logger.warning("the model does not fit on one GPU, and is scored on the CPU, which takes longer")
 
 
 def score_examples(

@@ -1,4 +1,4 @@
-"""assay-train: fit, evaluate, export, run (all three), compare, rewardbench, inspect; ppo, grpo."""
+"""assay-train: fit, evaluate, export, run (all three), import, compare, rewardbench, inspect; ppo, grpo."""
 
 import argparse
 import importlib.util
@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-_COMMANDS = ("fit", "evaluate", "export", "run", "compare", "rewardbench", "inspect", "ppo", "grpo")
+_COMMANDS = ("fit", "evaluate", "export", "run", "import", "compare", "rewardbench", "inspect", "ppo", "grpo")
 
 _USAGE = """usage: assay-train COMMAND [--config FILE.toml] [flags]
 
@@ -20,6 +20,7 @@ commands:
   evaluate     score the held-out prompts; report.html has accuracy, calibration, biases, probes and mistakes
   export       write the bundle: ONNX graph, proof that it matches the weights, report, manifest
   run          fit, evaluate and export
+  import       the same for a reward model that was trained elsewhere, left as it came:  assay-train import MODEL
   compare      two evaluated runs on the same pairs, with a paired test:  assay-train compare runs/a runs/b
   rewardbench  a run on a file of RewardBench, RewardBench 2 or RM-Bench:  assay-train rewardbench runs/a FILE
   inspect      check a bundle and say what it is:  assay-train inspect bundles/default
@@ -136,10 +137,15 @@ def _rewardbench(arguments: Sequence[str]) -> int:
 
 def _train(command: str, arguments: Sequence[str]) -> int:
     from training.config import TrainingConfig
+    from training.importing import import_configuration
     from training.settings import ConfigurationError, load_configuration
 
     try:
-        config = load_configuration(command, arguments, TrainingConfig)
+        config = (
+            import_configuration(arguments)
+            if command == "import"
+            else load_configuration(command, arguments, TrainingConfig)
+        )
     except ConfigurationError as error:
         return _fail(2, str(error))
 
@@ -150,9 +156,9 @@ def _train(command: str, arguments: Sequence[str]) -> int:
     from training.run_folder import resumable
 
     limit_threads()
-    if command == "run":
+    if command in ("run", "import"):
         refuse_destination(config)
-    if command in ("fit", "run"):
+    if command in ("fit", "run", "import"):
         try:
             run_fit(config)
         except KeyboardInterrupt:
@@ -162,11 +168,11 @@ def _train(command: str, arguments: Sequence[str]) -> int:
             return _fail(130, f"interrupted; {way_on}")
     if not is_main():
         return 0
-    if command in ("evaluate", "run"):
+    if command in ("evaluate", "run", "import"):
         run_evaluate(config)
         print((config.run / "summary.md").read_text(encoding="utf-8"))
         print(f"The whole report: {config.run / 'report.html'}")
-    if command in ("export", "run"):
+    if command in ("export", "run", "import"):
         bundle = run_export(config)
         print(f"{bundle.folder} {bundle.digest}")
     return 0

@@ -19,7 +19,8 @@ from training.attention import ATTENTION_NAME, UnsupportedBackboneError
 from training.checkpoint_error import first_line
 from training.fidelity import check_fidelity, take_reference
 from training.model import position_offset, refuse_other_layers, token_table
-from training.text_format import derive_format
+from training.pretrained_head import PretrainedHead, load_classifier, score_conversations
+from training.text_format import derive_conversation_format, derive_format
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded backbone with the text format that it was pretrained with."""
+    """A loaded backbone with the text format that it was pretrained with, and its head if that is to be kept."""
 
     model: PreTrainedModel
     tokenizer: TextTokenizer
@@ -49,6 +50,7 @@ class Backbone:
     family: Family
     max_positions: int
     source: Source
+    head: PretrainedHead | None = None
 
 
 _PACKAGES = {
@@ -84,8 +86,12 @@ def resolve(name: str, setting: str = "model.backbone") -> Source:
     return Source(str(Path(spec.origin).parent / folder), full_name, licence, gguf_file)
 
 
-def load_backbone(name: str) -> Backbone:
+def load_backbone(name: str, with_head: bool = False) -> Backbone:
     """Load weights in float32, prove that blocks give the backbone's own numbers, work out the text format.
+
+    Args:
+        name: see `resolve`.
+        with_head: it is a reward model, whose head is kept.
 
     Raises:
         OSError: no such backbone, or one that transformers cannot load.
@@ -96,7 +102,13 @@ def load_backbone(name: str) -> Backbone:
     try:
         with quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(source.location, **gguf)
-            model = AutoModel.from_pretrained(source.location, dtype=torch.float32, **gguf)
+            if with_head:
+                classifier, weight = load_classifier(source.location, **gguf)
+                model: PreTrainedModel = getattr(classifier, classifier.base_model_prefix)
+            else:
+                model = AutoModel.from_pretrained(source.location, dtype=torch.float32, **gguf)
+    except UnsupportedBackboneError:
+        raise
     except Exception as error:  # an architecture divides, looks up and allocates by what its files say
         reason = first_line(error)
         if "ignore_mismatched_sizes" in reason:  # advice on a setting of the library
@@ -110,9 +122,14 @@ def load_backbone(name: str) -> Backbone:
     refuse_other_layers(model)
     positions = max_positions(model)
     reference = take_reference(model, positions, tokenizer.added_tokens_decoder)
+    head = None
+    if with_head:
+        text_format, template = derive_conversation_format(tokenizer, classifier.config.pad_token_id)
+        head = PretrainedHead(weight, score_conversations(classifier, tokenizer))
+    else:
+        text_format, template = derive_format(tokenizer, reference.family)
     prepare(model)
     check_fidelity(model, reference)
-    text_format, template = derive_format(tokenizer, reference.family)
     return Backbone(
         model=model,
         tokenizer=TextTokenizer(tokenizer.backend_tokenizer.to_str()),
@@ -121,6 +138,7 @@ def load_backbone(name: str) -> Backbone:
         family=reference.family,
         max_positions=positions,
         source=source,
+        head=head,
     )
 
 

@@ -84,6 +84,9 @@ class ModelConfig(Section):
 
     backbone: str = "minilm"
     """minilm (all-MiniLM-L6-v2, encoder), smollm2 (SmolLM2-135M-Instruct), a folder, or a Hugging Face name."""
+    head: Literal["new", "pretrained"] = "new"
+    """new: drawn, and trained; pretrained: the backbone is a reward model that was trained elsewhere (a sequence
+    classifier of transformers with one output, such as TRL leaves), and its head and text format are kept."""
     pooling: Literal["last", "first", "mean"] | None = None
     """Where the score is read: last (causal), mean or first (bidirectional). Default: last, or mean."""
     max_tokens: int | None = Field(None, ge=4)
@@ -115,6 +118,12 @@ class ModelConfig(Section):
         if self.ensemble > 1 and self.aspects:
             raise ValueError("ensemble and aspects: a model has members or aspects, not both")
         _ = self.heads
+        return self
+
+    @model_validator(mode="after")
+    def _a_pretrained_head_is_one(self) -> Self:
+        if self.head == "pretrained" and (self.ensemble > 1 or self.aspects):
+            raise ValueError("head is pretrained: that is one score, without ensemble and aspects")
         return self
 
     @model_validator(mode="after")
@@ -165,8 +174,8 @@ class OptimiserConfig(Section):
     """Peak learning rate of the backbone."""
     head_learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of the new head."""
-    epochs: float = Field(3, gt=0)
-    """Passes over the training prompts."""
+    epochs: float = Field(3, ge=0)
+    """Passes over the training prompts; 0 to leave a pretrained reward model as it came."""
     batch_elements: int = Field(8, ge=1)
     """Elements (prompts) in one step."""
     accumulation: int = Field(1, ge=1)
@@ -237,6 +246,14 @@ class TrainingConfig(Section):
         held_out = self.data.validation_fraction + (0 if self.data.test else self.data.test_fraction)
         if held_out >= 1:
             raise ValueError(f"test and validation fractions sum to {held_out:g}: nothing is left to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> Self:
+        if not self.optimiser.epochs and self.model.head == "new":
+            raise ValueError("optimiser.epochs is 0, and model.head is new: its scores would be drawn at random")
+        if not self.optimiser.epochs and (self.model.lora_rank or self.optimiser.fsdp):
+            raise ValueError("optimiser.epochs is 0: model.lora_rank and optimiser.fsdp would have no effect")
         return self
 
     @model_validator(mode="after")

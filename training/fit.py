@@ -31,7 +31,7 @@ from training.objective import KNOW_TIES, first_threshold
 from training.resume import check_whole, load_best, newest_checkpoint, read_state
 from training.run_folder import CHECKPOINTS, TENSORBOARD
 from training.sharding import hand_over, make_room, shard
-from training.trainer import RewardTrainer, make_optimiser, training_arguments
+from training.trainer import RewardTrainer, make_optimiser, training_arguments, validate
 
 logger = logging.getLogger("assay.training")
 
@@ -68,7 +68,7 @@ def fit(
     config: TrainingConfig,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> FitResult:
-    """Train `model` in place and leave it with the weights of least validation loss.
+    """Train `model` in place and leave it with the weights of least validation loss; as it came for no epochs.
 
     Checkpoints go to `config.run`/checkpoints, TensorBoard events to `config.run`/tensorboard.
 
@@ -80,6 +80,9 @@ def fit(
     """
     if not train or not validation:
         raise ValueError(f"{len(train)} prompts to train on and {len(validation)} to validate on: both need some")
+    if not config.optimiser.epochs:
+        loss = validate(model, validation, config.model.block_queries, 0.0)["loss"]
+        return FitResult(0, loss, sum(len(e.record.judgements) for e in train), 0, 0.0, 0.0, False, [])
     set_seed(config.optimiser.seed)
     records = records_of(train)
     if config.loss.kind == "plackett-luce":

@@ -1,30 +1,20 @@
 """The commands: fit, evaluate, export, and all three. Each reads what the one before left in the run's folder."""
 
-import datetime
-import importlib.metadata
 import logging
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
-from transformers import set_seed
 
 from service.bundle.calibration import Calibration
-from service.bundle.layout import Family, Pooling
-from service.bundle.manifest import Provenance
 from service.bundle.reader import Bundle
 from service.bundle.reference import Reference
 from service.bundle.text_format import Formatter
 from training import processes
-from training.adapters import add_adapters, merge_adapters
-from training.backbone import load_backbone
+from training.adapters import merge_adapters
 from training.checkpoint import (
-    Checkpoint,
-    Description,
     load_checkpoint,
     save_checkpoint,
     weights_sha256,
@@ -39,9 +29,8 @@ from training.evaluation.evaluate import Evaluation
 from training.evaluation.measure import measure
 from training.export.bundle import export_bundle
 from training.fit import FitResult, checkpoint_to_resume, fit
-from training.freezing import freeze
 from training.judgement_weights import check_aspects
-from training.model import RewardModel
+from training.new_checkpoint import new_checkpoint
 from training.prepare import PreparedData, prepare_data
 from training.prepare_stored import prepare_stored
 from training.run_folder import (
@@ -64,10 +53,7 @@ from training.token_store import TokenStore, tokenize
 
 logger = logging.getLogger("assay.training")
 
-MOST_TOKENS_BY_DEFAULT = 1024
 AGAIN = "run `assay-train evaluate` again"
-
-_LIBRARIES = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 def run_fit(config: TrainingConfig) -> FitResult:
@@ -172,52 +158,6 @@ def _refuse_other_settings(config: TrainingConfig, trained: TrainingConfig) -> N
         )
 
 
-def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
-    """An untrained reward model on the configured backbone; the seed is set before the head is drawn."""
-    backbone = load_backbone(config.model.backbone)
-    family = backbone.family
-    pooling = Pooling(config.model.pooling or ("last" if family is Family.CAUSAL else "mean"))
-    max_tokens = config.model.max_tokens or min(backbone.max_positions, MOST_TOKENS_BY_DEFAULT)
-    if max_tokens > backbone.max_positions:
-        raise ValueError(
-            f"model.max_tokens is {max_tokens}, but the backbone takes {backbone.max_positions} tokens at most"
-        )
-    set_seed(config.optimiser.seed)
-    description = Description(
-        name=config.name,
-        base_model=backbone.source.name,
-        licence=config.licence or backbone.source.licence,
-        family=family,
-        pooling=pooling,
-        heads=config.model.heads,
-        max_tokens=max_tokens,
-        block_queries=config.model.block_queries,
-        text_format=backbone.text_format,
-        provenance=Provenance(
-            data_sha256=data.sha256,
-            records=data.records,
-            seed=config.optimiser.seed,
-            commit=_commit(),
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            versions={name: importlib.metadata.version(name) for name in _LIBRARIES},
-            configuration=config.portable(),
-        ),
-    )
-    formatter = Formatter(backbone.text_format, backbone.template, backbone.tokenizer, max_tokens)
-    model = RewardModel(backbone.model, family, pooling, config.model.heads, dropout=config.model.dropout)
-    if config.model.attention == "flex":
-        if not torch.cuda.is_available():
-            raise ValueError("model.attention is flex, whose gradients need a CUDA device, and there is none here")
-        model.use_flexible_attention()
-    if config.model.gradient_checkpointing:
-        model.checkpoint_gradients()
-    if config.model.frozen_layers is not None:
-        freeze(model, config.model.frozen_layers)
-    if config.model.lora_rank:
-        add_adapters(model, config.model.lora_rank, config.model.lora_alpha)
-    return Checkpoint(model, formatter, description)
-
-
 def run_evaluate(config: TrainingConfig) -> Evaluation:
     """Score validation and test prompts; leaves calibration, figures, every pair's scores and the report.
 
@@ -283,19 +223,3 @@ def _report_data(data: PreparedData) -> None:
     for name, finding in findings.items():
         if isinstance(finding, dict) and finding["count"]:
             logger.warning("%s: %d, such as %s", name.replace("_", " "), finding["count"], finding["examples"][0])
-
-
-def _commit() -> str | None:
-    """Version-control commit of the code that trains, and whether it was changed since, where it is under control."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        # Installed code may lie inside the repository of something else.
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-        return git("rev-parse", "HEAD") + (" with changes" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -22,7 +22,7 @@ def derive_format(tokenizer: PreTrainedTokenizerFast, family: Family) -> tuple[T
     Raises:
         UnsupportedBackboneError: no token ends a text, or the template refuses the simplest conversation.
     """
-    special = {name: str(token) for name in _SPECIAL_NAMES if (token := getattr(tokenizer, name, None)) is not None}
+    special = _special_tokens(tokenizer)
     eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
     if family is Family.BIDIRECTIONAL:
         begin, middle, end = _around_pair(tokenizer)
@@ -40,12 +40,43 @@ def derive_format(tokenizer: PreTrainedTokenizerFast, family: Family) -> tuple[T
     return _format(begin, (), turn_end or eos, special), template
 
 
+def derive_conversation_format(tokenizer: PreTrainedTokenizerFast, pad_token_id: int | None) -> tuple[TextFormat, str]:
+    """The same for a reward model that was trained on whole conversations, as its chat template writes them.
+
+    What the template writes between its generation prompt and the answer comes between prompt and response, and all
+    that follows the answer is its end, up to the token that is read: classifiers read the last that is not padding.
+
+    Raises:
+        UnsupportedBackboneError: there is no template, or it writes an answer otherwise than it asks for one.
+    """
+    template = chat_template(tokenizer)
+    if template is None:
+        raise UnsupportedBackboneError(
+            "model.head is pretrained, and the tokenizer has no chat template to say how it read prompt and response"
+        )
+    question, answered = _rendered(tokenizer)
+    if not answered.startswith(question):
+        raise UnsupportedBackboneError(
+            "model.head is pretrained, and the chat template begins an answer otherwise than it asks for one"
+        )
+    between, after = answered[len(question) :].rsplit(_ANSWER, 1)
+    middle, end = (tokenizer.encode(text, add_special_tokens=False) for text in (between, after))
+    while end and end[-1] == pad_token_id:
+        end = end[:-1]
+    return _format([], middle, end, _special_tokens(tokenizer)), template
+
+
 def chat_template(tokenizer: PreTrainedTokenizerFast) -> str | None:
     """The chat template; where there are several, the one named default."""
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
     return template if isinstance(template, str) else None
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+    """By the names that chat templates use."""
+    return {name: str(token) for name in _SPECIAL_NAMES if (token := getattr(tokenizer, name, None)) is not None}
 
 
 def _rendered(tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:

@@ -133,25 +133,33 @@ class RewardTrainer(Trainer):
             raise cannot_write(folder, error) from error
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Score the validation prompts; logs loss, accuracy, mean margin and mean score.
-
-        Each judgement is put to the head of its aspect, and the loss is that of Bradley and Terry with the length term,
-        whatever is trained with, so that it can be compared.
-        """
+        """See `validate`; logs what it finds."""
         assert isinstance(self.model, RewardModel)
         with self.accelerator.autocast():
-            scores = score_heads(self.model, self._validation, self._config.model.block_queries)
-        pairs = judged_pairs(self._validation, scores, partial(column_of, heads=self.model.heads))
-        explained = self._length_slope * length_difference(pairs.length_i, pairs.length_j)
-        figures = {
-            f"{metric_key_prefix}_loss": metrics.log_loss(pairs.margin + explained, pairs.preference),
-            f"{metric_key_prefix}_accuracy": metrics.accuracy(pairs.margin, pairs.preference),
-            f"{metric_key_prefix}_margin": float((pairs.margin * (2 * pairs.preference - 1)).mean()),
-            f"{metric_key_prefix}_score_mean": float(pairs.score_i.mean()),
-        }
+            found = validate(self.model, self._validation, self._config.model.block_queries, self._length_slope)
+        figures = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(figures)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
+
+
+def validate(
+    model: RewardModel, validation: Sequence[Example], block_queries: int, length_slope: float
+) -> dict[str, float]:
+    """Loss, accuracy, mean margin and mean score on the validation prompts.
+
+    Each judgement is put to the head of its aspect, and the loss is that of Bradley and Terry with the length term,
+    whatever is trained with, so that it can be compared.
+    """
+    scores = score_heads(model, validation, block_queries)
+    pairs = judged_pairs(validation, scores, partial(column_of, heads=model.heads))
+    explained = length_slope * length_difference(pairs.length_i, pairs.length_j)
+    return {
+        "loss": metrics.log_loss(pairs.margin + explained, pairs.preference),
+        "accuracy": metrics.accuracy(pairs.margin, pairs.preference),
+        "margin": float((pairs.margin * (2 * pairs.preference - 1)).mean()),
+        "score_mean": float(pairs.score_i.mean()),
+    }
 
 
 def make_optimiser(model: RewardModel, config: TrainingConfig) -> torch.optim.Optimizer:

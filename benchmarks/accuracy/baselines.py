@@ -17,7 +17,7 @@ from training.data.baselines import bag_of_words_margins
 from training.data.pairs import Pair, decided
 from training.encoding import encode_records
 from training.evaluation.metrics import FloatArray
-from training.pipeline import new_checkpoint
+from training.new_checkpoint import new_checkpoint
 from training.prepare import PreparedData
 from training.scoring import score_heads
 

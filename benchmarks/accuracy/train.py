@@ -20,7 +20,7 @@ from training.encoding import encode_records
 from training.evaluation.evaluate import calibrate, judged_pairs
 from training.evaluation.metrics import FloatArray, IntArray
 from training.fit import FitResult, fit
-from training.pipeline import new_checkpoint
+from training.new_checkpoint import new_checkpoint
 from training.prepare import PreparedData, hash_records
 from training.scoring import score_examples, score_heads
 

@@ -12,7 +12,7 @@ from training.data import PreferenceRecord, Splits, public_sets
 from training.data.readers.rows import raw_rows
 from training.encoding import Example, encode_records
 from training.groups import compared_groups
-from training.pipeline import new_checkpoint
+from training.new_checkpoint import new_checkpoint
 from training.prepare import PreparedData
 
 

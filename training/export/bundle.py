@@ -65,6 +65,7 @@ def export_bundle(
             ),
             description.block_queries,
             "fp32",
+            calibration.scale,
         )
         if parity.failure is not None:
             raise ParityError(f"the exported graph does not match the trained model: {parity.failure}")

@@ -21,7 +21,7 @@ LONGEST_OF_MANY = 2048
 """The most tokens of an item that is checked in company."""
 
 TOLERANCE = {"fp32": 1e-4}
-"""Largest allowed |graph - module| for each precision, on scores of spread around 1."""
+"""Largest allowed |graph - module| for each precision, on scores of a spread up to 1."""
 
 
 LEAST_SPEARMAN = 0.999
@@ -115,10 +115,24 @@ def parity_cases(
 
 
 def measure_parity(
-    model: RewardModel, run: GraphRun, cases: Mapping[str, Sequence[IntArray]], block_queries: int, precision: str
+    model: RewardModel,
+    run: GraphRun,
+    cases: Mapping[str, Sequence[IntArray]],
+    block_queries: int,
+    precision: str,
+    spread: float = 1.0,
 ) -> Parity:
-    """Compare graph and module on every case, and both with the module scoring each item alone."""
-    tolerance = TOLERANCE[precision]
+    """Compare graph and module on every case, and both with the module scoring each item alone.
+
+    Args:
+        model: what was trained.
+        run: the graph.
+        cases: token sequences by what they try.
+        block_queries: of the layout.
+        precision: of the graph.
+        spread: of the model's scores; one above 1 widens the tolerance, as rounding grows with the scores.
+    """
+    tolerance = TOLERANCE[precision] * max(1.0, spread)
     graph_scores, module_scores, by_case = [], [], {}
     company, pairs, flips = 0.0, 0, 0
     for name, sequences in cases.items():

@@ -105,7 +105,11 @@ def responses_of(scores: Sequence[FloatArray], lengths: Sequence[Sequence[int]])
 
 def _trained_with(config: TrainingConfig) -> str:
     """What a reader asks first of how it was trained; the rest is in the configuration."""
+    if not config.optimiser.epochs:
+        return "nothing: the reward model as it came"
     parts = [config.loss.kind, f"{config.optimiser.epochs:g} epochs", f"rate {config.optimiser.learning_rate:g}"]
+    if config.model.head == "pretrained":
+        parts.insert(0, "from its own head")
     if config.model.lora_rank:
         parts.append(f"LoRA of rank {config.model.lora_rank}")
     if config.model.frozen_layers is not None:

@@ -1,0 +1,120 @@
+"""A reward model that was trained elsewhere keeps its text and its scores, or is refused with the reason."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+from service.bundle.text_format import EncodedItem, Message
+from tests.training.tiny import CHAT, SMALL, causal_tokenizer, encoder_tokenizer, save_backbone, toy_records
+from training.attention import UnsupportedBackboneError
+from training.checkpoint import Checkpoint
+from training.config import TrainingConfig
+from training.data import Splits
+from training.new_checkpoint import new_checkpoint
+from training.prepare import PreparedData
+from training.scoring import score_sequences
+
+LINE_FEED = CHAT.replace("<|end|>", "<|end|>\n")
+"""As Qwen's: what is read is the line feed behind the end of the turn."""
+BOS = "[CLS]" + CHAT
+"""As Llama 3's."""
+THINKS = CHAT.replace(
+    "<|{{ message.role }}|>",
+    "<|{{ message.role }}|>{% if loop.last and message.role == 'assistant' %}<think></think>\n{% endif %}",
+)
+"""As Qwen 3's: an answer begins with no thoughts, and the generation prompt does not."""
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT
+"""As Gemma's."""
+MESSAGES = [
+    Message(role=role, content=content)
+    for role, content in (("user", "how many?"), ("assistant", "3"), ("user", "sure?"))
+]
+
+
+def save_classifier(
+    folder: Path, model_type: str = "llama", tokenizer: PreTrainedTokenizerFast | None = None, **settings: Any
+) -> Path:
+    """A tiny random classifier with one output and its tokenizer, as TRL leaves a reward model."""
+    torch.manual_seed(1)
+    known = AutoConfig.for_model(model_type)
+    names = {name: value for name, value in SMALL.items() if hasattr(known, name)}
+    config = AutoConfig.for_model(model_type, **names | {"num_labels": 1} | settings)
+    model = AutoModelForSequenceClassification.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    model.save_pretrained(folder)
+    (causal_tokenizer() if tokenizer is None else tokenizer).save_pretrained(folder)
+    return folder
+
+
+def taken_over(folder: Path, **model: Any) -> Checkpoint:
+    config = TrainingConfig.model_validate(
+        {"model": {"backbone": str(folder), "head": "pretrained"} | model, "optimiser": {"epochs": 0}}
+    )
+    return new_checkpoint(config, PreparedData(Splits(toy_records(2), [], []), "0" * 64, {}))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "mistral", "gpt2", "gpt_neox", "gemma"])
+@pytest.mark.parametrize("template", [CHAT, LINE_FEED, BOS, THINKS, NO_SYSTEM])
+def test_scores_and_tokens_are_those_it_came_with(tmp_path: Path, model_type: str, template: str) -> None:
+    tokenizer = causal_tokenizer(template, bos_token="[CLS]")
+    folder = save_classifier(tmp_path / "rm", model_type, tokenizer)
+    checkpoint = taken_over(folder)
+    theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    for response in ("yes, 4", "no"):
+        conversation = [*(m.model_dump() for m in MESSAGES), {"role": "assistant", "content": response}]
+        ids = tokenizer.apply_chat_template(conversation, tokenize=True, return_dict=False)
+        (item,) = checkpoint.formatter.encode(MESSAGES, [response])
+        assert isinstance(item, EncodedItem)
+        assert item.ids.tolist() == ids
+        with torch.no_grad():
+            wanted = theirs(input_ids=torch.tensor([ids])).logits.item()
+        (score,) = score_sequences(checkpoint.model.eval(), [[item.ids]], 16)
+        np.testing.assert_allclose(score, [[wanted]], rtol=1e-4, atol=1e-5)
+
+
+def test_padding_that_ends_a_text_is_not_read(tmp_path: Path) -> None:
+    """Where the end of a turn is the padding as well, a classifier reads the token before it."""
+    template = LINE_FEED.replace("\n", "[SEP]")
+    folder = save_classifier(tmp_path / "rm", tokenizer=causal_tokenizer(template, pad_token="[SEP]"), pad_token_id=257)
+    tokenizer = causal_tokenizer(template)
+    assert tokenizer.convert_tokens_to_ids("[SEP]") == 257
+    assert taken_over(folder).formatter.text_format.end == (tokenizer.convert_tokens_to_ids("<|end|>"),)
+
+
+def changes(change: str) -> PreTrainedTokenizerFast:
+    """A tokenizer whose chat template changes what people said."""
+    return causal_tokenizer(CHAT.replace("message.content", f"message.content | {change}"))
+
+
+@pytest.mark.parametrize(
+    ("save", "reason"),
+    [
+        (lambda f: save_backbone(f, "llama", num_labels=1), "has no head: score.weight is not among its weights"),
+        (lambda f: save_classifier(f, num_labels=2), "has 2 outputs; a reward is one"),
+        (lambda f: save_classifier(f, "bert", encoder_tokenizer()), "is not one linear layer without bias on the last"),
+        (lambda f: save_classifier(f, tokenizer=causal_tokenizer(None)), "has no chat template to say how it read"),
+        (
+            lambda f: save_classifier(f, tokenizer=causal_tokenizer(CHAT.replace("<|assistant|>", "<|user|>"))),
+            "begins an answer otherwise than it asks for one",
+        ),
+        (lambda f: save_classifier(f, tokenizer=changes("upper")), "does not write the assistant's words"),
+        (
+            lambda f: save_classifier(f, tokenizer=changes("replace('.', '!')")),
+            "makes other tokens of a conversation than prompt and response apart have: from token",
+        ),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(tmp_path: Path, save: Any, reason: str) -> None:
+    with pytest.raises(UnsupportedBackboneError, match=reason):
+        taken_over(save(tmp_path / "rm"))
+
+
+def test_a_limit_that_leaves_nothing_to_compare(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedBackboneError, match="max_tokens is too small"):
+        taken_over(save_classifier(tmp_path / "rm"), max_tokens=4)

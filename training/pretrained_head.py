@@ -1,0 +1,153 @@
+"""Reward models that were trained elsewhere: classifiers of transformers with one output, read at the last token.
+
+So TRL, OpenRLHF and most model cards keep them. Their text is what the tokenizer's chat template makes of a whole
+conversation; here prompt and response are tokenized apart. Whether both are the same tokens, and give the same score,
+is tried on a few conversations when such a model is loaded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
+
+from service.bundle.text_format import EncodedItem, Formatter, Message
+from training.attention import UnsupportedBackboneError
+from training.model import RewardModel
+from training.scoring import score_sequences
+
+TOLERANCE = 1e-3
+"""Largest difference of a score, in parts of its size or of 1 if it is smaller; rounding gives 1e-5."""
+
+Conversation = tuple[Sequence[Message], str]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A conversation, and the tokens and the score that the model as it came gives it."""
+
+    prompt: Sequence[Message]
+    response: str
+    ids: tuple[int, ...]
+    score: float
+
+
+@dataclass(frozen=True)
+class PretrainedHead:
+    """A head, (1, hidden) float32, and what it gives with its backbone."""
+
+    weight: torch.Tensor
+    scored: tuple[Scored, ...]
+
+
+def load_classifier(location: str, **settings: Any) -> tuple[PreTrainedModel, torch.Tensor]:
+    """A classifier in float32, and the weight of its head, (1, hidden).
+
+    Raises:
+        OSError: transformers cannot load it.
+        UnsupportedBackboneError: it has no head, more than one output, or more than a linear layer on top.
+    """
+    classifier, info = AutoModelForSequenceClassification.from_pretrained(
+        location, dtype=torch.float32, output_loading_info=True, **settings
+    )
+    name = type(classifier).__name__
+    head = getattr(classifier, "score", None)
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        raise UnsupportedBackboneError(
+            f"model.head is pretrained, and that of {name} is not one linear layer without bias on the last token"
+        )
+    if "score.weight" in info["missing_keys"]:
+        raise UnsupportedBackboneError(
+            f"model.head is pretrained, and {location!r} has no head: score.weight is not among its weights"
+        )
+    if head.out_features != 1:
+        raise UnsupportedBackboneError(
+            f"model.head is pretrained, and that of {location!r} has {head.out_features} outputs; a reward is one"
+        )
+    return classifier.eval(), head.weight.detach().clone()
+
+
+def score_conversations(classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> tuple[Scored, ...]:
+    """What the model as it came makes of some conversations; to be called before `training.backbone.prepare`.
+
+    Those whose roles its chat template refuses are left out.
+
+    Raises:
+        UnsupportedBackboneError: it refuses all of them.
+    """
+    found = []
+    for prompt, response in _CONVERSATIONS:
+        messages = [message.model_dump() for message in prompt] + [{"role": "assistant", "content": response}]
+        try:
+            ids = list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
+        except Exception:  # a template is a program: it may raise anything
+            continue
+        with torch.no_grad():
+            score = float(classifier(input_ids=torch.tensor([ids])).logits[0, 0])
+        found.append(Scored(prompt, response, tuple(_as_read(ids, classifier.config.pad_token_id)), score))
+    if not found:
+        raise UnsupportedBackboneError("model.head is pretrained, and the chat template refuses every conversation")
+    return tuple(found)
+
+
+def check_scores(model: RewardModel, formatter: Formatter, scored: Sequence[Scored], block_queries: int) -> None:
+    """Prove that `model` reads the conversations as the model that it was made of, and scores them alike.
+
+    Raises:
+        UnsupportedBackboneError: other tokens, or other scores.
+    """
+    items = []
+    for known in scored:
+        (item,) = formatter.encode(known.prompt, [known.response])
+        if not isinstance(item, EncodedItem):
+            continue  # longer than model.max_tokens
+        if tuple(item.ids.tolist()) != known.ids:
+            raise UnsupportedBackboneError(
+                "model.head is pretrained, and its chat template makes other tokens of a conversation than prompt and "
+                f"response apart have: {_difference(known.ids, item.ids.tolist())}"
+            )
+        items.append((item, known.score))
+    if not items:
+        raise UnsupportedBackboneError("model.max_tokens is too small to compare scores with those of the model's own")
+    scores = score_sequences(model, [[item.ids] for item, _ in items], block_queries)
+    for (_, theirs), ours in zip(items, np.concatenate(scores)[:, 0], strict=True):
+        if not abs(ours - theirs) <= TOLERANCE * max(1.0, abs(theirs)):
+            raise UnsupportedBackboneError(
+                f"model.head is pretrained, and the model gives {ours:.6g} where it came with {theirs:.6g}: its head "
+                "does more than to read the last token"
+            )
+
+
+def _as_read(ids: list[int], pad_token_id: int | None) -> list[int]:
+    """Up to the token that is read: classifiers take the last that is not padding, whatever it stands for."""
+    while ids and ids[-1] == pad_token_id:
+        ids = ids[:-1]
+    return ids
+
+
+def _difference(theirs: Sequence[int], ours: Sequence[int]) -> str:
+    place = next((n for n, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
+    return f"from token {place} on {list(theirs[place : place + 4])}, here {list(ours[place : place + 4])}"
+
+
+def _user(text: str) -> Message:
+    return Message(role="user", content=text)
+
+
+_CONVERSATIONS: tuple[Conversation, ...] = (
+    ([_user("What is the capital of France?")], "Paris is the capital of France."),
+    ([_user("What is the capital of France?")], "I would rather not say."),
+    (
+        [_user("Name a fruit."), Message(role="assistant", content="An apple."), _user("And another?")],
+        "A pear, or a plum: 2 more are 3.",
+    ),
+    ([Message(role="system", content="Answer in one word."), _user("Is water wet?")], "Yes."),
+    (
+        [_user("Write a loop in Python.")],
+        "Here it is:\n\n```python\nfor n in range(3):\n    print(n)\n```\n\nThat is all.",
+    ),
+    ([_user("Wie heißt du? 你好 👋")], "Ich heiße Äsop; 我叫伊索。"),
+)

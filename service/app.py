@@ -216,7 +216,8 @@ async def _watch(context: Context) -> None:
         await asyncio.sleep(min(1.0, settings.stuck_exit_s / 4))
     if context.state is State.FAILED:
         return
-    reason = "the engine died" if not runner.alive(math.inf) else "the engine hangs in a batch"
+    died = runner.broken or "the engine died"
+    reason = died if not runner.alive(math.inf) else "the engine hangs in a batch"
     logger.error("%s: every request fails and the server ends", reason)
     context.scorer.scheduler.fail_all(reason)
     context.fail(f"{reason}, so the server ended")

@@ -15,7 +15,7 @@ MOST_PAIRS, MOST_TOKENS = 256, 32_768
 def select_reference(
     examples: Sequence[Example], scores: Sequence[npt.NDArray[np.float64]], seed: int = 0
 ) -> Reference | None:
-    """One judged pair of each example, in random order, until there are enough; none of no examples.
+    """Judged pairs in random order, of every example one before any has two, until there are enough; none of none.
 
     Args:
         examples: held out from training.
@@ -23,17 +23,17 @@ def select_reference(
         seed: of the order.
     """
     generator = np.random.default_rng(seed)
+    order = generator.permutation(len(examples)).tolist()
+    judgements = [generator.permutation(len(example.record.judgements)).tolist() for example in examples]
+    rounds = range(max(map(len, judgements), default=0))
     pairs: list[ReferencePair] = []
     tokens = 0
-    for place in generator.permutation(len(examples)).tolist():
-        example = examples[place]
-        if len(pairs) == MOST_PAIRS:
-            break
-        judgement = example.record.judgements[int(generator.integers(len(example.record.judgements)))]
-        first, second = example.sequences[judgement.i], example.sequences[judgement.j]
+    for place, turn in ((place, turn) for turn in rounds for place in order if turn < len(judgements[place])):
+        judgement = examples[place].record.judgements[judgements[place][turn]]
+        first, second = examples[place].sequences[judgement.i], examples[place].sequences[judgement.j]
+        if tokens + len(first) + len(second) > MOST_TOKENS and pairs:
+            continue  # a shorter one may fit: servers want many
         tokens += len(first) + len(second)
-        if tokens > MOST_TOKENS and pairs:
-            break
         pairs.append(
             ReferencePair(
                 first=tuple(first.tolist()),
@@ -42,4 +42,6 @@ def select_reference(
                 scores=(float(scores[place][judgement.i]), float(scores[place][judgement.j])),
             )
         )
+        if len(pairs) == MOST_PAIRS:
+            break
     return Reference(pairs=tuple(pairs)) if pairs else None

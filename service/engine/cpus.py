@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-_CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP_V2 = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
 _CGROUP_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 
@@ -21,12 +22,31 @@ def usable_cpus() -> int:
 
 def _quota() -> float | None:
     """CPUs' worth of time that the cgroup allows, None if it sets no limit."""
+    limits = [limit for folder in _own_folders() if (limit := _limit(folder / "cpu.max")) is not None]
+    if limits:
+        return min(limits)
     try:
-        if _CGROUP_V2.is_file():
-            limit, window = _CGROUP_V2.read_text().split()
-            return None if limit == "max" else int(limit) / int(window)
         quota, period = (int(path.read_text()) for path in _CGROUP_V1)
         return quota / period if quota > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def _own_folders() -> list[Path]:
+    """Of the cgroup (v2) that the process is in and of those around it; in a container the root is all that is seen."""
+    try:
+        lines = _OWN_CGROUP.read_text().splitlines()
+    except OSError:
+        lines = []
+    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    folder = _CGROUP_V2 / own
+    return [folder, *(parent for parent in folder.parents if parent.is_relative_to(_CGROUP_V2))]
+
+
+def _limit(path: Path) -> float | None:
+    try:
+        limit, window = path.read_text().split()
+        return None if limit == "max" else int(limit) / int(window)
     except (OSError, ValueError):
         return None
 

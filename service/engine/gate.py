@@ -8,11 +8,19 @@ import numpy.typing as npt
 
 from service.bundle.layout import Family, IntArray, plan_layout
 from service.bundle.reference import Reference
-from service.engine.session import Session
+from service.engine.session import EngineError, Session
 
 MOST_ACCURACY_CHANGE: Final = 0.003
 LEAST_SPEARMAN: Final = 0.99
-_BATCH_TOKENS = 2048
+MOST_ERROR: Final = {"fp32": 1e-3}
+"""Largest root mean square of the differences, in standard deviations of the module's scores. Rounding in float32 gives
+1e-5, TF32 more than this."""
+MOST_ERROR_BELOW: Final = 0.2
+"""The same of every lower precision. Noise of that size turns pairs over; this finds what keeps their order and not the
+scores: another scale, an offset, a squashing."""
+LEAST_PAIRS: Final = 32
+"""Fewer say little: noise of 0.15 standard deviations would pass with 8 pairs one time in seven."""
+BATCH_TOKENS: Final = 2048
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -30,6 +38,7 @@ class Gate:
         accuracy_change: accuracy on those against the votes, minus the module's.
         spearman: rank correlation of all scores.
         max_error: largest |score - module's score|.
+        error: root mean square of the same, in standard deviations of the module's scores; 0 where all are right.
     """
 
     precision: str
@@ -40,6 +49,7 @@ class Gate:
     accuracy_change: float
     spearman: float
     max_error: float
+    error: float
 
     @property
     def failure(self) -> str | None:
@@ -53,20 +63,27 @@ class Gate:
             return f"the accuracy on held-out pairs changes by {100 * self.accuracy_change:+.2f} points"
         if self.spearman < LEAST_SPEARMAN:
             return f"the rank correlation with fp32 is {self.spearman:.4f}"
+        most = MOST_ERROR.get(self.precision, MOST_ERROR_BELOW)
+        if self.error > most:
+            return f"scores are off by {self.error:.2g} of their standard deviation, and {most:g} is the most"
         return None
 
 
-def measure_gate(session: Session, reference: Reference, family: Family, block_queries: int) -> Gate:
-    """Score the reference pairs in batches and compare.
+def measure_gate(
+    session: Session, reference: Reference, family: Family, block_queries: int, batch_tokens: int = BATCH_TOKENS
+) -> Gate:
+    """Score the reference pairs in batches of about `batch_tokens` and compare.
 
     Raises:
-        EngineError: a batch failed.
+        EngineError: a batch failed, or a score of another head than the reward is not finite.
     """
     sequences = [np.array(ids, dtype=np.int64) for pair in reference.pairs for ids in (pair.first, pair.second)]
     scores: list[float] = []
-    for batch in _batches(sequences):
-        layout = plan_layout(batch, family, block_queries=block_queries)
-        scores += session.run(layout)[:, 0].tolist()
+    for batch in _batches(sequences, batch_tokens):
+        rewards = session.run(plan_layout(batch, family, block_queries=block_queries))
+        if not np.isfinite(rewards[:, 1:]).all():
+            raise EngineError("a score beside the reward is not finite")
+        scores += rewards[:, 0].tolist()
     return compare(
         session.precision,
         np.array(scores).reshape(-1, 2),
@@ -98,15 +115,22 @@ def compare(precision: str, scores: FloatArray, module: FloatArray, preference: 
         accuracy_change=change,
         spearman=_spearman(scores.ravel(), module.ravel()),
         max_error=float(np.abs(scores - module).max()),  # keeps NaN
+        error=_relative_error(scores, module),
     )
 
 
-def _batches(sequences: list[IntArray]) -> list[list[IntArray]]:
-    """Neighbours together, in batches of about `_BATCH_TOKENS`."""
+def _relative_error(scores: FloatArray, module: FloatArray) -> float:
+    """Root mean square of the differences over the standard deviation of the module's scores."""
+    error, spread = float(np.sqrt(np.square(scores - module).mean())), float(module.std())
+    return error / spread if spread else (0.0 if error == 0 else float("inf"))
+
+
+def _batches(sequences: list[IntArray], batch_tokens: int) -> list[list[IntArray]]:
+    """Neighbours together."""
     batches: list[list[IntArray]] = [[]]
     tokens = 0
     for sequence in sequences:
-        if batches[-1] and tokens + len(sequence) > _BATCH_TOKENS:
+        if batches[-1] and tokens + len(sequence) > batch_tokens:
             batches.append([])
             tokens = 0
         batches[-1].append(sequence)

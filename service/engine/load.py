@@ -7,7 +7,8 @@ import numpy as np
 
 from service.bundle.layout import plan_layout
 from service.bundle.reader import Bundle
-from service.engine.gate import Gate, measure_gate
+from service.engine.gate import BATCH_TOKENS, LEAST_PAIRS, Gate, measure_gate
+from service.engine.onnx_session import CPU
 from service.engine.providers import Provider, candidates
 from service.engine.session import EngineError, ProviderError, Resources, Session
 from service.engine.warmup import made_up_items
@@ -74,8 +75,9 @@ def _precisions(bundle: Bundle, provider: Provider, wanted: Wanted) -> tuple[str
     """Those to try, in order; none if the provider has not the one that was asked for."""
     if wanted.precision != "auto":
         return (wanted.precision,) if wanted.precision in provider.precisions() else ()
-    # Without held-out pairs nobody can say what a lower one does to this model.
-    return ("fp32",) if bundle.reference is None else provider.precisions()
+    # Without held-out pairs, or with few, nobody can say what a lower one does to this model.
+    few = bundle.reference is None or len(bundle.reference.pairs) < LEAST_PAIRS
+    return ("fp32",) if few else provider.precisions()
 
 
 def _loaded(bundle: Bundle, provider: Provider, precision: str, wanted: Wanted) -> Loaded:
@@ -86,16 +88,27 @@ def _loaded(bundle: Bundle, provider: Provider, precision: str, wanted: Wanted) 
         ProviderError: the provider cannot load or run the graph.
     """
     session = provider.open(bundle, precision, wanted.resources)
+    batch_tokens = min(BATCH_TOKENS, wanted.resources.max_batch_tokens)
     if precision == "fp32":
+        # The gate at export was ONNX Runtime's on a CPU. What others call fp32 may be less: TensorRT's is TF32.
+        if provider.full_name != CPU and bundle.reference is not None:
+            _check(_gate(bundle, session, batch_tokens))
         return Loaded(session, None)
     _check_finite(bundle, session)
     if bundle.reference is None:
         logger.warning("%s is served unchecked: the bundle has no reference pairs", precision)
         return Loaded(session, None)
-    gate = _gate(bundle, session)
-    if gate.failure is not None:
-        raise GateError(f"{precision} does not pass its gate: {gate.failure}; set the precision to fp32")
+    gate = _gate(bundle, session, batch_tokens)
+    _check(gate)
+    if gate.pairs < LEAST_PAIRS:
+        logger.warning("%s is judged by %d held-out pairs only, and %d say little", precision, gate.pairs, gate.pairs)
     return Loaded(session, gate)
+
+
+def _check(gate: Gate) -> None:
+    if gate.failure is not None:
+        way_out = "" if gate.precision == "fp32" else "; set the precision to fp32"
+        raise GateError(f"{gate.precision} does not pass its gate: {gate.failure}{way_out}")
 
 
 def _check_finite(bundle: Bundle, session: Session) -> None:
@@ -115,10 +128,10 @@ def _check_finite(bundle: Bundle, session: Session) -> None:
         raise GateError(f"{session.precision} does not pass its gate: the score of the longest item is not finite")
 
 
-def _gate(bundle: Bundle, session: Session) -> Gate:
+def _gate(bundle: Bundle, session: Session, batch_tokens: int) -> Gate:
     assert bundle.reference is not None
     manifest = bundle.manifest
     try:
-        return measure_gate(session, bundle.reference, manifest.family, manifest.block_queries)
+        return measure_gate(session, bundle.reference, manifest.family, manifest.block_queries, batch_tokens)
     except EngineError as error:
         raise ProviderError(f"{session.provider} cannot score the reference pairs: {error}") from error

@@ -23,11 +23,11 @@ class Shapes:
 
 
 def cuda_options(memory_mb: int | None = None) -> Mapping[str, str]:
-    """CUDA without the roundings and the memory that its defaults take.
+    """CUDA without the roundings that its defaults take.
 
     Args:
-        memory_mb: MiB for weights and batches. What the driver and the libraries keep for themselves, some hundred, is
-            not among them.
+        memory_mb: MiB for weights and batches; without it the arena takes what it likes. What the driver and the
+            libraries keep for themselves, some hundred, is not among them.
     """
     limit = {} if memory_mb is None else {"gpu_mem_limit": str(memory_mb * 1024**2)}
     return limit | {
@@ -56,7 +56,7 @@ def tensorrt_options(shapes: Shapes) -> Mapping[str, str]:
         "trt_profile_min_shapes": least,
         "trt_profile_opt_shapes": usual,
         "trt_profile_max_shapes": most,
-        "trt_engine_cache_enable": "0",
+        "trt_engine_cache_enable": "False",  # this provider knows no other spelling of it
     }
 
 

@@ -1,6 +1,7 @@
 """Execution providers: what each is called, how it is opened, and which precisions it can run in."""
 
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -53,6 +54,9 @@ def _onnx(
     """A provider of ONNX Runtime."""
 
     def opened(bundle: Bundle, precision: str, resources: Resources) -> Session:
+        if name == "tensorrt":
+            # Its builder rounds products to TF32 unless this says no; ONNX Runtime has no option for it.
+            os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         manifest = bundle.manifest
         shapes = Shapes(resources.max_batch_tokens, manifest.max_tokens, manifest.block_queries)
         chosen = options(shapes, resources)

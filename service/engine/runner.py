@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from service.bundle.layout import Layout
 from service.engine.session import EngineError, Rewards, Session
 
+MOST_FAILED_PROBES = 3
+"""In a row, each after a batch that failed: one alone may have come to a moment without memory."""
+
 
 @dataclass(frozen=True)
 class BatchResult:
@@ -31,9 +34,16 @@ class Runner:
     One thread, because a session has one compute stream and concurrent runs only queue inside it
     (onnxruntime#12049); and not the event loop, because health must not wait behind a batch.
 
+    A batch that fails is followed by the probe, once there is one: where that fails too, `MOST_FAILED_PROBES` times in
+    a row, it is not the batches, and the engine is dead. Errors of CUDA, for one, stay until the process ends.
+
     Args:
         session: what runs a batch.
         clock: monotonic seconds.
+
+    Attributes:
+        probe: a small batch that ran; the warm-up leaves it.
+        broken: why the engine is dead, if it is.
     """
 
     def __init__(self, session: Session, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,6 +52,9 @@ class Runner:
         self._work: queue.SimpleQueue[tuple[Layout, Future[BatchResult]] | None] = queue.SimpleQueue()
         self._door = threading.Lock()  # nothing may be queued behind the mark that ends the thread
         self._closed = False
+        self.probe: Layout | None = None
+        self.broken: str | None = None
+        self._failed_probes = 0
         self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._loop, name="assay-runner", daemon=True)
 
@@ -70,9 +83,10 @@ class Runner:
         return future
 
     def alive(self, stuck_after: float) -> bool:
-        """The heartbeat: the thread is there, and idle or at most `stuck_after` seconds into a batch."""
+        """The heartbeat: the engine works, and is idle or at most `stuck_after` seconds into a batch."""
         busy_since = self._busy_since
-        return self._thread.is_alive() and (busy_since is None or self._clock() - busy_since <= stuck_after)
+        works = self.broken is None and self._thread.is_alive()
+        return works and (busy_since is None or self._clock() - busy_since <= stuck_after)
 
     def _loop(self) -> None:
         while (work := self._work.get()) is not None:
@@ -82,8 +96,22 @@ class Runner:
             outcome = self._run(layout)
             if isinstance(outcome, BatchResult):
                 future.set_result(outcome)
+                self._failed_probes = 0
             else:
                 future.set_exception(outcome)
+                self._probe()
+
+    def _probe(self) -> None:
+        """After a batch that failed: look whether any other would."""
+        if self.probe is None:
+            return
+        outcome = self._run(self.probe)
+        if isinstance(outcome, BatchResult):
+            self._failed_probes = 0
+            return
+        self._failed_probes += 1
+        if self._failed_probes == MOST_FAILED_PROBES:
+            self.broken = f"the engine fails on every batch: {outcome}"
 
     def _run(self, layout: Layout) -> BatchResult | EngineError:
         started = self._busy_since = self._clock()

@@ -80,8 +80,8 @@ def batch_error(runtime: str, layout: Layout, error: Exception) -> EngineError:
     """A runtime's exception as the engine's own; runtimes have no class for a lack of memory, but say one of these."""
     reason = one_line(error)
     text = reason.lower()
-    # The third is that of an arena with a limit.
-    signs = ("failed to allocate", "out of memory", "smaller than requested bytes", "bad_alloc")
+    # The third is that of an arena with a limit, the last that of CUDA's libraries.
+    signs = ("failed to allocate", "out of memory", "smaller than requested bytes", "bad_alloc", "_alloc_failed")
     memory = any(sign in text for sign in signs)
     kind = OutOfMemoryError if memory or isinstance(error, MemoryError) else EngineError
     return kind(f"{runtime} failed on a batch of {layout.tokens} tokens: {reason}")

@@ -25,7 +25,7 @@ async def warm_up(runner: Runner, bundle: Bundle, max_batch_tokens: int) -> list
     """Score made-up batches of every kind, and say how long each took.
 
     The largest comes first, so that a lack of memory shows now. All run twice, and the second time counts: the first
-    one may have compiled something.
+    one may have compiled something. The smallest is left as the runner's probe.
 
     Raises:
         EngineError: a batch fails, or a score is not finite.
@@ -42,6 +42,7 @@ async def warm_up(runner: Runner, bundle: Bundle, max_batch_tokens: int) -> list
             result = await asyncio.wrap_future(runner.submit(layout))
             _check(result.rewards, (len(sequences), len(manifest.heads)))
         samples.append(Sample(layout.tokens, max(map(len, sequences)), result.ended - result.started))
+    runner.probe = layout
     return samples
 
 

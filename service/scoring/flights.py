@@ -1,13 +1,18 @@
 """What is kept of a request between admission and reply, and of a batch between the line and its end."""
 
 import asyncio
+import math
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Self
 
 from service.engine.runner import BatchResult
 from service.scoring.batch import Batch
 from service.scoring.cache import HeadScores
 from service.scoring.waiting import WaitingItem, Work
+
+_RERUN_SECONDS = 8
+"""Times the seconds that the whole batch was predicted to take."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,29 @@ class Pending:
 
 
 @dataclass
-class Allowance:
-    """Seconds, as predicted, that items of a batch may still be computed again, in parts of it."""
+class RerunBudget:
+    """What may still be computed again of a batch some of whose scores were NaN or infinite, in parts of it.
 
+    Attributes:
+        runs: of parts, however long they take; as many as one item needs to be found among all.
+        seconds: as predicted, beyond these.
+        any_finite: whether some item got a finite score, so that not all are to blame.
+    """
+
+    runs: int
     seconds: float
+    any_finite: bool = False
 
-    def take(self, seconds: float) -> bool:
-        """Spend so much, if so much is left."""
-        if seconds > self.seconds:
+    @classmethod
+    def of(cls, batch: Batch) -> Self:
+        """For a whole batch."""
+        return cls(2 * math.ceil(math.log2(max(2, len(batch)))), _RERUN_SECONDS * batch.seconds)
+
+    def spend(self, runs: int, seconds: float) -> bool:
+        """Spend so much, if so many runs or so many seconds are left."""
+        if runs > self.runs and seconds > self.seconds:
             return False
+        self.runs -= runs
         self.seconds -= seconds
         return True
 
@@ -59,13 +78,13 @@ class Flight:
     """A batch between the line and its end.
 
     Attributes:
-        allowance: shared by a batch and its parts.
+        budget: shared by a batch and its parts.
         submitted: what the runner will fulfil, None while the batch is being planned.
         given_up: everybody who waited for it has left before it ran.
     """
 
     batch: Batch
     items: list[WaitingItem]
-    allowance: Allowance
+    budget: RerunBudget
     submitted: "Future[BatchResult] | None" = None
     given_up: bool = False

@@ -2,37 +2,35 @@
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 
-from service.bundle.layout import Family, IntArray, Layout, plan_layout
+from service.bundle.layout import Family, IntArray, Layout
 from service.engine.runner import BatchResult, Runner
-from service.engine.session import EngineError, OutOfMemoryError
 from service.observability.metrics import Metrics
 from service.observability.peak import Peak
 from service.scoring.admission import Admission, Limits, Reservation
 from service.scoring.batch import Batch, Bounds
+from service.scoring.batch_runner import BatchRunner, Failure, Scores
 from service.scoring.cache import HeadScores, ScoreCache
 from service.scoring.cost import Attention, CostModel
 from service.scoring.deterministic import RequestPicker
 from service.scoring.errors import DeadlineExceededError, EngineFailedError
-from service.scoring.flights import Allowance, Flight, Pending, Scored
+from service.scoring.flights import Flight, Pending, RerunBudget, Scored
 from service.scoring.pace import Pace
 from service.scoring.picking import Picker
 from service.scoring.prefixes import Sequences, forest_tokens
-from service.scoring.waiting import WaitingItem, WaitingLine, Work
+from service.scoring.waiting import WaitingLine, Work
+
+logger = logging.getLogger("assay.scoring")
 
 _TIMERS_EARLY = 0.005
 """Seconds by which the event loop's timer of a deadline may run before the deadline: it counts whole milliseconds."""
 _BATCHES_AHEAD = 2
 """One batch runs and one is ready behind it, so that the runner never waits for a plan."""
-_AGAIN = 8
-"""Times its own seconds that parts of a batch are run for scores that are no number. One item that spoils 64, with a
-long prompt in common, is found in 4; where all of them are none, the rest is told so sooner."""
 
 
 class Scheduler:
@@ -64,8 +62,6 @@ class Scheduler:
         deterministic: bool = False,
     ) -> None:
         self.family = family
-        self._runner = runner
-        self._block_queries = block_queries
         self._metrics = metrics
         self._clock = clock
         self._cache = cache
@@ -77,8 +73,7 @@ class Scheduler:
         self._picker: Picker | RequestPicker = picker(self._line, bounds, family, Attention(block_queries))
         self._deterministic = deterministic
         self._requests = itertools.count()
-        # A thread of its own: a plan must not wait behind texts that are being tokenized while the runner idles.
-        self._planner = ThreadPoolExecutor(1, thread_name_prefix="assay-plan")
+        self._batches = BatchRunner(runner, family, block_queries, metrics, self._measure)
         self._pending: dict[Work, Pending] = {}
         self._flights: dict[Flight, asyncio.Task[None]] = {}
         self._gone: str | None = None  # why the engine will not run any more
@@ -162,7 +157,7 @@ class Scheduler:
 
     def close(self) -> None:
         """Let the planning thread go."""
-        self._planner.shutdown(wait=False, cancel_futures=True)
+        self._batches.close()
 
     def _pump(self) -> None:
         """Form batches while the runner has room for one more."""
@@ -173,71 +168,29 @@ class Scheduler:
                 self._fail(work, DeadlineExceededError("the time for this request was up while it waited"))
             if not batch:
                 return
-            flight = Flight(batch, self._line.take(batch.sequences), Allowance(_AGAIN * batch.seconds))
+            flight = Flight(batch, self._line.take(batch.sequences), RerunBudget.of(batch))
             self._flights[flight] = asyncio.get_running_loop().create_task(self._fly(flight))
 
     async def _fly(self, flight: Flight) -> None:
         try:
-            await self._score(flight, may_split=not self._deterministic)
+            async for outcome in self._batches.run(flight, may_split=not self._deterministic):
+                self._line.finish(outcome.items)
+                if isinstance(outcome, Scores):
+                    self._hand_out(outcome)
+                elif isinstance(outcome, Failure):
+                    self._crash(outcome)
+        except Exception as error:  # a defect of ours: nobody may wait for it, now or when the same text comes again
+            logger.exception("a batch of %d items was not brought to its end", len(flight.items))
+            self._line.finish(flight.items)
+            self._crash(Failure(flight.items, error))
         finally:
             del self._flights[flight]
         self._pump()
 
-    async def _score(self, flight: Flight, may_split: bool) -> None:
-        """Run a batch. One that failed is tried again in two halves, which then fail alone.
-
-        What is no number spreads to whatever is computed beside it. So scores that are none are computed again in ever
-        smaller company, as far as the allowance goes: one that is none alone is the item's own. With `deterministic`
-        too, since which these are depends on nothing but the request.
-        """
-        try:
-            layout = await asyncio.get_running_loop().run_in_executor(self._planner, self._plan, flight.batch)
-            if flight.given_up:
-                return
-            flight.submitted = self._runner.submit(layout)
-            result = await asyncio.wrap_future(flight.submitted)
-            if result.rewards.ndim != 2 or len(result.rewards) != len(flight.items) or not result.rewards.shape[1]:
-                raise EngineError(f"rewards of shape {result.rewards.shape} for {len(flight.items)} items")
-            sound: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(result.rewards), axis=1)
-        except asyncio.CancelledError:
-            if not flight.given_up:  # then it is the loop that ends, and nothing new may begin
-                raise
-        except Exception as error:  # whatever it is, it is this batch's alone
-            kind = "oom" if isinstance(error, OutOfMemoryError) else "runtime"
-            self._metrics.engine_errors.labels(kind).inc()
-            if may_split and len(flight.items) > 1:
-                await self._run_parts(_halves(flight, flight.items), may_split=False)
-            else:
-                self._crash(flight, error)
-        else:
-            self._measure(flight.batch, layout, result)
-            again = _halves(flight, list(itertools.compress(flight.items, ~sound)))
-            if len(sound) == 1 or not flight.allowance.take(sum(part.batch.seconds for part in again)):
-                again, sound = [], np.ones_like(sound)
-            self._land(flight, result, sound)
-            await self._run_parts(again, may_split)
-
-    async def _run_parts(self, parts: list[Flight], may_split: bool) -> None:
-        """Run parts of a batch that ended."""
-        for part in parts:
-            if any(item.waiters for item in part.items):
-                await self._score(part, may_split)
-            else:  # all who waited have left, or were told that the engine is gone
-                self._line.finish(part.items)
-
-    def _plan(self, batch: Batch) -> Layout:
-        sequences = list(batch.sequences.values())
-        layout = self._runner.session.shaped(plan_layout(sequences, self.family, block_queries=self._block_queries))
-        _ = layout.padded_cells  # counted here, and kept, so that the event loop need not
-        return layout
-
-    def _land(self, flight: Flight, result: BatchResult, sound: npt.NDArray[np.bool_]) -> None:
-        """Hand out the rewards of the items that `sound` (N,) has."""
-        items = list(itertools.compress(flight.items, sound))
-        rows = map(tuple, result.rewards[sound].astype(np.float64).tolist())
-        self._line.finish(items)
+    def _hand_out(self, scores: Scores) -> None:
+        rows = map(tuple, scores.rewards.astype(np.float64).tolist())
         waited: dict[Pending, None] = {}
-        for item, row in zip(items, rows, strict=True):
+        for item, row in zip(scores.items, rows, strict=True):
             if self._cache is not None:
                 self._cache.put(item.key, row)
             for work in item.waiters:
@@ -245,30 +198,24 @@ class Scheduler:
                 pending.rows[item.key] = row
                 waited[pending] = None
         for pending in waited:
-            pending.started = result.started if pending.started is None else pending.started
-            pending.infer_seconds += result.ended - result.started
+            pending.started = scores.started if pending.started is None else pending.started
+            pending.infer_seconds += scores.ended - scores.started
             if len(pending.rows) == len(pending.work.items) and not pending.future.done():
                 pending.future.set_result(None)
 
-    def _crash(self, flight: Flight, error: Exception) -> None:
-        self._line.finish(flight.items)
-        for work in {work: None for item in flight.items for work in item.waiters}:
+    def _crash(self, failure: Failure) -> None:
+        for work in {work: None for item in failure.items for work in item.waiters}:
             self._line.drop(work)  # its other items must not be computed for nothing
-            self._fail(work, EngineFailedError(f"the batch of this request failed: {error}"))
+            self._fail(work, EngineFailedError(f"the batch of this request failed: {failure.error}"))
 
     def _fail(self, work: Work, error: Exception) -> None:
-        pending = self._pending[work]
-        if not pending.future.done():
+        pending = self._pending.get(work)  # none where it was told already
+        if pending is not None and not pending.future.done():
             pending.future.set_exception(error)
 
     def _give_up_unwanted(self) -> None:
-        """Take back the batches that nobody waits for any more, if they do not run yet."""
-        for flight in self._flights:
-            if flight.given_up or any(item.waiters for item in flight.items):
-                continue
-            if flight.submitted is None or flight.submitted.cancel():
-                flight.given_up = True
-                self._line.finish(flight.items)  # whoever asks for one of them now must not wait for this batch
+        for unwanted in self._batches.give_up():
+            self._line.finish(unwanted.items)  # whoever asks for one of them now must not wait for this batch
 
     def _measure(self, batch: Batch, layout: Layout, result: BatchResult) -> None:
         self._metrics.observe_batch(
@@ -288,13 +235,3 @@ class Scheduler:
         admission = self.admission
         self._peak.see(admission.items + line.running)  # what still waits, also where nobody has come for a while
         return admission.items, line.index.tokens, age, line.running, admission.saturation, self._peak.most()
-
-
-def _halves(flight: Flight, items: list[WaitingItem]) -> list[Flight]:
-    """Items of a flight in two parts, or in one where there is but one."""
-    cut = len(items) // 2
-    return [
-        Flight(flight.batch.part([item.key for item in part]), part, flight.allowance)
-        for part in (items[:cut], items[cut:])
-        if part
-    ]

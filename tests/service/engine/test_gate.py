@@ -23,6 +23,25 @@ def test_equal_scores_pass():
     assert gate.spearman == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    "distorted",
+    [lambda s: s + 5, lambda s: 10 * s, lambda s: np.tanh(s) / 20],
+)
+def test_scores_in_the_right_order_that_are_others_shut_it(distorted):
+    """Raw rewards and calibrated probabilities are what is learnt from, not the order alone."""
+    gate = compare("int8", distorted(MODULE), MODULE, VOTES)
+    assert gate.flips == 0
+    assert gate.error == pytest.approx(np.sqrt(np.mean((distorted(MODULE) - MODULE) ** 2)) / MODULE.std())
+    assert gate.failure.endswith("of their standard deviation, and 0.2 is the most")
+
+
+def test_fp32_must_be_fp32():
+    rounded = MODULE * (1 + 2e-3 * np.sin(np.arange(80).reshape(40, 2)))
+    assert compare("bf16", rounded, MODULE, VOTES).failure is None
+    assert "scores are off by" in compare("fp32", rounded, MODULE, VOTES).failure
+    assert compare("fp32", MODULE * (1 + 1e-6), MODULE, VOTES).failure is None
+
+
 def test_a_flip_of_a_clear_pair_shuts_it():
     scores = MODULE.copy()
     scores[20] = scores[20][::-1]

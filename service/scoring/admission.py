@@ -105,7 +105,8 @@ class Admission:
 
         Args:
             tokens: of the whole request, shared prefixes counted once.
-            fresh: of those of its items that are neither waiting nor running already.
+            fresh: of those of its items that are neither waiting nor running already; what they share with other
+                requests counts again here, until they wait.
 
         Raises:
             NeverFitsError, QueueFullError: as above.

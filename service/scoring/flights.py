@@ -1,4 +1,11 @@
-"""What is kept of a request between admission and reply, and of a batch between the line and its end."""
+"""What is kept of a request between admission and reply, and of a batch between the line and its end.
+
+    request:  Work, its items in the waiting line  ->  Pending, the caller's future and rows so far  ->  Scored
+    item:     WaitingItem, one for all who want it  ->  Flight, a batch of them  ->  Outcome (batch_runner.py)
+
+The scheduler owns the first line, the batch runner a flight while it runs. Parts of a flight that are run again are
+flights too, of items of it, with its budget.
+"""
 
 import asyncio
 import math

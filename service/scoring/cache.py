@@ -8,7 +8,7 @@ HeadScores = tuple[float, ...]
 
 
 class ScoreCache:
-    """The raw scores of a bounded number of items, by model digest and token ids. What is no number is never kept.
+    """The raw scores of a bounded number of items, by model digest and token ids. What is not finite is never kept.
 
     A score depends on its tokens alone up to rounding, so a score from here is one that the model really gave.
 

@@ -6,8 +6,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.api.dialects.registry import DIALECTS
+from service.engine.session import EngineError
 from service.observability.metrics import ENGINE_ERRORS, FAULTS, OUTCOMES, REJECTIONS, RELOADED, STAGES, STATES
-from tests.service.doubles import ScriptedSession
+from tests.service.doubles import ScriptedSession, fails
 from tests.service.serving import serving
 
 SERIES = {
@@ -203,3 +204,14 @@ def test_a_dead_runner_is_not_live(served):
     assert (served.get("/live").status, served.get("/ready").status) == (503, 503)
     reply = served.score("a")
     assert (reply.status, reply.error["code"]) == (503, "engine_failed")
+
+
+def test_an_engine_that_fails_on_every_batch_is_given_up(served, session):
+    """The probe that the warm-up left fails too, so it is not the batches."""
+    session.always(fails(EngineError("CUDA failure 700: an illegal memory access")))
+    for text in "abc":
+        assert served.score(text).error["code"] == "engine_failed"
+    served.until("assay_engine_state", 1, state="failed")
+    assert (served.get("/live").status, served.get("/ready").status) == (503, 503)
+    assert "the engine fails on every batch: CUDA failure 700" in served.context.failure
+    assert served.score("d").status == 503

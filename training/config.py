@@ -234,6 +234,9 @@ class TrainingConfig(Section):
     """Begin anew where the run's folder holds an unfinished run, whose checkpoints are then lost."""
     progress: bool = True
     """Show progress bars."""
+    trackers: Sources = ()
+    """Send the curves there too, beside TensorBoard: wandb, mlflow, comet_ml, clearml, ..., whatever transformers knows
+    and is installed. Each is set up by its own environment variables."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()

@@ -50,6 +50,7 @@ from training.run_folder import (
 from training.scoring import move_to_accelerator
 from training.sharding import refuse_unsharded
 from training.token_store import TokenStore, tokenize
+from training.trainer import trackers_here
 
 logger = logging.getLogger("assay.training")
 
@@ -77,6 +78,7 @@ def run_fit(config: TrainingConfig) -> FitResult:
     processes.refuse_uneven(config.optimiser.batch_elements)
     if config.optimiser.fsdp:
         refuse_unsharded()
+    trackers_here(config.trackers)
     with processes.main_first():
         data = _prepared(config.data, config.optimiser.seed, config.progress)
     _report_data(data)

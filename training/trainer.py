@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import Trainer, TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 
 from service.bundle.layout import GRAPH_INPUTS
 from training import processes
@@ -32,7 +36,7 @@ def training_arguments(config: TrainingConfig, elements: int) -> TrainingArgumen
     """The Trainer's arguments for `elements` elements an epoch, on one device a process however many there are.
 
     Raises:
-        ValueError: the elements of a step cannot be shared alike among the processes.
+        ValueError: the elements of a step cannot be shared alike among the processes, or a tracker that is not there.
     """
     optimiser = config.optimiser
     processes.refuse_uneven(optimiser.batch_elements)
@@ -60,7 +64,8 @@ def training_arguments(config: TrainingConfig, elements: int) -> TrainingArgumen
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         logging_steps=min(10, every),
-        report_to=[],  # see `_reporting`
+        report_to=trackers_here(config.trackers),  # and TensorBoard, see `training.fit`
+        run_name=config.name,
         restore_callback_states_from_checkpoint=True,  # the patience that is left
         disable_tqdm=not (config.progress and processes.is_main()),
         remove_unused_columns=False,
@@ -71,6 +76,21 @@ def training_arguments(config: TrainingConfig, elements: int) -> TrainingArgumen
     if arguments.n_gpu > 1:  # nn.DataParallel would cut the arrays of a layout, which are no batch, into halves
         arguments._n_gpu = 1
     return arguments
+
+
+def trackers_here(names: Sequence[str]) -> list[str]:
+    """Those of `names` that this process sends its curves to, beside TensorBoard: none but in the main one.
+
+    Raises:
+        ValueError: one that transformers does not know, or that is not installed.
+    """
+    installed = get_available_reporting_integrations()  # type: ignore[no-untyped-call]
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(f"trackers: {name!r} is none; they are {', '.join(sorted(INTEGRATION_TO_CALLBACK))}")
+        if name not in installed:
+            raise ValueError(f"trackers: {name} is not installed")
+    return [name for name in names if name != "tensorboard"] if processes.is_main() else []
 
 
 class RewardTrainer(Trainer):

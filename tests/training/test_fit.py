@@ -4,16 +4,17 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from transformers import TrainerCallback
+from transformers.integrations import integration_utils
 
 from service.bundle.layout import Family
 from tests.training.tiny import tiny_checkpoint, toy_records
-from training import precision
+from training import precision, trainer
 from training.config import LossConfig, ModelConfig, OptimiserConfig, TrainingConfig
 from training.data import Judgement, PreferenceRecord
 from training.encoding import Example, encode_records
@@ -376,6 +377,33 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
 def test_evaluations_fit_into_short_epochs(tmp_path: Path) -> None:
     arguments = training_arguments(configuration(tmp_path, evaluations_per_epoch=50, batch_elements=4), 9)
     assert arguments.eval_steps == arguments.save_steps == 1
+
+
+class Recorder(TrainerCallback):
+    """In the place of a tracker's callback."""
+
+    logged: ClassVar[list[dict[str, float]]] = []
+    name: ClassVar[str] = ""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        self.logged.append(logs)
+        Recorder.name = args.run_name
+
+
+def test_curves_go_to_trackers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Recorder)
+    monkeypatch.setattr(trainer, "get_available_reporting_integrations", lambda: ["tensorboard", "wandb"])
+    config = configuration(tmp_path, epochs=1).model_copy(update={"trackers": ("wandb", "tensorboard"), "name": "mine"})
+    train(config)
+    assert any("eval_loss" in row for row in Recorder.logged)
+    assert Recorder.name == "mine"
+    assert list((tmp_path / TENSORBOARD).iterdir())
+
+
+@pytest.mark.parametrize(("tracker", "reason"), [("wandbb", "'wandbb' is none"), ("mlflow", "mlflow is not installed")])
+def test_a_tracker_that_is_not_there(tmp_path: Path, tracker: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"trackers: {reason}"):
+        train(configuration(tmp_path).model_copy(update={"trackers": (tracker,)}))
 
 
 def test_one_device_where_there_are_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

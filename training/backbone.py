@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from transformers import logging as transformers_logging
 
 from service.bundle.layout import Family
-from service.bundle.text_format import TextFormat
+from service.bundle.text_format import Formatter, TextFormat
 from service.bundle.tokenizer import TextTokenizer
 from training.attention import ATTENTION_NAME, UnsupportedBackboneError
 from training.checkpoint_error import first_line
@@ -125,7 +125,8 @@ def load_backbone(name: str, with_head: bool = False) -> Backbone:
     head = None
     if with_head:
         text_format, template = derive_conversation_format(tokenizer, classifier.config.pad_token_id)
-        head = PretrainedHead(weight, score_conversations(classifier, tokenizer))
+        formatter = Formatter(text_format, template, TextTokenizer(tokenizer.backend_tokenizer.to_str()), positions)
+        head = PretrainedHead(weight, score_conversations(classifier, tokenizer, formatter))
     else:
         text_format, template = derive_format(tokenizer, reference.family)
     prepare(model)

@@ -172,8 +172,8 @@ class OptimiserConfig(Section):
 
     learning_rate: float = Field(5e-5, gt=0)
     """Peak learning rate of the backbone."""
-    head_learning_rate: float = Field(1e-3, gt=0)
-    """Peak learning rate of the new head."""
+    head_learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of the head. Default: 1e-3 for a new one, and that of the backbone for a pretrained one."""
     epochs: float = Field(3, ge=0)
     """Passes over the training prompts; 0 to leave a pretrained reward model as it came."""
     batch_elements: int = Field(8, ge=1)

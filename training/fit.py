@@ -31,7 +31,7 @@ from training.objective import KNOW_TIES, first_threshold
 from training.resume import check_whole, load_best, newest_checkpoint, read_state
 from training.run_folder import CHECKPOINTS, TENSORBOARD
 from training.sharding import hand_over, make_room, shard
-from training.trainer import RewardTrainer, make_optimiser, training_arguments, validate
+from training.trainer import RewardTrainer, make_optimiser, training_arguments
 
 logger = logging.getLogger("assay.training")
 
@@ -42,17 +42,17 @@ class FitResult:
 
     Attributes:
         updates: optimiser steps taken.
-        best_validation_loss: of the weights kept.
+        best_validation_loss: of the weights kept; none where nothing was learnt.
         judgements, judgements_in_first_epoch: of the training prompts, and how many of them one epoch sees: a prompt
             of more than `optimiser.max_responses` responses shows other ones in each.
         length_slope: of the length term, with `loss.length_residual`; else 0.
-        bf16: whether products were computed in bfloat16: not where the processor has no arithmetic for it.
         tie_threshold: as `training.losses` takes it; 0 where the loss knows no ties.
+        bf16: whether products were computed in bfloat16: not where the processor has no arithmetic for it.
         history: the logged rows, as the Trainer writes them.
     """
 
     updates: int
-    best_validation_loss: float
+    best_validation_loss: float | None
     judgements: int
     judgements_in_first_epoch: int
     length_slope: float
@@ -81,8 +81,8 @@ def fit(
     if not train or not validation:
         raise ValueError(f"{len(train)} prompts to train on and {len(validation)} to validate on: both need some")
     if not config.optimiser.epochs:
-        loss = validate(model, validation, config.model.block_queries, 0.0)["loss"]
-        return FitResult(0, loss, sum(len(e.record.judgements) for e in train), 0, 0.0, 0.0, False, [])
+        judgements = sum(len(example.record.judgements) for example in train)
+        return FitResult(0, None, judgements, 0, 0.0, 0.0, bf16=False, history=[])
     set_seed(config.optimiser.seed)
     records = records_of(train)
     if config.loss.kind == "plackett-luce":
@@ -132,9 +132,17 @@ def fit(
     if config.optimiser.fsdp:
         processes.wait()  # for the main one, which writes the weights
         make_room(model)
+    best = _load_best(model, config.run, state)
+    losses = [row["eval_loss"] for row in state.log_history if "eval_loss" in row]
+    if config.model.head == "pretrained" and losses and best >= losses[0]:
+        logger.warning(
+            "the pretrained head had a validation loss of %.4f before, and no state of this training has less: %.4f",
+            losses[0],
+            best,
+        )
     return FitResult(
         updates=state.global_step,
-        best_validation_loss=_load_best(model, config.run, state),
+        best_validation_loss=best,
         judgements=judgements,
         judgements_in_first_epoch=seen,
         length_slope=length_slope,

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 
-from training.config import TrainingConfig
+from pydantic import ValidationError
+
+from training.checkpoint_error import first_complaint
+from training.config import DataConfig, TrainingConfig
 from training.settings import ConfigurationError, load_configuration
 
-_HELD_OUT = {"validation_fraction": 0.4, "test_fraction": 0.5}
-"""Of the data, where nothing else is said: nothing is learnt from the rest."""
+_VALIDATION, _HELD_OUT = 0.4, 0.9
+"""Share of the data that calibrates, and of what is held out in all, where nothing else is said."""
 _KEPT = {
+    "data": set(DataConfig.model_fields) - {"mix", "annotators", "store"},
     "model": {"backbone", "max_tokens", "block_queries"},
     "optimiser": {"seed"},
     "loss": set[str](),
@@ -38,7 +42,12 @@ def import_configuration(arguments: Sequence[str]) -> TrainingConfig:
     if config.resume:
         raise ConfigurationError("resume is of training, and import has nothing to go on with; leave it out")
     content = config.model_dump(exclude_unset=True)
-    content["data"] = _HELD_OUT | content.get("data", {})
+    data = content.setdefault("data", {})
+    validation = data.setdefault("validation_fraction", _VALIDATION)
+    data.setdefault("test_fraction", max(_HELD_OUT - validation, (1 - validation) / 2))
     content["model"]["head"] = "pretrained"
     content["optimiser"] = content.get("optimiser", {}) | {"epochs": 0}
-    return TrainingConfig.model_validate(content)
+    try:
+        return TrainingConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError(first_complaint(error)) from error

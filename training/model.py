@@ -68,6 +68,12 @@ class RewardModel(nn.Module):
         self._position_offset = position_offset(backbone)
         self._extra_inputs = _extra_inputs(backbone)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        name = f"{prefix}tie_threshold"
+        if name in state_dict:  # checkpoints of before FSDP hold a scalar
+            state_dict[name] = state_dict[name].reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     def train(self, mode: bool = True) -> Self:
         """Training mode; without `dropout` the backbone stays in evaluation mode.
 

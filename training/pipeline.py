@@ -108,7 +108,10 @@ def run_fit(config: TrainingConfig) -> FitResult:
         save_checkpoint(checkpoint, config.run / "model")
         write(config.run / TRAINED, asdict(result))
     processes.wait()
-    logger.info("trained %d updates, validation loss %.4f", result.updates, result.best_validation_loss)
+    if result.best_validation_loss is None:
+        logger.info("left as it came")
+    else:
+        logger.info("trained %d updates, validation loss %.4f", result.updates, result.best_validation_loss)
     return result
 
 

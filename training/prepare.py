@@ -200,15 +200,15 @@ def refuse_unknown(setting: str, named: Iterable[str], sources: set[str]) -> Non
         raise DataError(f"data.{setting} names the source {unknown[0]!r}, and the sources are {known}")
 
 
-def in_test(test: Sequence[PreferenceRecord], config: DataConfig) -> Exclusion:
+def in_test(test: Sequence[PreferenceRecord], config: DataConfig, at_once: bool = False) -> Exclusion:
     """What is not to be learnt since it is in named test data; nothing where none are named."""
-    return Exclusion(shared_with(test), "are also in the test data", config.on_leakage)
+    return Exclusion(shared_with(test), "are also in the test data", config.on_leakage, at_once)
 
 
-def in_evaluation(passages: Passages | None, config: DataConfig) -> Exclusion:
+def in_evaluation(passages: Passages | None, config: DataConfig, at_once: bool = False) -> Exclusion:
     """What is not to be learnt since it holds passages of an evaluation."""
     known = (lambda _: False) if passages is None else passages.shared_by
-    return Exclusion(known, "share passages with data.decontaminate", config.on_leakage)
+    return Exclusion(known, "share passages with data.decontaminate", config.on_leakage, at_once)
 
 
 def _shares(fractions: Sequence[float]) -> str:

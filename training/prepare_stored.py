@@ -127,7 +127,7 @@ class _Preparation:
         self.skipped: list[BadRow] = []
         self.sources: set[str] = set()
         self.passages = read_passages(config.decontaminate) if config.decontaminate else None
-        self.contaminated = in_evaluation(self.passages, config)
+        self.contaminated = in_evaluation(self.passages, config, at_once=True)
         self.leaking = in_test([], config)
         self.crossing = Finding(0)
         self.rows = self.repeated = 0
@@ -140,7 +140,7 @@ class _Preparation:
     def write(self, folder: Path) -> None:
         """All parts and the account of them, which comes last."""
         test = list(self._records(self.config.test))
-        self.leaking = in_test(test, self.config)
+        self.leaking = in_test(test, self.config, at_once=True)
         train = write_store(folder / "train", self._train())
         validation, split_off = self.held_out
         fractions = fractions_of(self.config)
@@ -170,8 +170,6 @@ class _Preparation:
             else:
                 yield shuffled
         self.repeated += repeats.removed
-        for exclusion in (self.leaking, self.contaminated):
-            exclusion.refuse()
 
     def _crosses_parts(self, record: PreferenceRecord, part: int) -> bool:
         """Whether a record's prompt is in another part already, by another group or by none; such a one is dropped.

@@ -2,9 +2,11 @@
 
 So TRL, OpenRLHF and most model cards keep them. Their text is what the tokenizer's chat template makes of a whole
 conversation; here prompt and response are tokenized apart. Whether both are the same tokens, and give the same score,
-is tried on a few conversations when such a model is loaded.
+is tried on a few conversations when such a model is loaded. Where the template changes an odd response, a warning says
+which.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +16,12 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
-from service.bundle.text_format import EncodedItem, Formatter, Message
+from service.bundle.text_format import EncodedItem, FormatError, Formatter, Message
 from training.attention import UnsupportedBackboneError
 from training.model import RewardModel
 from training.scoring import score_sequences
+
+logger = logging.getLogger("assay.training")
 
 TOLERANCE = 1e-3
 """Largest difference of a score, in parts of its size or of 1 if it is smaller; rounding gives 1e-5."""
@@ -54,6 +58,10 @@ def load_classifier(location: str, **settings: Any) -> tuple[PreTrainedModel, to
         location, dtype=torch.float32, output_loading_info=True, **settings
     )
     name = type(classifier).__name__
+    if getattr(classifier, "_hf_peft_config_loaded", False):
+        raise UnsupportedBackboneError(
+            f"{location!r} is an adapter: merge it into its base first (peft's merge_and_unload), and save that"
+        )
     head = getattr(classifier, "score", None)
     if not isinstance(head, nn.Linear) or head.bias is not None:
         raise UnsupportedBackboneError(
@@ -70,26 +78,35 @@ def load_classifier(location: str, **settings: Any) -> tuple[PreTrainedModel, to
     return classifier.eval(), head.weight.detach().clone()
 
 
-def score_conversations(classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> tuple[Scored, ...]:
+def score_conversations(
+    classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, formatter: Formatter
+) -> tuple[Scored, ...]:
     """What the model as it came makes of some conversations; to be called before `training.backbone.prepare`.
 
-    Those whose roles its chat template refuses are left out.
+    Its chat template is rendered as transformers does, but for today's date, which some write: a score that depends on
+    the day is not served. Conversations whose roles the template refuses are left out.
 
     Raises:
         UnsupportedBackboneError: it refuses all of them.
     """
     found = []
     for prompt, response in _CONVERSATIONS:
-        messages = [message.model_dump() for message in prompt] + [{"role": "assistant", "content": response}]
         try:
-            ids = list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
-        except Exception:  # a template is a program: it may raise anything
+            ids = _whole(prompt, response, tokenizer, formatter)
+        except FormatError:
             continue
         with torch.no_grad():
             score = float(classifier(input_ids=torch.tensor([ids])).logits[0, 0])
         found.append(Scored(prompt, response, tuple(_as_read(ids, classifier.config.pad_token_id)), score))
     if not found:
         raise UnsupportedBackboneError("model.head is pretrained, and the chat template refuses every conversation")
+    for meaning, response in _ODD.items():
+        (item,) = formatter.encode(found[0].prompt, [response])
+        ids = _as_read(_whole(found[0].prompt, response, tokenizer, formatter), classifier.config.pad_token_id)
+        if isinstance(item, EncodedItem) and item.ids.tolist() != ids:
+            logger.warning("the chat template changes a response that %s; here it is scored as it is", meaning)
+    if "strftime_now" in formatter.template:
+        logger.warning("the chat template writes today's date, and here the date that it has without one")
     return tuple(found)
 
 
@@ -121,6 +138,15 @@ def check_scores(model: RewardModel, formatter: Formatter, scored: Sequence[Scor
             )
 
 
+def _whole(
+    prompt: Sequence[Message], response: str, tokenizer: PreTrainedTokenizerFast, formatter: Formatter
+) -> list[int]:
+    """Tokens of a whole conversation, as `apply_chat_template` gives them."""
+    text = formatter.render([*prompt, Message(role="assistant", content=response)], whole=True)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
 def _as_read(ids: list[int], pad_token_id: int | None) -> list[int]:
     """Up to the token that is read: classifiers take the last that is not padding, whatever it stands for."""
     while ids and ids[-1] == pad_token_id:
@@ -137,6 +163,11 @@ def _user(text: str) -> Message:
     return Message(role="user", content=text)
 
 
+_ODD = {
+    "begins with white space": " It is.",
+    "ends with white space": "It is.\n",
+    "thinks before it answers": "<think>\nIs it?\n</think>\n\nIt is.",
+}
 _CONVERSATIONS: tuple[Conversation, ...] = (
     ([_user("What is the capital of France?")], "Paris is the capital of France."),
     ([_user("What is the capital of France?")], "I would rather not say."),

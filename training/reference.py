@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from service.bundle.reference import Reference, ReferencePair
+from service.bundle.reference import LEAST_PAIRS, Reference, ReferencePair
 from training.encoding import Example
 
 MOST_PAIRS, MOST_TOKENS = 256, 32_768
-"""A server scores them all before it is ready: on two cores half a minute for a decoder of 135 M parameters."""
+"""A server scores them all before it is ready: on two cores half a minute for a decoder of 135 M parameters. Of long
+texts it may be more, for the least number of pairs that a precision can be judged by."""
 
 
 def select_reference(
@@ -31,7 +32,7 @@ def select_reference(
     for place, turn in ((place, turn) for turn in rounds for place in order if turn < len(judgements[place])):
         judgement = examples[place].record.judgements[judgements[place][turn]]
         first, second = examples[place].sequences[judgement.i], examples[place].sequences[judgement.j]
-        if tokens + len(first) + len(second) > MOST_TOKENS and pairs:
+        if tokens + len(first) + len(second) > MOST_TOKENS and len(pairs) >= LEAST_PAIRS:
             continue  # a shorter one may fit: servers want many
         tokens += len(first) + len(second)
         pairs.append(

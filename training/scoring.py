@@ -94,7 +94,12 @@ def score_sequences(
         for batch in _batches(distinct, batch_tokens):
             sequences = [sequence for group in batch for sequence in group]
             tensors = layout_tensors(plan_layout(sequences, model.family, block_queries=block_queries))
-            rewards = model(**{name: tensor.to(device) for name, tensor in tensors.items()})
+            try:
+                rewards = model(**{name: tensor.to(device) for name, tensor in tensors.items()})
+            except torch.OutOfMemoryError:
+                logger.warning("a batch does not fit on the GPU beside the model; the rest is scored on the CPU")
+                device = torch.device("cpu")
+                rewards = model.to(device)(**tensors)
             scores.append(rewards.double().cpu().numpy())
             bar.update(len(batch))
     model.train(was_training)

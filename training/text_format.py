@@ -63,6 +63,11 @@ def derive_conversation_format(tokenizer: PreTrainedTokenizerFast, pad_token_id:
     middle, end = (tokenizer.encode(text, add_special_tokens=False) for text in (between, after))
     while end and end[-1] == pad_token_id:
         end = end[:-1]
+    if not end:
+        raise UnsupportedBackboneError(
+            "model.head is pretrained, and what ends an answer is the padding token as well, so that the score is read "
+            "at the answer's last word; here it is read at a token that ends every answer"
+        )
     return _format([], middle, end, _special_tokens(tokenizer)), template
 
 

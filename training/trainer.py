@@ -56,6 +56,7 @@ def training_arguments(config: TrainingConfig, elements: int) -> TrainingArgumen
         seed=optimiser.seed,
         data_seed=optimiser.seed,
         eval_strategy="steps",
+        eval_on_start=config.model.head == "pretrained",  # to tell whether it got better
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,
@@ -183,15 +184,17 @@ def validate(
 
 
 def make_optimiser(model: RewardModel, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW; a faster rate for the new head, no decay on biases and norms."""
+    """AdamW; a faster rate for a new head, no decay on biases and norms."""
     settings = config.optimiser
     decayed = [p for p in model.backbone.parameters() if p.requires_grad and p.ndim >= 2]
     plain = [p for p in model.backbone.parameters() if p.requires_grad and p.ndim < 2]
+    fast = settings.head_learning_rate
+    head_rate = fast if fast is not None else 1e-3 if config.model.head == "new" else settings.learning_rate
     head = [*model.head.parameters(), *([model.tie_threshold] if config.loss.kind in KNOW_TIES else [])]
     return torch.optim.AdamW(
         [
             {"params": decayed, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
             {"params": plain, "lr": settings.learning_rate, "weight_decay": 0.0},
-            {"params": head, "lr": settings.head_learning_rate, "weight_decay": 0.0},
+            {"params": head, "lr": head_rate, "weight_decay": 0.0},
         ]
     )

@@ -6,7 +6,6 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import spearmanr
 
 from benchmarks.accuracy.train import HeldOut
 from training.evaluation import metrics
@@ -103,7 +102,8 @@ class Pooled:
         """Rank correlation of margin and difference of lengths, mean over seeds; no matter which response is first."""
         difference = length_difference(*self.lengths.T)
         both = np.concatenate([difference, -difference])
-        return float(np.mean([spearmanr(np.concatenate([m, -m]), both).statistic for m in self.margin]))
+        each = [metrics.spearman(np.concatenate([margin, -margin]), both) for margin in self.margin]
+        return float(np.mean([value or 0.0 for value in each]))  # none where all lengths are equal
 
     @property
     def matched(self) -> Mask:

@@ -47,7 +47,7 @@ class HeldOut:
     temperature: float
     updates: int
     seconds: float
-    validation_loss: float
+    validation_loss: float | None
 
     def dump(self, path: Path) -> None:
         """Write whole or not at all."""

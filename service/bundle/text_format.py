@@ -18,6 +18,9 @@ from typing import Any, Literal, NoReturn
 
 import jinja2
 import numpy as np
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
@@ -127,7 +130,7 @@ class Formatter:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
         )
         # No strftime_now: a reward that depends on the day it is asked for is not a reward.
         environment.globals["raise_exception"] = _raise_exception
@@ -148,8 +151,12 @@ class Formatter:
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def render(self, prompt: Prompt) -> str:
+    def render(self, prompt: Prompt, whole: bool = False) -> str:
         """Text of the prompt, up to where the response starts. A string is one user message.
+
+        Args:
+            prompt: text, or messages.
+            whole: the messages are a whole conversation, after which no response starts.
 
         Raises:
             FormatError: the template refuses the messages.
@@ -158,7 +165,7 @@ class Formatter:
         try:
             return self._template.render(
                 messages=[message.model_dump() for message in messages],
-                add_generation_prompt=True,
+                add_generation_prompt=not whole,
                 tools=None,  # templates test `tools is not none`, and transformers always passes both
                 documents=None,
                 **self.text_format.special_tokens,
@@ -290,6 +297,17 @@ class Formatter:
             )
         ids = np.array([*around.begin, *prompt, *around.middle, *response, *around.end], dtype=np.int64)
         return EncodedItem(ids, removed, len(response))
+
+
+class _Generation(Extension):
+    """`{% generation %}` in a template marks what an assistant said, for trainers; it changes no text."""
+
+    tags = {"generation"}  # noqa: RUF012  # as Jinja declares it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """What is between the tags."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _contains(ids: Sequence[int], part: Sequence[int]) -> bool:

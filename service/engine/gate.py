@@ -18,9 +18,10 @@ MOST_ERROR: Final = {"fp32": 1e-3}
 MOST_ERROR_BELOW: Final = 0.2
 """The same of every lower precision. Noise of that size turns pairs over; this finds what keeps their order and not the
 scores: another scale, an offset, a squashing."""
-LEAST_PAIRS: Final = 32
-"""Fewer say little: noise of 0.15 standard deviations would pass with 8 pairs one time in seven."""
 BATCH_TOKENS: Final = 2048
+
+_LEAST_SPREAD = 0.01
+"""Standard deviation below which scores are as good as equal, and rounding would be large in parts of it."""
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -57,7 +58,7 @@ class Gate:
         if not np.isfinite(self.max_error):
             return "a score is not finite"
         if self.flips:
-            return f"{self.flips} of {self.pairs} held-out pairs are ordered otherwise than in fp32"
+            return f"{self.flips} of {self.pairs} held-out pairs are ordered otherwise than by the trained module"
         # One pair of few is more than the tolerance, and says nothing.
         if round(abs(self.accuracy_change) * self.voted, 6) > max(1.0, MOST_ACCURACY_CHANGE * self.voted):
             return f"the accuracy on held-out pairs changes by {100 * self.accuracy_change:+.2f} points"
@@ -121,8 +122,7 @@ def compare(precision: str, scores: FloatArray, module: FloatArray, preference: 
 
 def _relative_error(scores: FloatArray, module: FloatArray) -> float:
     """Root mean square of the differences over the standard deviation of the module's scores."""
-    error, spread = float(np.sqrt(np.square(scores - module).mean())), float(module.std())
-    return error / spread if spread else (0.0 if error == 0 else float("inf"))
+    return float(np.sqrt(np.square(scores - module).mean()) / max(float(module.std()), _LEAST_SPREAD))
 
 
 def _batches(sequences: list[IntArray], batch_tokens: int) -> list[list[IntArray]]:

@@ -7,13 +7,16 @@ import numpy as np
 
 from service.bundle.layout import plan_layout
 from service.bundle.reader import Bundle
-from service.engine.gate import BATCH_TOKENS, LEAST_PAIRS, Gate, measure_gate
-from service.engine.onnx_session import CPU
+from service.bundle.reference import LEAST_PAIRS
+from service.engine.gate import BATCH_TOKENS, Gate, measure_gate
 from service.engine.providers import Provider, candidates
 from service.engine.session import EngineError, ProviderError, Resources, Session
 from service.engine.warmup import made_up_items
 
 logger = logging.getLogger("assay.engine")
+
+
+_GPU = ("cuda", "tensorrt")
 
 
 class GateError(ProviderError):
@@ -66,7 +69,7 @@ def load_session(bundle: Bundle, wanted: Wanted) -> Loaded:
             except ProviderError as error:
                 logger.warning("not serving on %s in %s: %s", provider.full_name, precision, error)
                 refusals.append(str(error))
-                if isinstance(error, GateError) and wanted.precision != "auto":
+                if isinstance(error, GateError) and wanted.precision not in ("auto", "fp32"):
                     raise  # another provider is no answer to it
     raise ProviderError("; ".join(refusals) or "no execution provider that Assay knows is installed")
 
@@ -76,8 +79,16 @@ def _precisions(bundle: Bundle, provider: Provider, wanted: Wanted) -> tuple[str
     if wanted.precision != "auto":
         return (wanted.precision,) if wanted.precision in provider.precisions() else ()
     # Without held-out pairs, or with few, nobody can say what a lower one does to this model.
-    few = bundle.reference is None or len(bundle.reference.pairs) < LEAST_PAIRS
-    return ("fp32",) if few else provider.precisions()
+    pairs = 0 if bundle.reference is None else len(bundle.reference.pairs)
+    if pairs >= LEAST_PAIRS or provider.precisions() == ("fp32",):
+        return provider.precisions()
+    logger.warning(
+        "the bundle has %d held-out pairs, and %d are needed to judge a lower precision than fp32: hold out more, or "
+        "set the precision",
+        pairs,
+        LEAST_PAIRS,
+    )
+    return ("fp32",)
 
 
 def _loaded(bundle: Bundle, provider: Provider, precision: str, wanted: Wanted) -> Loaded:
@@ -90,8 +101,8 @@ def _loaded(bundle: Bundle, provider: Provider, precision: str, wanted: Wanted) 
     session = provider.open(bundle, precision, wanted.resources)
     batch_tokens = min(BATCH_TOKENS, wanted.resources.max_batch_tokens)
     if precision == "fp32":
-        # The gate at export was ONNX Runtime's on a CPU. What others call fp32 may be less: TensorRT's is TF32.
-        if provider.full_name != CPU and bundle.reference is not None:
+        # The gate at export was passed on a CPU. What a GPU calls fp32 may be less: TensorRT's is TF32 by default.
+        if provider.name in _GPU and bundle.reference is not None and len(bundle.reference.pairs) >= LEAST_PAIRS:
             _check(_gate(bundle, session, batch_tokens))
         return Loaded(session, None)
     _check_finite(bundle, session)

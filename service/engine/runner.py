@@ -8,10 +8,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from service.bundle.layout import Layout
-from service.engine.session import EngineError, Rewards, Session
+from service.engine.session import EngineError, OutOfMemoryError, Rewards, Session
 
 MOST_FAILED_PROBES = 3
-"""In a row, each after a batch that failed: one alone may have come to a moment without memory."""
+"""In a row, each after a batch that failed: a batch and its halves are three at once."""
+PROBES_FAIL_FOR = 5.0
+"""Seconds between the first and the last of them, or more: what passes is no end."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class Runner:
     One thread, because a session has one compute stream and concurrent runs only queue inside it
     (onnxruntime#12049); and not the event loop, because health must not wait behind a batch.
 
-    A batch that fails is followed by the probe, once there is one: where that fails too, `MOST_FAILED_PROBES` times in
-    a row, it is not the batches, and the engine is dead. Errors of CUDA, for one, stay until the process ends.
+    A batch that fails is followed by the probe, once there is one: where that fails too, again and again, it is not the
+    batches, and the engine is dead. Errors of CUDA, for one, stay until the process ends. A lack of memory does not
+    count: somebody else may have taken it, and a new process would have no more.
 
     Args:
         session: what runs a batch.
@@ -54,7 +57,7 @@ class Runner:
         self._closed = False
         self.probe: Layout | None = None
         self.broken: str | None = None
-        self._failed_probes = 0
+        self._failed_probes: list[float] = []  # when, since the last batch that did not fail
         self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._loop, name="assay-runner", daemon=True)
 
@@ -96,7 +99,7 @@ class Runner:
             outcome = self._run(layout)
             if isinstance(outcome, BatchResult):
                 future.set_result(outcome)
-                self._failed_probes = 0
+                self._failed_probes.clear()
             else:
                 future.set_exception(outcome)
                 self._probe()
@@ -107,10 +110,12 @@ class Runner:
             return
         outcome = self._run(self.probe)
         if isinstance(outcome, BatchResult):
-            self._failed_probes = 0
+            self._failed_probes.clear()
+        if isinstance(outcome, BatchResult | OutOfMemoryError):
             return
-        self._failed_probes += 1
-        if self._failed_probes == MOST_FAILED_PROBES:
+        self._failed_probes.append(self._clock())
+        lasted = self._failed_probes[-1] - self._failed_probes[0]
+        if len(self._failed_probes) >= MOST_FAILED_PROBES and lasted >= PROBES_FAIL_FOR:
             self.broken = f"the engine fails on every batch: {outcome}"
 
     def _run(self, layout: Layout) -> BatchResult | EngineError:

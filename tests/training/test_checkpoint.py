@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from service.bundle.layout import Family, Pooling, plan_layout
 from service.bundle.text_format import Formatter
@@ -41,6 +42,16 @@ def test_scores_survive_to_the_bit(tmp_path: Path, model_type: str) -> None:
     assert torch.equal(scores(loaded.model), scores(model))
     assert not loaded.model.training
     assert loaded.description == base.description
+
+
+def test_a_checkpoint_with_a_scalar_threshold_is_read(tmp_path: Path) -> None:
+    """As they were before FSDP, which takes no scalars."""
+    checkpoint = tiny_checkpoint(Family.CAUSAL)
+    save_checkpoint(checkpoint, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["tie_threshold"] = torch.tensor(-0.5)
+    save_file(weights, tmp_path / "model.safetensors")
+    assert load_checkpoint(tmp_path).model.tie_threshold.tolist() == [-0.5]
 
 
 def test_the_format_survives_to_the_byte(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_from_trl_to_a_bundle(
 def test_most_of_the_data_are_held_out_unless_said_otherwise() -> None:
     config = import_configuration(["some/model", "--data.validation-fraction", "0.2"])
     assert (config.model.backbone, config.model.head, config.optimiser.epochs) == ("some/model", "pretrained", 0)
-    assert (config.data.validation_fraction, config.data.test_fraction) == (0.2, 0.5)
+    assert (config.data.validation_fraction, config.data.test_fraction) == (0.2, pytest.approx(0.7))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,9 @@ def test_most_of_the_data_are_held_out_unless_said_otherwise() -> None:
         (["m", "--loss.centring", "1"], r"loss\.centring is of training"),
         (["m", "--model.ensemble", "2"], r"model\.ensemble is of training"),
         (["m", "--resume"], "resume is of training"),
+        (["m", "--data.mix", '{"a": 2}'], r"data\.mix is of training"),
+        (["m", "--data.annotators", "dawid-skene"], r"data\.annotators is of training"),
+        (["m", "--data.validation-fraction", "0.6", "--data.test-fraction", "0.6"], "sum to 1.2"),
     ],
 )
 def test_settings_without_effect_are_refused(arguments: list[str], reason: str) -> None:

@@ -9,15 +9,20 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from service.bundle.text_format import EncodedItem, Message
+from tests.pocket import SPECIAL_IDS
 from tests.training.tiny import CHAT, SMALL, causal_tokenizer, encoder_tokenizer, save_backbone, toy_records
 from training.attention import UnsupportedBackboneError
 from training.checkpoint import Checkpoint
 from training.config import TrainingConfig
 from training.data import Splits
+from training.encoding import encode_records
+from training.fit import fit
 from training.new_checkpoint import new_checkpoint
 from training.prepare import PreparedData
 from training.scoring import score_sequences
+from training.trainer import make_optimiser
 
+END = SPECIAL_IDS["<|end|>"]
 LINE_FEED = CHAT.replace("<|end|>", "<|end|>\n")
 """As Qwen's: what is read is the line feed behind the end of the turn."""
 BOS = "[CLS]" + CHAT
@@ -29,6 +34,10 @@ THINKS = CHAT.replace(
 """As Qwen 3's: an answer begins with no thoughts, and the generation prompt does not."""
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT
 """As Gemma's."""
+MARKED = CHAT.replace("{{ message.content }}", "{% generation %}{{ message.content }}{% endgeneration %}")
+"""As TRL patches templates, so that trainers see what an assistant said."""
+DATED = "{% if strftime_now is defined %}{{ strftime_now('%d %b') }}{% else %}26 Jul{% endif %}" + CHAT
+"""As Llama 3.2's."""
 MESSAGES = [
     Message(role=role, content=content)
     for role, content in (("user", "how many?"), ("assistant", "3"), ("user", "sure?"))
@@ -60,7 +69,7 @@ def taken_over(folder: Path, **model: Any) -> Checkpoint:
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "mistral", "gpt2", "gpt_neox", "gemma"])
-@pytest.mark.parametrize("template", [CHAT, LINE_FEED, BOS, THINKS, NO_SYSTEM])
+@pytest.mark.parametrize("template", [CHAT, LINE_FEED, BOS, THINKS, NO_SYSTEM, MARKED])
 def test_scores_and_tokens_are_those_it_came_with(tmp_path: Path, model_type: str, template: str) -> None:
     tokenizer = causal_tokenizer(template, bos_token="[CLS]")
     folder = save_classifier(tmp_path / "rm", model_type, tokenizer)
@@ -87,6 +96,48 @@ def test_padding_that_ends_a_text_is_not_read(tmp_path: Path) -> None:
     assert taken_over(folder).formatter.text_format.end == (tokenizer.convert_tokens_to_ids("<|end|>"),)
 
 
+def test_no_score_depends_on_the_day(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint = taken_over(save_classifier(tmp_path / "rm", tokenizer=causal_tokenizer(DATED)))
+    assert checkpoint.formatter.render("a").startswith("26 Jul")
+    assert "writes today's date, and here the date that it has without one" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("template", "warned"),
+    [
+        (CHAT, []),
+        (CHAT.replace("message.content", "message.content | trim"), ["begins with white", "ends with white"]),
+        (CHAT.replace("message.content", "message.content.split('</think>')[-1].lstrip()"), ["begins", "thinks"]),
+    ],
+)
+def test_what_a_template_does_to_odd_responses_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, template: str, warned: list[str]
+) -> None:
+    taken_over(save_classifier(tmp_path / "rm", tokenizer=causal_tokenizer(template)))
+    assert len(caplog.messages) == len(warned)
+    for message, part in zip(caplog.messages, warned, strict=True):
+        assert f"changes a response that {part}" in message
+
+
+def test_training_on_keeps_an_eye_on_what_there_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The head that is there goes on at the backbone's rate, and a training that only harms is said to."""
+    folder = save_classifier(tmp_path / "rm")
+    config = TrainingConfig.model_validate(
+        {
+            "run": tmp_path / "run", "progress": False, "model": {"backbone": str(folder), "head": "pretrained"},
+            "optimiser": {"epochs": 6, "learning_rate": 1e-2, "batch_elements": 4, "patience": 0},
+        }
+    )  # fmt: skip
+    checkpoint = new_checkpoint(config, PreparedData(Splits(toy_records(2), [], []), "0" * 64, {}))
+    records = toy_records(12, 1)
+    contrary = [record.model_copy(update={"responses": record.responses[::-1]}) for record in records]
+    train, validation = (encode_records(part, checkpoint.formatter, False) for part in (contrary, records))
+    optimiser = make_optimiser(checkpoint.model, config)
+    assert {group["lr"] for group in optimiser.param_groups} == {1e-2}
+    fit(checkpoint.model, train, validation, config)
+    assert "no state of this training has less" in caplog.text
+
+
 def changes(change: str) -> PreTrainedTokenizerFast:
     """A tokenizer whose chat template changes what people said."""
     return causal_tokenizer(CHAT.replace("message.content", f"message.content | {change}"))
@@ -98,6 +149,10 @@ def changes(change: str) -> PreTrainedTokenizerFast:
         (lambda f: save_backbone(f, "llama", num_labels=1), "has no head: score.weight is not among its weights"),
         (lambda f: save_classifier(f, num_labels=2), "has 2 outputs; a reward is one"),
         (lambda f: save_classifier(f, "bert", encoder_tokenizer()), "is not one linear layer without bias on the last"),
+        (
+            lambda f: save_classifier(f, tokenizer=causal_tokenizer(CHAT, pad_token="<|end|>"), pad_token_id=END),
+            "what ends an answer is the padding token as well",
+        ),
         (lambda f: save_classifier(f, tokenizer=causal_tokenizer(None)), "has no chat template to say how it read"),
         (
             lambda f: save_classifier(f, tokenizer=causal_tokenizer(CHAT.replace("<|assistant|>", "<|user|>"))),

@@ -53,8 +53,11 @@ def test_each_prompt_once_in_an_order_of_the_seed() -> None:
 def test_it_stops_at_pairs_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     examples = [example(number) for number in range(30)]
     monkeypatch.setattr(reference, "MOST_TOKENS", 45)
+    assert len(select(examples).pairs) == 30  # as many as a precision can be judged by come first
+    monkeypatch.setattr(reference, "LEAST_PAIRS", 2)
     assert len(select(examples).pairs) == 4
     monkeypatch.setattr(reference, "MOST_TOKENS", 3)
+    monkeypatch.setattr(reference, "LEAST_PAIRS", 1)
     assert len(select(examples).pairs) == 1
     monkeypatch.setattr(reference, "MOST_TOKENS", 10**6)
     monkeypatch.setattr(reference, "MOST_PAIRS", 7)

@@ -94,7 +94,9 @@ def test_the_environment_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--optimiser.epochs", "0"], "optimiser.epochs: Input should be greater than 0"),
+        (["--optimiser.epochs", "-1"], "optimiser.epochs: Input should be greater than or equal to 0"),
+        (["--optimiser.epochs", "0"], "optimiser.epochs is 0, and model.head is new"),
+        (["--model.head", "pretrained", "--model.ensemble", "2"], "head is pretrained: that is one score"),
         (["--name", "a b"], "name: String should match pattern"),
         (["--model.pooling", "max"], "model.pooling"),
         (["--data.test_fraction", "0.5", "--data.validation_fraction", "0.5"], "nothing is left to train on"),

@@ -194,7 +194,7 @@ def test_model(served, pocket_bundle):
     ("precision", "gate", "said"),
     [
         ("fp32", None, "not_needed"),
-        ("bf16", Gate("bf16", 20, 0, 1, 18, 0.0, 0.999, 0.01), "passed"),
+        ("bf16", Gate("bf16", 20, 0, 1, 18, 0.0, 0.999, 0.01, 0.02), "passed"),
         ("bf16", None, "not_checked"),
     ],
 )

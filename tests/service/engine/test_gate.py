@@ -47,7 +47,7 @@ def test_a_flip_of_a_clear_pair_shuts_it():
     scores[20] = scores[20][::-1]
     gate = compare("bf16", scores, MODULE, VOTES)
     assert (gate.flips, gate.small_flips) == (1, 0)
-    assert gate.failure == "1 of 40 held-out pairs are ordered otherwise than in fp32"
+    assert gate.failure == "1 of 40 held-out pairs are ordered otherwise than by the trained module"
 
 
 def test_a_flip_of_a_pair_that_was_a_coin_toss_does_not():

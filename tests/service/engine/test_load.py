@@ -7,6 +7,7 @@ import pytest
 
 from service.bundle.layout import Family
 from service.bundle.reference import Reference, ReferencePair
+from service.engine import providers
 from service.engine.load import Wanted, load_session
 from service.engine.providers import PROVIDERS, Provider
 from service.engine.session import EngineError, Placement, ProviderError, Resources
@@ -144,16 +145,21 @@ def test_without_held_out_pairs_auto_is_fp32(machine, pocket_bundle):
 def test_with_few_held_out_pairs_auto_is_fp32(machine, pocket_bundle, caplog):
     few = replace(pocket_bundle, reference=Reference(pairs=reference().pairs[:20]))
     assert load_session(few, Wanted()).session.precision == "fp32"
+    assert "the bundle has 20 held-out pairs, and 32 are needed" in caplog.text
     assert load_session(few, Wanted(precision="bf16")).gate.pairs == 20
     assert "bf16 is judged by 20 held-out pairs only" in caplog.text
 
 
-def test_what_a_provider_calls_fp32_is_compared(machine, bundle):
-    """The gate at export was ONNX Runtime's on a CPU, which is not asked again."""
+def test_what_a_gpu_calls_fp32_is_compared(machine, bundle, monkeypatch):
+    """The gate at export was passed on a CPU, where it is not asked again."""
     machine.wrong = ("fp32",)
-    with pytest.raises(ProviderError, match="fp32 does not pass its gate: .*ordered otherwise than in fp32$"):
-        load_session(bundle, Wanted("openvino", "fp32"))
-    assert load_session(bundle, Wanted("cpu")).session.provider == CPU
+    gpu = machine.provider("cuda", "CUDAExecutionProvider", "fp32")
+    monkeypatch.setitem(providers.PROVIDERS, "cuda", gpu)
+    with pytest.raises(ProviderError, match="fp32 does not pass its gate: .*ordered otherwise than by the"):
+        load_session(bundle, Wanted("cuda", "fp32"))
+    assert load_session(bundle, Wanted("cuda", "fp32", allow_fallback=True)).session.provider == CPU
+    few = replace(bundle, reference=Reference(pairs=bundle.reference.pairs[:20]))
+    assert load_session(few, Wanted("cuda")).session.provider == "CUDAExecutionProvider"
 
 
 def test_without_held_out_pairs_a_lower_precision_is_served_with_a_warning(machine, pocket_bundle, caplog):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from service.bundle.layout import Family, plan_layout
-from service.engine.runner import MOST_FAILED_PROBES, Runner
-from service.engine.session import EngineError
+from service.engine.runner import MOST_FAILED_PROBES, PROBES_FAIL_FOR, Runner
+from service.engine.session import EngineError, OutOfMemoryError
 from tests.service.doubles import PATIENCE, Clock, ScriptedSession, fails, until
 
 PROBE = plan_layout([np.array([97])], Family.CAUSAL, block_queries=8)
@@ -57,16 +57,31 @@ def test_nothing_but_stop_ends_it(runner, session, error):
     assert runner.alive(1.0)
 
 
-async def test_an_engine_that_fails_on_everything_is_dead(runner, session):
+async def test_an_engine_that_fails_on_everything_is_dead(runner, session, clock):
     """Errors of CUDA stay: without this the server would refuse every batch, and be ready for ever."""
     runner.probe = PROBE
     session.always(fails(EngineError("CUDA failure 700")))
     for _ in range(MOST_FAILED_PROBES):
+        clock.now += PROBES_FAIL_FOR / 2
         assert runner.alive(1.0)
         with pytest.raises(EngineError):
             runner.submit(LAYOUT).result(PATIENCE)
     await until(lambda: not runner.alive(1.0))
     assert runner.broken == "the engine fails on every batch: CUDA failure 700"
+
+
+@pytest.mark.parametrize(("error", "pause"), [(EngineError("x"), 0.001), (OutOfMemoryError("no room"), 10.0)])
+def test_what_passes_is_not_the_end(runner, session, clock, error, pause):
+    """A batch and its halves fail at once; and memory that somebody else has taken comes back."""
+    runner.probe = PROBE
+    session.always(fails(error))
+    for _ in range(2 * MOST_FAILED_PROBES):
+        clock.now += pause
+        with pytest.raises(EngineError):
+            runner.submit(LAYOUT).result(PATIENCE)
+    session.always(lambda rewards: rewards)
+    assert runner.submit(LAYOUT).result(PATIENCE)
+    assert runner.alive(1.0)
 
 
 def test_batches_that_fail_are_not_the_engine(runner, session):

@@ -61,11 +61,12 @@ async def test_an_engine_that_fails_on_everything_is_dead(runner, session, clock
     """Errors of CUDA stay: without this the server would refuse every batch, and be ready for ever."""
     runner.probe = PROBE
     session.always(fails(EngineError("CUDA failure 700")))
-    for _ in range(MOST_FAILED_PROBES):
-        clock.now += PROBES_FAIL_FOR / 2
-        assert runner.alive(1.0)
+    for number in range(MOST_FAILED_PROBES):
+        assert runner.broken is None
         with pytest.raises(EngineError):
             runner.submit(LAYOUT).result(PATIENCE)
+        await until(lambda number=number: len(runner._failed_probes) == number + 1)
+        clock.now += PROBES_FAIL_FOR / 2
     await until(lambda: not runner.alive(1.0))
     assert runner.broken == "the engine fails on every batch: CUDA failure 700"
 
@@ -84,12 +85,13 @@ def test_what_passes_is_not_the_end(runner, session, clock, error, pause):
     assert runner.alive(1.0)
 
 
-def test_batches_that_fail_are_not_the_engine(runner, session):
+async def test_batches_that_fail_are_not_the_engine(runner, session):
     runner.probe = PROBE
-    for _ in range(2 * MOST_FAILED_PROBES):
+    for number in range(2 * MOST_FAILED_PROBES):
         session.then(fails(EngineError("too large")))
         with pytest.raises(EngineError, match="too large"):
             runner.submit(LAYOUT).result(PATIENCE)
+        await until(lambda done=2 * number + 2: len(session.layouts) == done and runner._busy_since is None)
     assert runner.submit(LAYOUT).result(PATIENCE)
     assert runner.alive(1.0)
     # Each failure is followed by the probe, and a probe that works forgives those before.

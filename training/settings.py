@@ -42,7 +42,7 @@ def load_configuration(command: str, arguments: Sequence[str], kind: type[_Confi
     flags = [_spelling(argument) for argument in rest]
     parser = argparse.ArgumentParser(
         prog=f"assay-train {command}",
-        usage=f"assay-train {command} [--config FILE.toml|RECIPE] [flags]",
+        usage=f"assay-train {command}{' MODEL' * (command == 'import')} [--config FILE.toml|RECIPE] [flags]",
         description="Every setting is a flag, and a TOML key of the same name with _ for -. Flags win over the file. "
         + (f" Recipes: {', '.join(names())}." if kind is TrainingConfig else ""),
         allow_abbrev=False,

@@ -122,10 +122,11 @@ def load_backbone(name: str, with_head: bool = False) -> Backbone:
     refuse_other_layers(model)
     positions = max_positions(model)
     reference = take_reference(model, positions, tokenizer.added_tokens_decoder)
+    text_tokenizer = TextTokenizer(tokenizer.backend_tokenizer.to_str())
     head = None
     if with_head:
         text_format, template = derive_conversation_format(tokenizer, classifier.config.pad_token_id)
-        formatter = Formatter(text_format, template, TextTokenizer(tokenizer.backend_tokenizer.to_str()), positions)
+        formatter = Formatter(text_format, template, text_tokenizer, positions)
         head = PretrainedHead(weight, score_conversations(classifier, tokenizer, formatter))
     else:
         text_format, template = derive_format(tokenizer, reference.family)
@@ -133,7 +134,7 @@ def load_backbone(name: str, with_head: bool = False) -> Backbone:
     check_fidelity(model, reference)
     return Backbone(
         model=model,
-        tokenizer=TextTokenizer(tokenizer.backend_tokenizer.to_str()),
+        tokenizer=text_tokenizer,
         text_format=text_format,
         template=template,
         family=reference.family,

@@ -112,7 +112,9 @@ def _loaded(bundle: Bundle, provider: Provider, precision: str, wanted: Wanted) 
     gate = _gate(bundle, session, batch_tokens)
     _check(gate)
     if gate.pairs < LEAST_PAIRS:
-        logger.warning("%s is judged by %d held-out pairs only, and %d say little", precision, gate.pairs, gate.pairs)
+        logger.warning(
+            "%s is judged by %d held-out pairs only, and fewer than %d say little", precision, gate.pairs, LEAST_PAIRS
+        )
     return Loaded(session, gate)
 
 

@@ -17,6 +17,7 @@ from service.scoring.batch import Batch
 from service.scoring.flights import Flight
 from service.scoring.waiting import WaitingItem
 
+Mask = npt.NDArray[np.bool_]
 OnRun = Callable[[Batch, Layout, BatchResult], None]
 
 
@@ -99,7 +100,9 @@ class BatchRunner:
         else:
             if ran is None:
                 return  # `give_up` has told
-            outcomes, parts = _after_run(flight, ran)
+            layout, result, finite = ran
+            self._on_run(flight.batch, layout, result)
+            outcomes, parts = _after_run(flight, result, finite)
             for outcome in outcomes:
                 yield outcome
         for part in parts:
@@ -115,8 +118,8 @@ class BatchRunner:
                 flight.given_up = True
                 yield Unwanted(flight.items)
 
-    async def _run_once(self, flight: Flight) -> BatchResult | None:
-        """None where everybody has left before it ran.
+    async def _run_once(self, flight: Flight) -> tuple[Layout, BatchResult, Mask] | None:
+        """What ran, and which items (N,) have finite scores; None where everybody has left before it ran.
 
         Raises:
             EngineError: it failed. (Of other kinds: it could not be planned.)
@@ -136,8 +139,7 @@ class BatchRunner:
             self._begun.discard(flight)
         if result.rewards.ndim != 2 or len(result.rewards) != len(flight.items) or not result.rewards.shape[1]:
             raise EngineError(f"rewards of shape {result.rewards.shape} for {len(flight.items)} items")
-        self._on_run(flight.batch, layout, result)
-        return result
+        return layout, result, np.logical_and.reduce(np.isfinite(result.rewards), axis=1)
 
     def _plan(self, batch: Batch) -> Layout:
         sequences = list(batch.sequences.values())
@@ -152,14 +154,13 @@ class BatchRunner:
         return _halves(flight, flight.items) if may_split and len(flight.items) > 1 else []
 
 
-def _after_run(flight: Flight, result: BatchResult) -> tuple[list[Outcome], list[Flight]]:
+def _after_run(flight: Flight, result: BatchResult, finite: Mask) -> tuple[list[Outcome], list[Flight]]:
     """What is known after a run, and the parts that are to be run again.
 
     NaN spreads to what is computed beside it, so items without finite scores are run again in ever smaller company; one
     that gets none alone has none. Where the budget for that ends, the items that are left fail, to be asked again,
     unless nothing in the batch was ever finite: then it is the model.
     """
-    finite: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(result.rewards), axis=1)
     budget = flight.budget
     budget.any_finite |= bool(finite.any())
     if finite.all() or len(finite) == 1:
@@ -175,7 +176,7 @@ def _after_run(flight: Flight, result: BatchResult) -> tuple[list[Outcome], list
     return [*outcomes, Failure(left, EngineError(reason))], []
 
 
-def _scores(flight: Flight, result: BatchResult, which: npt.NDArray[np.bool_]) -> Scores:
+def _scores(flight: Flight, result: BatchResult, which: Mask) -> Scores:
     items = list(itertools.compress(flight.items, which))
     return Scores(items, result.rewards[which], result.started, result.ended)
 

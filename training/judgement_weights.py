@@ -1,7 +1,7 @@
 """How much each judgement teaches each head."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Literal
 
@@ -53,10 +53,8 @@ def judgement_weights(
     record (a Poisson count of mean 1, Oza & Russell 2001), over the number of members; its aspect, or, without one, the
     sum of aspects that is the reward.
     """
-    judgements = np.fromiter((len(record.judgements) for record in records), np.int64, len(records))
-    own = np.fromiter(
-        (_weight(judgement, weigh_by) for record in records for judgement in record.judgements), np.float32
-    )
+    judgements = np.zeros(len(records), dtype=np.int64)
+    own = np.fromiter(_weights(records, weigh_by, judgements), np.float32)
     if heads.kind == "single":
         shares = np.ones((len(own), 1), dtype=np.float32)
     elif heads.kind == "ensemble":
@@ -97,6 +95,16 @@ def column_of(judgement: Judgement, heads: Heads) -> int:
     if heads.kind != "aspects" or judgement.aspect is None:
         return 0
     return heads.outputs.index(judgement.aspect)
+
+
+def _weights(
+    records: Sequence[PreferenceRecord], weigh_by: WeighBy, judgements: npt.NDArray[np.int64]
+) -> Iterator[float]:
+    """Of every judgement, and into `judgements` how many a record has: one pass, as records may lie on disk."""
+    for number, record in enumerate(records):
+        judgements[number] = len(record.judgements)
+        for judgement in record.judgements:
+            yield _weight(judgement, weigh_by)
 
 
 def _weight(judgement: Judgement, weigh_by: WeighBy) -> float:

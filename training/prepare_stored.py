@@ -200,7 +200,7 @@ class _Preparation:
     def _rows(self, place: int, source: str, bar: Any) -> Iterator[PreferenceRecord]:
         path: str | Path = SAMPLE_DATA if source == SAMPLE else source
         reading = Reading(path, self.config.format, self.config.on_bad_row)
-        own: set[int] = set()
+        own = set() if self._ids else self._ids  # of the first source they are the same, and may be many
         for row, record in reading:
             bar.update()
             self.rows += 1
@@ -212,10 +212,10 @@ class _Preparation:
             if hash(record.id) in own:
                 reading.refuse(row, DataError(f"id {record.id!r} was already used"))
                 continue
-            own.add(hash(record.id))
             number, name = 1, record.id
             while hash(name) in self._ids:
                 number, name = number + 1, f"{record.id}#{number + 1}"
+            own.add(hash(record.id))
             self._ids.add(hash(name))
             yield record if name == record.id else record.model_copy(update={"id": name})
         self.skipped += reading.skipped

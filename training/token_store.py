@@ -35,7 +35,7 @@ class TokenStore(ExampleStore):
     def __init__(self, records: RecordStore, folder: Path) -> None:
         self._records = records
         self._tokens = Shards(shard_files(folder))
-        if [batch.num_rows for batch in self._tokens.batches] != records.shard_sizes:
+        if self._tokens.sizes != records.shard_sizes:
             raise ValueError(f"{folder} does not have the tokens of all records; remove it, and it is made again")
 
     @property
@@ -46,9 +46,7 @@ class TokenStore(ExampleStore):
     @property
     def truncated(self) -> int:
         """Items that were cut to fit."""
-        return sum(
-            int(np.count_nonzero(batch.column("removed").flatten().to_numpy())) for batch in self._tokens.batches
-        )
+        return sum(int(np.count_nonzero(batch.column("removed").flatten().to_numpy())) for batch in self._tokens.each())
 
     def __len__(self) -> int:
         return len(self._tokens)

@@ -4,6 +4,7 @@ import os
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,25 @@ class Shards:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
         self._batches = [_mapped(file) for file in files]
-        self._stops: list[int] = []
-        for batch in self._batches:
-            self._stops.append(batch.num_rows + (self._stops[-1] if self._stops else 0))
+        self._stops = list(accumulate(self.sizes))
 
     def __len__(self) -> int:
         return self._stops[-1] if self._stops else 0
 
     @property
-    def batches(self) -> Sequence[Any]:
-        """Of each file."""
-        return self._batches
+    def sizes(self) -> list[int]:
+        """Rows of each file."""
+        return [batch.num_rows for batch in self._batches]
+
+    def each(self) -> Iterator[Any]:
+        """The batch of each file, mapped anew: what a whole pass has read does not stay in the resident set."""
+        return map(_mapped, self._files)
+
+    def batch(self, number: int) -> Any:
+        """The batch of one file, mapped anew."""
+        return _mapped(self._files[number])
 
     def place(self, number: int) -> tuple[Any, int]:
         """The batch that holds a row, and which of its rows it is; `number` is within the length."""
@@ -53,13 +61,13 @@ class RecordStore(LazySequence[PreferenceRecord]):
     @property
     def shard_sizes(self) -> list[int]:
         """Records of each shard."""
-        return [batch.num_rows for batch in self._shards.batches]
+        return self._shards.sizes
 
     def __len__(self) -> int:
         return len(self._shards)
 
     def __iter__(self) -> Iterator[PreferenceRecord]:
-        return (_record(line) for batch in self._shards.batches for line in batch.column("record"))
+        return (_record(line) for batch in self._shards.each() for line in batch.column("record"))
 
     def at(self, number: int) -> PreferenceRecord:
         """The record of a number within the length."""
@@ -68,7 +76,7 @@ class RecordStore(LazySequence[PreferenceRecord]):
 
     def lines(self, shard: int) -> list[str]:
         """The records of a shard as JSON."""
-        return list(self._shards.batches[shard].column("record").to_pylist())
+        return list(self._shards.batch(shard).column("record").to_pylist())
 
 
 def write_store(folder: Path, records: Iterable[PreferenceRecord]) -> RecordStore:

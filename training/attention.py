@@ -10,6 +10,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from training.dense_attention import dense_attention, is_faster
 from training.tiles import tile_mask
 
 ATTENTION_NAME = "assay_blocks"
@@ -139,11 +140,13 @@ def block_attention(
         return _flexible(query, key, value, plan.mask(sliding_window), scaling), None
     # (1, heads, T, head_dim) -> (T, heads * head_dim)
     q, k, v = (states[0].transpose(0, 1).flatten(1) for states in (query, key, value))
+    copies = query.shape[1] // key.shape[1]
+    dense = not dropout and is_faster(query)
+    dtype = torch.bfloat16 if dense else query.dtype  # in which the large number of a bias is finite
     results = [
-        _attend(q, k, v, group, plan.bias(number, sliding_window, query.shape[1] // key.shape[1], query.dtype),
-                key.shape[1], dropout, scaling)
+        _attend(q, k, v, group, plan.bias(number, sliding_window, copies, dtype), key.shape[1], dropout, scaling, dense)
         for number, group in enumerate(plan.groups)
-    ]  # fmt: skip
+    ]
     flat = torch.cat(results).index_select(0, plan.unblock_index)
     return flat.view(1, -1, query.shape[1], value.shape[3]), None
 
@@ -166,7 +169,7 @@ def _compiled() -> Any:
 
 def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: BlockTensors, bias: torch.Tensor,
-    key_heads: int, dropout: float, scaling: float | None,
+    key_heads: int, dropout: float, scaling: float | None, dense: bool,
 ) -> torch.Tensor:  # fmt: skip
     """Attention of one group: rows (T, heads * head_dim) of each, and bias -> (B * Q, heads * value_dim)."""
     blocks, queries = group.query_index.shape
@@ -175,7 +178,11 @@ def _attend(
     q = gather_rows(query, group.query_index).view(blocks, queries, key_heads, copies, -1).permute(0, 2, 3, 1, 4)
     k = gather_rows(key, group.key_index).view(blocks, -1, key_heads, key.shape[1] // key_heads).transpose(1, 2)
     v = gather_rows(value, group.key_index).view(blocks, -1, key_heads, value.shape[1] // key_heads).transpose(1, 2)
-    result = scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=bias, dropout_p=dropout, scale=scaling)
+    q = q.flatten(2, 3)
+    if dense:
+        result = dense_attention(q, k, v, bias, q.shape[-1] ** -0.5 if scaling is None else scaling)
+    else:
+        result = scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scaling)
     result = result.view(blocks, key_heads, copies, queries, -1).permute(0, 3, 1, 2, 4)
     return result.reshape(blocks * queries, -1)
 

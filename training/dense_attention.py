@@ -56,8 +56,11 @@ class _DenseAttention(torch.autograd.Function):
     @custom_bwd(device_type="cpu")
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, shares = ctx.saved_tensors
-        of_shares = torch.matmul(gradient, value.mT)
-        of_logits = torch.ops.aten._softmax_backward_data(of_shares.float(), shares.float(), -1, torch.float32)
+        of_shares = torch.matmul(gradient, value.mT).float()
+        # Rounded shares do not sum to 1; where one of them is nearly all, that would be most of the gradient.
+        exact = shares.float()
+        exact /= exact.sum(-1, keepdim=True)
+        of_logits = torch.ops.aten._softmax_backward_data(of_shares, exact, -1, torch.float32)
         of_logits = (of_logits * ctx.factor).to(query.dtype)
         of_value = torch.matmul(shares.mT, gradient)
         return torch.matmul(of_logits, key), torch.matmul(of_logits.mT, query), of_value, None, None

@@ -1,0 +1,102 @@
+"""Plain products give what the fused kernel gives, and its gradient, within the rounding of bf16."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
+
+from service.bundle.layout import Family, plan_layout
+from tests.training.tiny import tiny_backbone, tiny_checkpoint
+from training import attention
+from training.backbone import prepare
+from training.dense_attention import dense_attention, is_faster
+from training.examples import layout_tensors
+from training.model import RewardModel
+
+ROUNDING = 2**-6
+"""Of sums of products whose factors have 8 bits, beside the largest of them."""
+
+
+def error(mine: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest difference, beside the largest value."""
+    return float((mine.float() - theirs).abs().max() / theirs.abs().max())
+
+
+@settings(deadline=None)
+@given(
+    blocks=st.integers(1, 3), heads=st.integers(1, 3), queries=st.integers(1, 40), keys=st.integers(2, 40),
+    width=st.sampled_from([8, 32]), factor=st.sampled_from([0.2, 1.0]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_result_and_gradient(
+    blocks: int, heads: int, queries: int, keys: int, width: int, factor: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(length: int) -> torch.Tensor:
+        return torch.randn(blocks, heads, length, width, generator=generator).bfloat16()
+
+    seen = torch.rand(blocks, 1, queries, keys, generator=generator) < 0.7
+    seen[..., 0] = True  # of a row that sees nothing, and is not read, the fused kernel gives another gradient
+    bias = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.bfloat16).min).bfloat16()
+    values = [drawn(queries), drawn(keys), drawn(keys)]
+    upstream = drawn(queries)
+
+    query, key, value = mine = [part.clone().requires_grad_() for part in values]
+    result = dense_attention(query, key, value, bias, factor)
+    gradients = torch.autograd.grad(result, mine, upstream)
+
+    query, key, value = theirs = [part.float().requires_grad_() for part in values]
+    expected = scaled_dot_product_attention(query, key, value, attn_mask=bias.float(), scale=factor)
+    expected_gradients = torch.autograd.grad(expected, theirs, upstream.float())
+
+    assert result.dtype is torch.bfloat16
+    assert error(result.detach(), expected.detach()) < ROUNDING
+    for number, (gradient, wanted) in enumerate(zip(gradients, expected_gradients, strict=True)):
+        if wanted.abs().max() > 0.1:  # with one key that is seen, a share does not depend on its logit
+            assert error(gradient, wanted) < 2 * ROUNDING, number
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert", "mistral", "gemma3_text"])
+def test_a_model_learns_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone(kind, 0, **({"head_dim": 8, "sliding_window": 7} if kind == "gemma3_text" else {}))
+    prepare(backbone)
+    family = Family.BIDIRECTIONAL if kind == "bert" else Family.CAUSAL
+    model = RewardModel(backbone, family, tiny_checkpoint(family).model.pooling)
+    torch.nn.init.normal_(model.head.weight)
+    generator = np.random.default_rng(0)
+    # Blocks of several lengths: the longest has queries that are there for padding alone, and see nothing.
+    stems = [generator.integers(5, 200, length) for length in (70, 20)]
+    tails = [generator.integers(5, 200, length) for length in (1, 9, 20)]
+    sequences = [*(np.concatenate([stem, tail]) for stem in stems for tail in tails), generator.integers(5, 200, 9)]
+    tensors = layout_tensors(plan_layout(sequences, family, block_queries=16))
+    direction = torch.randn(len(sequences), 1, generator=torch.Generator().manual_seed(0))
+
+    def learnt() -> tuple[torch.Tensor, list[torch.Tensor]]:
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = model(**tensors)
+        wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        found = torch.autograd.grad((scores * direction).sum(), wanted, allow_unused=True)
+        return scores.detach(), [gradient for gradient in found if gradient is not None]
+
+    with monkeypatch.context() as patch:
+        patch.delattr(attention, "scaled_dot_product_attention")  # it is not what computes
+        scores, gradients = learnt()
+    monkeypatch.setattr(attention, "is_faster", lambda query: False)
+    expected, expected_gradients = learnt()
+    assert error(scores, expected) < 2 * ROUNDING
+    flat, expected_flat = (torch.cat([part.flatten() for part in parts]) for parts in (gradients, expected_gradients))
+    assert torch.nn.functional.cosine_similarity(flat, expected_flat, dim=0) > 0.999
+
+
+def test_the_fused_kernel_is_kept_where_it_is_as_fast() -> None:
+    query = torch.zeros(1, requires_grad=True)
+    assert not is_faster(query)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert is_faster(query)
+        assert not is_faster(query.detach())
+        with torch.no_grad():
+            assert not is_faster(query)
+    assert is_faster(query.bfloat16())
+    assert not is_faster(query.to("meta").bfloat16())

@@ -23,7 +23,8 @@ def dense_attention(
 ) -> torch.Tensor:
     """softmax(factor * query key^T + bias) value, with a gradient for the first three.
 
-    The softmax is computed in float32. One bf16 share for each logit is kept for the gradient.
+    Logits are rounded to bf16, as autocast rounds any product; sums are float32. The gradient is that of Dao et al.
+    (2022), appendix B.2, with the shares kept, two bytes each.
 
     Args:
         query: (B, heads, Q, head_dim), in bf16, as all are under autocast.
@@ -45,22 +46,23 @@ class _DenseAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, factor: float
     ) -> torch.Tensor:
-        logits = torch.matmul(query, key.mT)
-        shares = torch.add(bias, logits.float(), alpha=factor).softmax(-1).to(value.dtype)
-        ctx.save_for_backward(query, key, value, shares)
+        query = query * factor
+        logits = torch.matmul(query, key.mT).add_(bias)
+        shares = torch.softmax(logits, -1)  # computed in float32 inside, rounded at its end
+        result = torch.matmul(shares, value)
+        ctx.save_for_backward(query, key, value, shares, result)
         ctx.factor = factor
-        return torch.matmul(shares, value)
+        return result
 
     @staticmethod
     @once_differentiable
     @custom_bwd(device_type="cpu")
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, shares = ctx.saved_tensors
-        of_shares = torch.matmul(gradient, value.mT).float()
-        # Rounded shares do not sum to 1; where one of them is nearly all, that would be most of the gradient.
-        exact = shares.float()
-        exact /= exact.sum(-1, keepdim=True)
-        of_logits = torch.ops.aten._softmax_backward_data(of_shares, exact, -1, torch.float32)
-        of_logits = (of_logits * ctx.factor).to(query.dtype)
-        of_value = torch.matmul(shares.mT, gradient)
-        return torch.matmul(of_logits, key), torch.matmul(of_logits.mT, query), of_value, None, None
+        query, key, value, shares, result = ctx.saved_tensors
+        # The softmax's gradient takes from each row its mean weighed by shares. Their rounded sum is not quite 1, which
+        # would show where one share is nearly all: so the mean is taken away before, and what is left of it again.
+        mean = (gradient.float() * result.float()).sum(-1, keepdim=True).to(gradient.dtype)
+        of_shares = torch.matmul(gradient, value.mT).sub_(mean)
+        of_logits = torch.ops.aten._softmax_backward_data(of_shares, shares, -1, shares.dtype)
+        of_query = torch.matmul(of_logits, key) * ctx.factor
+        return of_query, torch.matmul(of_logits.mT, query), torch.matmul(shares.mT, gradient), None, None

@@ -52,7 +52,7 @@ def test_result_and_gradient(
     expected_gradients = torch.autograd.grad(expected, theirs, upstream.float())
 
     assert result.dtype is torch.bfloat16
-    assert error(result.detach(), expected.detach()) < ROUNDING
+    assert error(result.detach(), expected.detach()) < 2 * ROUNDING
     for number, (gradient, wanted) in enumerate(zip(gradients, expected_gradients, strict=True)):
         if wanted.abs().max() > 0.1:  # with one key that is seen, a share does not depend on its logit
             assert error(gradient, wanted) < 2 * ROUNDING, number

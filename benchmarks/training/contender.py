@@ -144,7 +144,8 @@ def trl(config: TrainingConfig, checkpoint: Checkpoint, examples: Sequence[Examp
 def padded(config: TrainingConfig, checkpoint: Checkpoint, examples: Sequence[Example], timer: Timer) -> None:
     """A loop of a few lines, with nothing around the step."""
     model = PaddedRewardModel(checkpoint.model).train(False)  # without dropout, as the others are
-    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=config.optimiser.weight_decay)
+    decay = config.optimiser.weight_decay
+    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=decay, fused=True)  # as TRL's default
     elements = config.optimiser.batch_elements
     for place in range(0, len(examples), elements):
         began = time.perf_counter()

@@ -2,9 +2,9 @@
 
     python -m benchmarks.training.profile [--quick] [--only WORKLOAD]
 
-Assay's own loop trains a few steps, plain for the time of a step, and once more under torch's profiler, whose times of
-kernels are scaled to it. The products of a step are counted as torch runs them (`FlopCounterMode`); the peak is that of
-the fastest product of two square bf16 matrices, in the same process.
+Assay's own loop trains a few steps, in turn as it is and with torch's fused kernel for the gradient of attention too;
+then once more under torch's profiler. The products of a step are counted as torch runs them (`FlopCounterMode`); the
+peak is that of the fastest product of two square bf16 matrices, in the same process.
 """
 
 import logging
@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -23,9 +24,11 @@ from benchmarks.result import Result, Row, publish_parts
 from benchmarks.training.contender import Timer, assay
 from benchmarks.training.run import PARTS, WARM_UP
 from benchmarks.training.work import WORKLOADS, examples_of, untrained
+from training import attention
 from training.precision import computes_bf16
 
 PEAK_SIZES, PEAK_ROUNDS = (1024, 2048, 4096), 5
+ROUNDS = 3
 KINDS = {
     "products of linear layers": ("aten::mm", "aten::addmm", "mkldnn"),
     "products of attention": ("aten::bmm", "aten::baddbmm", "scaled_dot_product", "flash_attention"),
@@ -100,7 +103,12 @@ def measure(part: str, quick: bool) -> Result:
             assay(config, checkpoint, examples_of(workload, steps, checkpoint), timer)
         return timer.seconds
 
-    seconds = train(Timer())[WARM_UP:]
+    seconds: list[float] = []
+    fused: list[float] = []
+    for _ in range(1 if quick else ROUNDS):
+        seconds += train(Timer())[WARM_UP:]
+        with patch.object(attention, "is_faster", return_value=False):
+            fused += train(Timer())[WARM_UP:]
     with FlopCounterMode(display=False) as counter:
         train(Timer())
     profiler = Profiler()
@@ -115,6 +123,7 @@ def measure(part: str, quick: bool) -> Result:
     shown = ", ".join(f"{kind} {share:.0%}" for kind, share in sorted(shares.items(), key=lambda item: -item[1]))
     figures: dict[str, Any] = {
         "seconds_of_steps": seconds,
+        "seconds_of_steps_with_the_fused_kernel": fused,
         "flops_of_a_step": flops,
         "peak_flops_per_s": peak,
         "of_peak": flops / step / peak,
@@ -126,7 +135,8 @@ def measure(part: str, quick: bool) -> Result:
         Row(
             f"training, {name}: a step of {workload.pairs_of_a_step} pairs",
             f"{step:.2f} s ({min(seconds):.2f} to {max(seconds):.2f}), {flops / 1e9:.0f} GFLOP: "
-            f"{figures['of_peak']:.0%} of the peak of {peak / 1e9:.0f} GFLOP/s",
+            f"{figures['of_peak']:.0%} of the peak of {peak / 1e9:.0f} GFLOP/s; with torch's fused kernel for the "
+            f"gradient of attention {statistics.median(fused):.2f} s",
         ),
         Row(f"training, {name}: where the time of a step goes", shown),
     ]

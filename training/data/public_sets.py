@@ -82,7 +82,9 @@ def ethics(path: Path) -> list[PreferenceRecord]:
     """ETHICS utilitarianism (Hendrycks et al. 2021): the more pleasant of two scenarios, without a prompt.
 
     Scenarios come in families that vary one another, so `group` joins all rows linked by a shared sentence:
-    at most 16 rows in the training file, but over half of the test file, which is not to be divided.
+    at most 16 rows in the training file, but over half of the test file, which is not to be divided. The two are not
+    alike: training compares variants of one scenario, and over a third of the test's rows compare two that have hardly
+    a word in common, which only a scale across scenarios orders.
     """
     name = path.name.split(".")[0]
     records = [shuffle_sides(record) for record in _each(path, lambda row, line: _ethics_row(row, f"{name}-{line}"))]

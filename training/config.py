@@ -255,9 +255,22 @@ class TrainingConfig(Section):
     def _something_is_learnt(self) -> Self:
         if not self.optimiser.epochs and self.model.head == "new":
             raise ValueError("optimiser.epochs is 0, and model.head is new: its scores would be drawn at random")
-        if not self.optimiser.epochs and (self.model.lora_rank or self.optimiser.fsdp):
-            raise ValueError("optimiser.epochs is 0: model.lora_rank and optimiser.fsdp would have no effect")
+        if not self.optimiser.epochs and (found := self._of_training()):
+            raise ValueError(f"optimiser.epochs is 0: {', '.join(found)} would have no effect; leave that out")
         return self
+
+    def _of_training(self) -> list[str]:
+        """Settings that only training uses, where they are not at their defaults."""
+        of_training = {
+            "optimiser": set(OptimiserConfig.model_fields) - {"epochs", "seed"},
+            "loss": set(LossConfig.model_fields),
+            "model": {"lora_rank", "frozen_layers", "gradient_checkpointing", "dropout"},
+        }
+        mine, default = (config.model_dump(include=of_training) for config in (self, TrainingConfig.model_construct()))
+        return [
+            f"{section}.{name}" for section in mine for name, value in mine[section].items()
+            if value != default[section][name]
+        ]  # fmt: skip
 
     @model_validator(mode="after")
     def _aspects_can_be_learnt(self) -> Self:

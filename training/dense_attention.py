@@ -36,13 +36,13 @@ def dense_attention(
     Returns:
         (B, heads, Q, value_dim).
     """
-    result: torch.Tensor = _DenseAttention.apply(query, key, value, bias, factor)
+    result: torch.Tensor = _DenseAttention.apply(query, key, value, bias, factor)  # type: ignore[no-untyped-call]
     return result
 
 
 class _DenseAttention(torch.autograd.Function):
     @staticmethod
-    @custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
+    @custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, factor: float
     ) -> torch.Tensor:
@@ -56,8 +56,10 @@ class _DenseAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    @custom_bwd(device_type="cpu")
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
+    def backward(  # type: ignore[override]
+        ctx: Any, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         query, key, value, shares, result = ctx.saved_tensors
         # The softmax's gradient takes from each row its mean weighed by shares. Their rounded sum is not quite 1, which
         # would show where one share is nearly all: so the mean is taken away before, and what is left of it again.

@@ -96,6 +96,10 @@ def test_the_environment_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--optimiser.epochs", "-1"], "optimiser.epochs: Input should be greater than or equal to 0"),
         (["--optimiser.epochs", "0"], "optimiser.epochs is 0, and model.head is new"),
+        (
+            ["--optimiser.epochs", "0", "--model.head", "pretrained", "--optimiser.bf16", "--loss.centring", "0"],
+            "optimiser.epochs is 0: loss.centring, optimiser.bf16 would have no effect",
+        ),
         (["--model.head", "pretrained", "--model.ensemble", "2"], "head is pretrained: that is one score"),
         (["--name", "a b"], "name: String should match pattern"),
         (["--model.pooling", "max"], "model.pooling"),

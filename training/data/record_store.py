@@ -1,5 +1,6 @@
 """Records on disk, read when they are asked for: training data larger than memory."""
 
+import mmap
 import os
 import tempfile
 from bisect import bisect_right
@@ -26,7 +27,7 @@ class Shards:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
-        self._batches = [_mapped(file) for file in files]
+        self._batches = [_mapped(file, at_random=True) for file in files]
         self._stops = list(accumulate(self.sizes))
 
     def __len__(self) -> int:
@@ -129,13 +130,23 @@ def write_shard(path: Path, columns: dict[str, Any]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _mapped(file: Path) -> Any:
+def _mapped(file: Path, at_random: bool = False) -> Any:
+    """The record batch of a file.
+
+    Args:
+        at_random: rows are asked for here and there. The system then reads what is asked for, and not the megabytes
+            around it, which would push out of memory what the next steps need.
+    """
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(file)))
+        with file.open("rb") as stream:
+            mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        if at_random and hasattr(mmap, "MADV_RANDOM"):
+            mapping.madvise(mmap.MADV_RANDOM)
+        reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapping)))
         if reader.num_record_batches != 1:
-            raise ValueError(f"{file}: {reader.num_record_batches} batches, not one")
+            raise ValueError(f"{reader.num_record_batches} batches, not one")
         return reader.get_batch(0)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, ValueError) as error:  # an empty file cannot be mapped
         raise ValueError(f"{file} is damaged ({error}); remove its folder, and it is made again") from error
 
 

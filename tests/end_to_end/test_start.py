@@ -25,6 +25,10 @@ from tests.end_to_end.process import command, environment, run_to_the_end
 from tests.pocket import reseal
 
 
+PLAIN = ("--precision", "fp32")
+"""Else a processor that computes in a lower precision would warn that these bundles have no pairs to judge it by."""
+
+
 def one_line(result) -> str:
     """What it said; a traceback or a second line is a failure."""
     assert "Traceback" not in result.stderr
@@ -79,7 +83,7 @@ def test_a_graph_that_the_runtime_refuses(copied, start):
     model.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(model, copied / MODEL_NAME)
     reseal(copied)
-    result = start(*command(copied))
+    result = start(*command(copied, *PLAIN))
     assert result.returncode == 1
     *logged, last = result.stderr.strip().splitlines()
     assert f"{MODEL_NAME}: ONNX Runtime cannot load it" in last
@@ -92,7 +96,7 @@ def test_weights_that_give_no_numbers(copied):
     weights.CopyFrom(numpy_helper.from_array(np.full(weights.dims, np.nan, np.float32), "weights"))
     onnx.save(model, copied / MODEL_NAME)
     reseal(copied)
-    result = run_to_the_end(*command(copied, "--log-level", "warning"))
+    result = run_to_the_end(*command(copied, "--log-level", "warning", *PLAIN))
     assert result.returncode == 1
     logged, last = result.stderr.strip().splitlines()
     assert last.startswith(f"assay-serve: {copied}: the warm-up failed, so nothing was served: the model gives scores ")
@@ -171,7 +175,7 @@ def test_a_port_that_is_taken_while_the_model_loads(pocket_bundle, start, monkey
 
         monkeypatch.setattr("service.__main__.load_session", load)
         port = str(other.getsockname()[1])
-        result = start(*command(pocket_bundle, "--log-level", "warning"), "--port", port)
+        result = start(*command(pocket_bundle, "--log-level", "warning", *PLAIN), "--port", port)
     assert result.returncode == 1
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in one_line(result)
 

@@ -24,7 +24,6 @@ from service.settings import Settings
 from tests.end_to_end.process import command, environment, run_to_the_end
 from tests.pocket import reseal
 
-
 PLAIN = ("--precision", "fp32")
 """Else a processor that computes in a lower precision would warn that these bundles have no pairs to judge it by."""
 

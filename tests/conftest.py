@@ -1,5 +1,6 @@
 """Fixtures that several packages share."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+# No hub is asked for what is not there: that takes a minute of retries where none can be reached.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 from service.bundle.layout import Family
 from service.bundle.reader import Bundle

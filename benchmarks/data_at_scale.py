@@ -5,9 +5,10 @@
 A process of its own reads the pairs into the store and tokenizes them for MiniLM; half way it is killed, and another
 one goes on. Then it draws the elements of some steps and compares their tokens with those made in memory. All that,
 with the processes that tokenize, runs in a control group of 2 GiB, as in a container of that size: what needs more is
-killed. Of the group's memory what is no page of a file is on record, and the resident set of the process that reads,
-in which pages of the mapped store count until the system takes them back. Where no group can be made (that takes root),
-nothing limits it, and the target is not held.
+killed. On record are the group's memory that is no page of a file (sampled), and the largest resident set of the
+process that goes on, in which pages of the mapped store count until the system takes them back: those alone are more
+than 2 GiB where there is more memory, and say little. Where no group can be made (that takes root) nothing limits it,
+and the target is not held.
 """
 
 import argparse
@@ -112,7 +113,7 @@ class Worker:
     """`work` in a process of its own, watched.
 
     Attributes:
-        most_gib: the most memory of the group so far that is no page of a file; 0 without a group.
+        most_gib: the most memory of the group that is no page of a file, as sampled so far; 0 without a group.
     """
 
     def __init__(self, folder: Path, limit: MemoryLimit | None) -> None:
@@ -178,7 +179,7 @@ def run(quick: bool) -> Result:
         store_gib = sum(file.stat().st_size for file in (folder / "store").rglob("*") if file.is_file()) / 2**30
     most = max(first.most_gib, second.most_gib)
     within = (
-        "nothing limited it, as no control group could be made"
+        "nothing limited it: run it as root, so that a control group can be made"
         if limit is None
         else f"ran to its end there; {most:.2f} GiB are its own, the rest pages of files"
     )

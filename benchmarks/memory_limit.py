@@ -1,7 +1,10 @@
 """A bound of memory for a process and all that it starts, as a container sets it: a control group of Linux."""
 
+import os
+import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,21 +37,45 @@ class MemoryLimit:
 def memory_limit(name: str, bound: int) -> Iterator[MemoryLimit | None]:
     """A group that has at most `bound` bytes, pages of files included; none where this process may not make one.
 
-    What is in it must have ended when the context does.
+    That takes root, and a system whose swap can be kept out of it. What is still in the group at the end is killed.
     """
     first = (_MOUNTED / "memory").is_dir()
     folder = (_MOUNTED / "memory" if first else _MOUNTED) / name
-    limit = folder / ("memory.limit_in_bytes" if first else "memory.max")
+    limit = MemoryLimit(folder, "total_rss" if first else "anon")
     try:
         folder.mkdir()
     except OSError:
         yield None
         return
     try:
-        if not limit.is_file():  # version 2, and the group above does not hand memory on
-            yield None
-            return
-        limit.write_text(str(bound), encoding="utf-8")
-        yield MemoryLimit(folder, "total_rss" if first else "anon")
+        yield limit if _bounded(folder, bound, first) else None
     finally:
-        folder.rmdir()
+        _remove(folder)
+
+
+def _bounded(folder: Path, bound: int, first: bool) -> bool:
+    """Set the bounds; whether they hold."""
+    try:
+        if first:
+            (folder / "memory.limit_in_bytes").write_text(str(bound), encoding="utf-8")
+            (folder / "memory.swappiness").write_text("0", encoding="utf-8")
+        else:  # not there where the group above does not hand memory on
+            (folder / "memory.max").write_text(str(bound), encoding="utf-8")
+            (folder / "memory.swap.max").write_text("0", encoding="utf-8")
+    except OSError:
+        return False
+    return True
+
+
+def _remove(folder: Path) -> None:
+    """The group, once what is in it has ended."""
+    for _ in range(100):
+        for process in (folder / "cgroup.procs").read_text(encoding="utf-8").split():
+            with suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
+        try:
+            folder.rmdir()
+        except OSError:  # those that were killed take a moment to go
+            time.sleep(0.05)
+        else:
+            return

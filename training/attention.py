@@ -141,12 +141,12 @@ def block_attention(
     # (1, heads, T, head_dim) -> (T, heads * head_dim)
     q, k, v = (states[0].transpose(0, 1).flatten(1) for states in (query, key, value))
     copies = query.shape[1] // key.shape[1]
-    dense = not dropout and is_faster(query)
-    dtype = torch.bfloat16 if dense else query.dtype  # in which the large number of a bias is finite
-    results = [
-        _attend(q, k, v, group, plan.bias(number, sliding_window, copies, dtype), key.shape[1], dropout, scaling, dense)
-        for number, group in enumerate(plan.groups)
-    ]
+    results = []
+    for number, group in enumerate(plan.groups):
+        dense = not dropout and is_faster(query, group.key_index.shape[1])
+        dtype = torch.bfloat16 if dense else query.dtype  # in which the large number of a bias is finite
+        bias = plan.bias(number, sliding_window, copies, dtype)
+        results.append(_attend(q, k, v, group, bias, key.shape[1], dropout, scaling, dense))
     flat = torch.cat(results).index_select(0, plan.unblock_index)
     return flat.view(1, -1, query.shape[1], value.shape[3]), None
 

@@ -1,5 +1,7 @@
 """Plain products give what the fused kernel gives, and its gradient, within the rounding of bf16."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from service.bundle.layout import Family, plan_layout
 from tests.training.tiny import tiny_backbone, tiny_checkpoint
 from training import attention
+from training import dense_attention as dense
 from training.backbone import prepare
-from training.dense_attention import dense_attention, is_faster
+from training.dense_attention import MOST_KEYS, dense_attention, is_faster
 from training.examples import layout_tensors
 from training.model import RewardModel
 
@@ -99,20 +102,54 @@ def test_a_model_learns_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
     with monkeypatch.context() as patch:
         patch.delattr(attention, "scaled_dot_product_attention")  # it is not what computes
         scores, gradients = learnt()
-    monkeypatch.setattr(attention, "is_faster", lambda query: False)
+    monkeypatch.setattr(attention, "is_faster", lambda query, keys: False)
     expected, expected_gradients = learnt()
     assert error(scores, expected) < ROUNDING
     flat, expected_flat = (torch.cat([part.flatten() for part in parts]) for parts in (gradients, expected_gradients))
     assert torch.nn.functional.cosine_similarity(flat, expected_flat, dim=0) > 0.999
 
 
-def test_the_fused_kernel_is_kept_where_it_is_as_fast() -> None:
+@pytest.mark.parametrize(("deviation", "most"), [(1.0, 0.01), (16.0, 0.1)])
+def test_large_logits_are_rounded_more(deviation: float, most: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value, upstream = (torch.randn(4, 2, 32, 32, generator=generator).bfloat16() for _ in range(4))
+    bias, factor = torch.zeros(4, 1, 32, 32).bfloat16(), deviation / 32**0.5
+    mine, theirs = query.clone().requires_grad_(), query.double().requires_grad_()
+    (gradient,) = torch.autograd.grad(dense_attention(mine, key, value, bias, factor), mine, upstream)
+    expected = scaled_dot_product_attention(theirs, key.double(), value.double(), scale=factor)
+    (wanted,) = torch.autograd.grad(expected, theirs, upstream.double())
+    assert error(gradient, wanted) < most
+
+
+def test_the_fused_kernel_is_kept_where_it_is_as_fast_or_smaller() -> None:
     query = torch.zeros(1, requires_grad=True)
-    assert not is_faster(query)
+    assert not is_faster(query, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        assert is_faster(query)
-        assert not is_faster(query.detach())
+        assert is_faster(query, MOST_KEYS)
+        assert not is_faster(query, MOST_KEYS + 1)
+        assert not is_faster(query.detach(), 8)
         with torch.no_grad():
-            assert not is_faster(query)
-    assert is_faster(query.bfloat16())
-    assert not is_faster(query.to("meta").bfloat16())
+            assert not is_faster(query, 8)
+    with torch.autocast("cpu", torch.float16):
+        assert not is_faster(query, 8)
+    assert is_faster(query.bfloat16(), 8)
+    assert not is_faster(query.to("meta").bfloat16(), 8)
+
+
+def test_blocks_of_many_keys_take_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def counted(query: torch.Tensor, key: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        taken.append(key.shape[2])
+        return dense_attention(query, key, *arguments)
+
+    monkeypatch.setattr(attention, "dense_attention", counted)
+    monkeypatch.setattr(dense, "MOST_KEYS", 100)
+    model = tiny_checkpoint(Family.CAUSAL).model
+    generator = np.random.default_rng(0)
+    sequences = [generator.integers(5, 200, length) for length in (30, 40, 200, 210)]
+    tensors = layout_tensors(plan_layout(sequences, Family.CAUSAL, block_queries=32))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**tensors).sum().backward()
+    assert taken
+    assert max(taken) <= 100 < max(tensors[f"key_index_{group}"].shape[1] for group in range(2))

@@ -83,8 +83,8 @@ def ethics(path: Path) -> list[PreferenceRecord]:
 
     Scenarios come in families that vary one another, so `group` joins all rows linked by a shared sentence:
     at most 16 rows in the training file, but over half of the test file, which is not to be divided. The two are not
-    alike: training compares variants of one scenario, and over a third of the test's rows compare two that have hardly
-    a word in common, which only a scale across scenarios orders.
+    alike: training compares variants of one scenario, and in over a third of the test's rows the two share less than
+    a fifth of their words (Jaccard), so that only a scale across scenarios orders them.
     """
     name = path.name.split(".")[0]
     records = [shuffle_sides(record) for record in _each(path, lambda row, line: _ethics_row(row, f"{name}-{line}"))]

@@ -266,7 +266,7 @@ class TrainingConfig(Section):
             "loss": set(LossConfig.model_fields),
             "model": {"lora_rank", "frozen_layers", "gradient_checkpointing", "dropout"},
         }
-        mine, default = (config.model_dump(include=of_training) for config in (self, TrainingConfig.model_construct()))
+        mine, default = (config.model_dump(include=of_training) for config in (self, TrainingConfig()))
         return [
             f"{section}.{name}" for section in mine for name, value in mine[section].items()
             if value != default[section][name]

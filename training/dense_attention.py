@@ -13,8 +13,9 @@ MOST_KEYS = 512
 def is_faster(query: torch.Tensor, keys: int) -> bool:
     """Whether to take `dense_attention` in place of `scaled_dot_product_attention`, for blocks of so many `keys`.
 
-    The gradient of torch's fused kernel is slow for the short rows of a layout's blocks, on a CPU in bf16; in float32,
-    and without a gradient, it is as fast (`benchmarks.training.profile` measures both).
+    The gradient of torch's fused kernel is slow for the short rows of a layout's blocks, on a CPU in bf16
+    (`benchmarks.training.profile` times a step with each); in float32 it is as fast. What is scored or exported has no
+    gradient, and keeps the kernel.
     """
     if query.device.type != "cpu" or keys > MOST_KEYS or not (torch.is_grad_enabled() and query.requires_grad):
         return False

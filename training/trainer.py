@@ -197,5 +197,5 @@ def make_optimiser(model: RewardModel, config: TrainingConfig) -> torch.optim.Op
             {"params": plain, "lr": settings.learning_rate, "weight_decay": 0.0},
             {"params": head, "lr": head_rate, "weight_decay": 0.0},
         ],
-        fused=True,  # one pass over weights and moments: of a small step, the plain one is a third
+        fused=True,  # one pass over weights and moments instead of many
     )

@@ -14,6 +14,7 @@ from training.evaluation.metrics import FloatArray, IntArray, Interval
 from training.length import length_difference
 
 Mask = npt.NDArray[np.bool_]
+Strings = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Pooled:
         temperature: (seeds, P) of the fold that tested the pair.
     """
 
-    record: npt.NDArray[np.str_]
-    source: npt.NDArray[np.str_]
+    record: Strings
+    source: Strings
     cluster: IntArray
     fold: IntArray
     preference: FloatArray

@@ -1,6 +1,7 @@
 """How each data set is divided: what is learnt from, what chooses weights and temperature, and what is tested."""
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,6 +12,7 @@ from training.data import Judgement, PreferenceRecord, add_up_votes, merge_by_pr
 from training.data.leakage import leaking
 
 SIDES_FOR_VALIDATION = 3
+APART = 0.2
 RESPONSE_FOLDS = 10
 _DEVELOPMENT = 1_000_000
 """Seed of the division that recipes are chosen by: another than those that runs have, whose draws it would repeat."""
@@ -120,6 +122,17 @@ def ethics_development(seed: int) -> list[Fold]:
 def ethics_repeated() -> set[str]:
     """Test rows that share a sentence with a training row, a third of them: without them is what generalises."""
     return {record.id for record in leaking(_ethics("train"), _ethics("test"), "sentence")}
+
+
+def ethics_apart() -> set[str]:
+    """Test rows whose two scenarios have less than a fifth of their words in common; of training rows next to none."""
+    return {record.id for record in _ethics("test") if _in_common(*record.responses) < APART}
+
+
+def _in_common(one: str, other: str) -> float:
+    """Share of the words of two texts that both have (Jaccard)."""
+    words, others = (set(re.findall(r"\w+", text.lower())) for text in (one, other))
+    return len(words & others) / max(1, len(words | others))
 
 
 @lru_cache(maxsize=1)

@@ -20,8 +20,8 @@ import numpy as np
 
 from benchmarks.accuracy.baselines import bag_of_words, untuned_backbone
 from benchmarks.accuracy.cross_validation import cross_validate
-from benchmarks.accuracy.figures import Figures, Pooled, figures
-from benchmarks.accuracy.folds import FILES, PROTOCOLS, RESPONSES, ethics_repeated, seen_in_development
+from benchmarks.accuracy.figures import Figures, Mask, Pooled, Strings, figures
+from benchmarks.accuracy.folds import FILES, PROTOCOLS, RESPONSES, ethics_apart, ethics_repeated, seen_in_development
 from benchmarks.accuracy.percent import percent, points, with_interval
 from benchmarks.accuracy.study import optimiser
 from benchmarks.result import Result, Row, Target, refuse_uncommitted
@@ -105,19 +105,39 @@ def ethics(seeds: int, quick: bool) -> Result:
     pooled = tested("ethics", seeds, quick)
     # Rows linked by a sentence are one family for over half of the test, which cannot be drawn: each row for itself.
     pooled = replace(pooled, cluster=np.arange(len(pooled.record)))
-    repeated = np.isin(pooled.record, sorted(ethics_repeated()))
-    every, fresh = figures(pooled), figures(pooled.select(~repeated))
-    targets = [
+    every = figures(pooled)
+    slices = {name: figures(pooled.select(mask)) for name, mask in ethics_slices(pooled.record).items()}
+    rows = [
+        Row(f"ETHICS utilitarianism, test, {name}, {part.pairs} rows", with_interval(part.accuracy))
+        for name, part in slices.items()
+    ]
+    rows += _disagreement("ETHICS utilitarianism, test", pooled)
+    return _result("ethics", quick, ethics_targets(pooled), {"all": every, **slices}, rows, pooled)
+
+
+def ethics_slices(records: Strings) -> dict[str, Mask]:
+    """Rows of the test by what they have in common with training, and with each other."""
+    repeated, apart = (np.isin(records, sorted(rows)) for rows in (ethics_repeated(), ethics_apart()))
+    return {
+        "without sentences of training": ~repeated,
+        "scenarios with less than a fifth of their words in common": apart,
+        "scenarios with more in common": ~apart,
+    }
+
+
+def ethics_targets(pooled: Pooled, of: str = "") -> list[Target]:
+    """What the test is held against; `of` says of which models."""
+    found, fresh = figures(pooled), pooled.select(~np.isin(pooled.record, sorted(ethics_repeated())))
+    repeated = len(pooled.record) - len(fresh.record)
+    return [
         Target(
-            "ETHICS utilitarianism, test", "above BERT-large, 74.6 % (BERT-base 73.4, RoBERTa-large 79.5)",
-            f"{with_interval(every.accuracy)}, {_seeds(every)}; without the {int(repeated.sum())} rows that share a "
-            f"sentence with training {with_interval(fresh.accuracy)}",
-            every.accuracy.value > 0.746,
+            f"ETHICS utilitarianism, test{of}", "above BERT-large, 74.6 % (BERT-base 73.4, RoBERTa-large 79.5)",
+            f"{with_interval(found.accuracy)}, {_seeds(found)}; without the {repeated} rows that share a sentence with "
+            f"training {with_interval(figures(fresh).accuracy)}",
+            found.accuracy.value > 0.746,
         ),
-        _calibrated("ETHICS utilitarianism, test", every),
+        _calibrated(f"ETHICS utilitarianism, test{of}", found),
     ]  # fmt: skip
-    rows = _disagreement("ETHICS utilitarianism, test", pooled)
-    return _result("ethics", quick, targets, {"all": every, "without repeated sentences": fresh}, rows, pooled)
 
 
 def responses(seeds: int, quick: bool) -> Result:

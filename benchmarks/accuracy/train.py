@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,7 +35,7 @@ class HeldOut:
         lengths: (P, 2) characters.
         margins: (P, members) differences of scores, one column for a single head.
         temperature: fitted on the fold's calibration prompts.
-        updates, seconds, validation_loss: of the training.
+        updates, seconds, validation_loss: of the training, if it is of one.
     """
 
     record: list[str]
@@ -45,9 +45,9 @@ class HeldOut:
     lengths: IntArray
     margins: FloatArray
     temperature: float
-    updates: int
-    seconds: float
-    validation_loss: float | None
+    updates: int = 0
+    seconds: float = 0.0
+    validation_loss: float | None = None
 
     def dump(self, path: Path) -> None:
         """Write whole or not at all."""
@@ -80,19 +80,34 @@ def train_checkpoint(splits: Splits, config: TrainingConfig) -> tuple[Checkpoint
 def train_and_test(fold: Fold, recipe: TrainingConfig, seed: int) -> HeldOut:
     """Train by a recipe on a fold and score its test; `recipe` says all but the data, the run's folder and the seed."""
     began = time.monotonic()
+    checkpoint, result = train_fold(fold, recipe, seed)
+    held_out = tested(checkpoint, fold)
+    return replace(
+        held_out,
+        updates=result.updates,
+        seconds=time.monotonic() - began,
+        validation_loss=result.best_validation_loss,
+    )
+
+
+def train_fold(fold: Fold, recipe: TrainingConfig, seed: int) -> tuple[Checkpoint, FitResult]:
+    """Train by a recipe on a fold."""
     train = with_posteriors(fold.train)[0] if recipe.data.annotators == "dawid-skene" else list(fold.train)
     splits = Splits(train, list(fold.validation), list(fold.test))
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, _, result = train_checkpoint(splits, in_place(recipe, Path(folder), seed))
+    return checkpoint, result
+
+
+def tested(checkpoint: Checkpoint, fold: Fold) -> HeldOut:
+    """What a model says of a fold's test, with the temperature of its calibration prompts."""
     calibration, test = (encode_records(part, checkpoint.formatter, False) for part in (fold.calibration, fold.test))
-    block = recipe.model.block_queries
+    block, heads = checkpoint.description.block_queries, checkpoint.description.heads
     temperature = calibrate(calibration, score_examples(checkpoint.model, calibration, block)).temperature
     scores = score_heads(checkpoint.model, test, block)
     pairs = judged_pairs(test, [part[:, 0] for part in scores])
     decided = pairs.preference != 0.5
-    members = [
-        judged_pairs(test, [part[:, column] for part in scores]).margin[decided] for column in recipe.model.heads.learnt
-    ]
+    members = [judged_pairs(test, [part[:, column] for part in scores]).margin[decided] for column in heads.learnt]
     records = [test[number].record for number in pairs.example[decided]]
     return HeldOut(
         record=[record.id for record in records],
@@ -102,9 +117,6 @@ def train_and_test(fold: Fold, recipe: TrainingConfig, seed: int) -> HeldOut:
         lengths=np.stack([pairs.length_i, pairs.length_j], axis=1)[decided],
         margins=np.stack(members, axis=1),
         temperature=temperature,
-        updates=result.updates,
-        seconds=time.monotonic() - began,
-        validation_loss=result.best_validation_loss,
     )
 
 

@@ -82,9 +82,10 @@ def work(folder: Path) -> Told:
         store=folder / "store",
         validation_fraction=_FRACTION,
         test_fraction=_FRACTION,
+        seed=SEED,
     )
     began = time.monotonic()
-    records = prepare_stored(config, SEED).splits.train
+    records = prepare_stored(config).splits.train
     assert isinstance(records, RecordStore)
     read = time.monotonic()
     store = tokenize(records, formatter)

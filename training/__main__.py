@@ -1,4 +1,4 @@
-"""assay-train: fit, evaluate, export, run (all three), import, compare, rewardbench, inspect; ppo, grpo."""
+"""assay-train: fit, evaluate, export, run (all three), import, average, compare, rewardbench, inspect; ppo, grpo."""
 
 import argparse
 import importlib.util
@@ -9,7 +9,19 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-_COMMANDS = ("fit", "evaluate", "export", "run", "import", "compare", "rewardbench", "inspect", "ppo", "grpo")
+_COMMANDS = (
+    "fit",
+    "evaluate",
+    "export",
+    "run",
+    "import",
+    "average",
+    "compare",
+    "rewardbench",
+    "inspect",
+    "ppo",
+    "grpo",
+)
 
 _USAGE = """usage: assay-train COMMAND [--config FILE.toml] [flags]
 
@@ -21,6 +33,8 @@ commands:
   export       write the bundle: ONNX graph, proof that it matches the weights, report, manifest
   run          fit, evaluate and export
   import       the same for a reward model that was trained elsewhere, left as it came:  assay-train import MODEL
+  average      the mean of the weights of runs that differ in their seed (WARM); evaluate and export it like a run:
+               assay-train average runs/a runs/b runs/c --run runs/mean
   compare      two evaluated runs on the same pairs, with a paired test:  assay-train compare runs/a runs/b
   rewardbench  a run on a file of RewardBench, RewardBench 2 or RM-Bench:  assay-train rewardbench runs/a FILE
   inspect      check a bundle and say what it is:  assay-train inspect bundles/default
@@ -50,6 +64,8 @@ def main() -> int:
     try:
         if command == "inspect":
             return _inspect(rest)
+        if command == "average":
+            return _average(rest)
         if command == "compare":
             return _compare(rest)
         if command == "rewardbench":
@@ -72,6 +88,26 @@ def _inspect(arguments: Sequence[str]) -> int:
     from training.inspection import describe
 
     print(describe(read_bundle(folder)))
+    return 0
+
+
+def _average(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="assay-train average",
+        description="The mean of the weights of several runs, as one model: often better than each of them, and as "
+        "fast as one (WARM). They must have the same backbone, data and settings of data, and may differ in "
+        "optimiser.seed, rates, losses and the like. The result is a run to be evaluated and exported.",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs that were fitted")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run to be made")
+    parser.add_argument("--bundle", type=Path, default=Path("bundles/default"), help="where export will write it")
+    parser.add_argument("--name", help="of the model; default: that of the first run")
+    flags = parser.parse_args(arguments)
+
+    from training.pipeline import run_average
+
+    run_average(flags.runs, flags.run, flags.bundle, flags.name)
+    print(f"{flags.run}: the mean of {len(flags.runs)} runs; measure it with `assay-train evaluate --run {flags.run}`")
     return 0
 
 

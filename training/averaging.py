@@ -22,7 +22,9 @@ _ALIKE: dict[str, Callable[[Checkpoint], Any]] = {
     "max_tokens": lambda checkpoint: checkpoint.description.max_tokens,
     "text format": lambda checkpoint: checkpoint.formatter.sha256,
     "data": lambda checkpoint: checkpoint.description.provenance.data_sha256,
-    "data settings": lambda checkpoint: checkpoint.description.provenance.configuration["data"],
+    "settings of data (data.seed and the others)": lambda checkpoint: checkpoint.description.provenance.configuration[
+        "data"
+    ],
 }
 """What must be the same: else the mean is of no model, or one has learnt from what another holds out."""
 
@@ -45,8 +47,8 @@ def average_checkpoints(folders: Sequence[Path]) -> Checkpoint:
         for what, of in _ALIKE.items():
             if of(other) != of(mean):
                 raise ValueError(
-                    f"{folder}: not the {what} of {folders[0]}; only trainings of one backbone, with the same data and "
-                    "settings of data, have a mean"
+                    f"{folder}: not the {what} of {folders[0]}; only trainings of one backbone, on the same data with "
+                    "the same prompts held out, have a mean"
                 )
         if other.description.provenance in provenances:
             raise ValueError(f"{folder}: the same training is named twice")

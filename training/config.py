@@ -46,6 +46,9 @@ class DataConfig(Section):
     """Share of prompts held out for the test, when no test data are named."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of prompts held out for early stopping and calibration."""
+    seed: int = 0
+    """Of which prompts are held out, and of the order of a prompt's responses. Trainings that differ in optimiser.seed
+    alone hold out the same, so that they can be compared and averaged."""
     store: Path | None = None
     """Folder for training data that are larger than memory: records and tokens are kept there, mapped into memory, and
     found again by the next run with the same sources. What needs all records at once is then left out: near duplicates,
@@ -198,7 +201,7 @@ class OptimiserConfig(Section):
     patience: int = Field(3, ge=0)
     """Stop after this many evaluations without a lower validation loss; 0 to go on to the end."""
     seed: int = 0
-    """Of splits, head, order and grouping."""
+    """Of head, order and grouping; that of the split is data.seed."""
 
 
 class ReportConfig(Section):
@@ -262,7 +265,7 @@ class TrainingConfig(Section):
     def _of_training(self) -> list[str]:
         """Settings that only training uses, where they are not at their defaults."""
         of_training = {
-            "optimiser": set(OptimiserConfig.model_fields) - {"epochs", "seed"},
+            "optimiser": set(OptimiserConfig.model_fields) - {"epochs"},
             "loss": set(LossConfig.model_fields),
             "model": {"lora_rank", "frozen_layers", "gradient_checkpointing", "dropout"},
         }

@@ -13,7 +13,7 @@ _VALIDATION, _HELD_OUT = 0.4, 0.9
 _KEPT = {
     "data": set(DataConfig.model_fields) - {"mix", "annotators", "store"},
     "model": {"backbone", "max_tokens", "block_queries"},
-    "optimiser": {"seed"},
+    "optimiser": set[str](),
     "loss": set[str](),
 }
 """Settings of these sections that have an effect all the same."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from service.bundle.reference import Reference
 from service.bundle.text_format import Formatter
 from training import processes
 from training.adapters import merge_adapters
+from training.averaging import average_checkpoints
 from training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
@@ -45,6 +46,7 @@ from training.run_folder import (
     read_begun,
     refuse_to_delete,
     remove,
+    with_split_seed,
     write,
 )
 from training.scoring import move_to_accelerator
@@ -80,7 +82,7 @@ def run_fit(config: TrainingConfig) -> FitResult:
         refuse_unsharded()
     trackers_here(config.trackers)
     with processes.main_first():
-        data = _prepared(config.data, config.optimiser.seed, config.progress)
+        data = _prepared(config.data, config.progress)
     _report_data(data)
     if not config.model.aspects and (named := _on_aspects(data)):
         logger.warning("%d training judgements name an aspect; without model.aspects they all teach one score", named)
@@ -115,6 +117,36 @@ def run_fit(config: TrainingConfig) -> FitResult:
     return result
 
 
+def run_average(runs: Sequence[Path], run: Path, bundle: Path, name: str | None = None) -> None:
+    """Leave the mean of the weights of `runs` in the folder `run`, as a run that was fitted.
+
+    Args:
+        runs: folders of two fitted runs or more, see `training.averaging.average_checkpoints`.
+        run: the folder to write; what an earlier run left there is replaced.
+        bundle: where `export` will write it.
+        name: of the model; that of the first by default.
+
+    Raises:
+        CheckpointError: nothing was trained in one of them, or it is damaged.
+        ValueError: they have no mean, or `run` is one of them or holds something else.
+    """
+    if run.resolve() in [other.resolve() for other in runs]:
+        raise ValueError(f"--run {run}: is one of those to be averaged; name another folder")
+    mean = average_checkpoints([other / "model" for other in runs])
+    provenance = mean.description.provenance
+    first = _configuration(runs[0] / "model", provenance.configuration)
+    config = first.model_copy(update={"run": run, "bundle": bundle, "name": name or first.name, "resume": False})
+    config = TrainingConfig.model_validate(config.portable())
+    refuse_to_delete(config)
+    remove(run, (*RESULTS, BEGUN, CHECKPOINTS, TENSORBOARD))
+    run.mkdir(parents=True, exist_ok=True)
+    provenance = provenance.model_copy(update={"configuration": config.portable()})
+    description = mean.description.model_copy(update={"name": config.name, "provenance": provenance})
+    save_checkpoint(replace(mean, description=description), run / "model")
+    write(run / BEGUN, {"configuration": config.portable(), "data_sha256": provenance.data_sha256})
+    write(run / TRAINED, {"averaged": [str(other) for other in runs]})
+
+
 def _begin(config: TrainingConfig, data: PreparedData, resumed: bool) -> None:
     """Take away what an earlier run left, and note what this one begins with."""
     if resumed:
@@ -126,8 +158,8 @@ def _begin(config: TrainingConfig, data: PreparedData, resumed: bool) -> None:
     write(config.run / "data.json", data.account)
 
 
-def _prepared(config: DataConfig, seed: int, progress: bool) -> PreparedData:
-    return prepare_data(config, seed) if config.store is None else prepare_stored(config, seed, progress)
+def _prepared(config: DataConfig, progress: bool) -> PreparedData:
+    return prepare_data(config) if config.store is None else prepare_stored(config, progress)
 
 
 def _encoded(records: Sequence[PreferenceRecord], formatter: Formatter, progress: bool) -> Sequence[Example]:
@@ -148,7 +180,7 @@ def _as_begun(config: TrainingConfig, begun: TrainingConfig) -> TrainingConfig:
 
 def _configuration(path: Path, content: Any) -> TrainingConfig:
     try:
-        return TrainingConfig.model_validate(content)
+        return TrainingConfig.model_validate(with_split_seed(content))
     except ValidationError as error:
         raise CheckpointError(
             f"{path}: its configuration is not one of this version: {first_complaint(error)}; train anew"
@@ -177,7 +209,7 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
     trained = _configuration(config.run / "model", provenance.configuration)
     _refuse_other_settings(config, trained)
     remove(config.run, EVALUATION)
-    data = _prepared(trained.data, provenance.seed, config.progress)
+    data = _prepared(trained.data, config.progress)
     if data.sha256 != provenance.data_sha256:
         raise CheckpointError(
             f"{config.run}: the data have changed since the model was trained, so its test prompts are not the "

@@ -50,11 +50,11 @@ class PreparedData:
         return len(self.splits.train) + len(self.splits.validation) + len(self.splits.test)
 
 
-def prepare_data(config: DataConfig, seed: int) -> PreparedData:
+def prepare_data(config: DataConfig) -> PreparedData:
     """Read, clean, split, and shuffle the sides.
 
     Many formats put the chosen response first, so that a model or a calibration could learn the place; the
-    responses of every record come in an order drawn from the seed and the record's id.
+    responses of every record come in an order drawn from `config.seed` and the record's id.
 
     Raises:
         DataError: a source or row that cannot be read, a part of the split that is empty or all ties, or leakage
@@ -78,7 +78,7 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
     for name in ("aspects", "mix"):
         refuse_unknown(name, getattr(config, name), {record.source for record in [*records, *test]})
     fractions = fractions_of(config)
-    splits = split(records, fractions, seed)
+    splits = split(records, fractions, config.seed)
     leakage = asdict(check_leakage([*splits.train, *splits.validation], test or splits.test))
     passages = read_passages(config.decontaminate) if config.decontaminate else None
     leaking, contaminated = in_test(test, config), in_evaluation(passages, config)
@@ -93,7 +93,7 @@ def prepare_data(config: DataConfig, seed: int) -> PreparedData:
         except ValueError as error:
             raise DataError(str(error)) from error
         splits = Splits(believed, splits.validation, splits.test)
-    parts = {name: [shuffle_sides(record, seed) for record in part] for name, part in vars(splits).items()}
+    parts = {name: [shuffle_sides(record, config.seed) for record in part] for name, part in vars(splits).items()}
     refuse_empty(Splits(**parts), len(records), fractions)
     return PreparedData(
         splits=Splits(**parts),
@@ -129,12 +129,13 @@ def refuse_empty(splits: Splits, prompts: int, fractions: tuple[float, float, fl
         if not part:
             raise DataError(
                 f"no {name} prompts: {prompts} prompts in shares of {_shares(fractions)} for training, "
-                "validation and test leave it empty; use more data, other fractions or another seed"
+                "validation and test leave it empty; use more data, other fractions or another data.seed"
             )
         if not any(pair.direction for pair in pairs_of(part)):
             raise DataError(
                 f"no {name} pair has a majority: all votes tie, so there is nothing to "
-                f"{'learn' if name == 'train' else 'measure'} there; use more data, other fractions or another seed"
+                f"{'learn' if name == 'train' else 'measure'} there; use more data, other fractions or another "
+                "data.seed"
             )
 
 

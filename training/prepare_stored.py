@@ -56,20 +56,20 @@ _ACCOUNT = "account.json"
 _MOST_SKIPPED = 1000
 
 
-def prepare_stored(config: DataConfig, seed: int, progress: bool = True) -> PreparedData:
+def prepare_stored(config: DataConfig, progress: bool = True) -> PreparedData:
     """Prepare into `config.store`, or find there what was prepared before from the same files and settings.
 
     Raises:
         DataError: as of `training.prepare.prepare_data`.
     """
     assert config.store is not None
-    folder = config.store / f"records-{_identity(config, seed)}"
+    folder = config.store / f"records-{_identity(config)}"
     if not (folder / _ACCOUNT).is_file():
         config.store.mkdir(parents=True, exist_ok=True)
         # A folder of its own: another run may be preparing the same.
         part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=config.store))
         try:
-            _Preparation(config, seed, progress).write(part)
+            _Preparation(config, progress).write(part)
             if not (folder / _ACCOUNT).is_file():  # the other run was not first; what is there has lost its account
                 shutil.rmtree(folder, ignore_errors=True)
             try:
@@ -89,13 +89,13 @@ def prepare_stored(config: DataConfig, seed: int, progress: bool = True) -> Prep
     return PreparedData(splits, account["sha256"], account)
 
 
-def _identity(config: DataConfig, seed: int) -> str:
+def _identity(config: DataConfig) -> str:
     """Of settings, files and the code that prepares; a file that was written again is another one."""
     settings = config.model_dump(mode="json", exclude={"store", "mix"})
     named = (*config.train, *config.test, *config.decontaminate)
     files = [file for source in named for file in _files(source)]
     known = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    return hashlib.sha256(json.dumps([_code(), settings, seed, known]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([_code(), settings, known]).encode()).hexdigest()[:16]
 
 
 @cache
@@ -120,9 +120,8 @@ def _files(source: str) -> list[Path]:
 class _Preparation:
     """One pass over the sources. Of a record that went by, hashes alone are kept in memory."""
 
-    def __init__(self, config: DataConfig, seed: int, progress: bool) -> None:
+    def __init__(self, config: DataConfig, progress: bool) -> None:
         self.config = config
-        self.seed = seed
         self.progress = progress
         self.skipped: list[BadRow] = []
         self.sources: set[str] = set()
@@ -144,7 +143,7 @@ class _Preparation:
         train = write_store(folder / "train", self._train())
         validation, split_off = self.held_out
         fractions = fractions_of(self.config)
-        splits = Splits(train, validation, [shuffle_sides(record, self.seed) for record in test] or split_off)
+        splits = Splits(train, validation, [shuffle_sides(record, self.config.seed) for record in test] or split_off)
         refuse_empty(splits, self.rows, fractions)
         write_records(folder / "validation.jsonl", splits.validation)
         write_records(folder / "test.jsonl", splits.test)
@@ -159,12 +158,12 @@ class _Preparation:
             record = repeats.without(given) if rows_apart else given
             if record is None:
                 continue
-            part = part_of(record.split_key, fractions, self.seed)
+            part = part_of(record.split_key, fractions, self.config.seed)
             if self.leaking.excludes(record) or (part < 2 and self.contaminated.excludes(record)):
                 continue
             if self._crosses_parts(record, part):
                 continue
-            shuffled = shuffle_sides(record, self.seed)
+            shuffled = shuffle_sides(record, self.config.seed)
             if part:
                 self.held_out[part - 1].append(shuffled)
             else:

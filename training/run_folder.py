@@ -4,9 +4,9 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from training.checkpoint_error import CheckpointError, first_complaint
 from training.config import TrainingConfig
@@ -27,12 +27,19 @@ STATE = "trainer_state.json"
 _Model = TypeVar("_Model")
 
 
+def with_split_seed(record: Any) -> Any:
+    """The recorded configuration of a run; where there was one seed for all, it is also that of the split."""
+    if isinstance(record, dict) and isinstance(data := record.get("data"), dict) and "seed" not in data:
+        return record | {"data": data | {"seed": (record.get("optimiser") or {}).get("seed", 0)}}
+    return record
+
+
 class Begun(BaseModel):
     """What a run notes when it begins, and `--resume` goes by."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    configuration: TrainingConfig
+    configuration: Annotated[TrainingConfig, BeforeValidator(with_split_seed)]
     data_sha256: str
 
 

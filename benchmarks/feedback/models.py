@@ -20,7 +20,7 @@ MODELS: dict[str, dict[str, object]] = {
     "judge": {**_DIARY, "data.train": TASK / "judge.jsonl", "optimiser.seed": 1},
     # As `make serve` trains it; the judge has other held-out prompts, another head and another order.
     "default": {},
-    "default_judge": {"optimiser.seed": 1},
+    "default_judge": {"data.seed": 1, "optimiser.seed": 1},
 }
 """What is set for the training of each otherwise than by default."""
 

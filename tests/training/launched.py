@@ -22,7 +22,7 @@ def prepared(folder: Path) -> Path:
     data = folder / "toy.jsonl"
     for count in range(60, 100):
         write_records(data, toy_records(count, responses=3))
-        if len(prepare_data(DataConfig(train=(str(data),), validation_fraction=0.2), 0).splits.train) % 8 == 0:
+        if len(prepare_data(DataConfig(train=(str(data),), validation_fraction=0.2)).splits.train) % 8 == 0:
             return folder
     raise AssertionError("no size of the data gives full steps")
 

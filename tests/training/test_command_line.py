@@ -89,8 +89,9 @@ def test_help_and_wrong_settings_do_not_wait_for_torch(arguments: list[str]) -> 
 
 
 def test_unknown_command() -> None:
-    assert "unknown command 'fitt'; one of fit, evaluate, export, run, import, compare, rewardbench, inspect" in line(
-        call("fitt"), 2
+    assert (
+        "unknown command 'fitt'; one of fit, evaluate, export, run, import, average, compare, rewardbench, inspect"
+        in line(call("fitt"), 2)
     )
 
 

@@ -32,7 +32,7 @@ def config(*train: str, **settings: Any) -> DataConfig:
 
 
 def test_the_place_of_the_winner_says_nothing(tmp_path: Path) -> None:
-    data = prepare_data(config(write_pairs(tmp_path / "pairs.jsonl", 200)), seed=0)
+    data = prepare_data(config(write_pairs(tmp_path / "pairs.jsonl", 200)))
     first_wins = 0
     for record in everything(data):
         (judgement,) = record.judgements
@@ -47,21 +47,21 @@ def test_preparation_repeats_itself_and_the_hash_knows_neither_order_nor_seed(tm
     path = tmp_path / "toy.jsonl"
     records = toy_records(60, responses=3)
     write_records(path, records)
-    one, again, other = (prepare_data(config(str(path)), seed) for seed in (0, 0, 1))
+    one, again, other = (prepare_data(config(str(path), seed=seed)) for seed in (0, 0, 1))
     assert one == again
     assert one.splits != other.splits
     assert one.sha256 == other.sha256
     write_records(path, records[::-1])
-    assert prepare_data(config(str(path)), 0).sha256 == one.sha256
+    assert prepare_data(config(str(path))).sha256 == one.sha256
     write_records(path, records[:-1])
-    assert prepare_data(config(str(path)), 0).sha256 != one.sha256
+    assert prepare_data(config(str(path))).sha256 != one.sha256
 
 
 def test_ids_are_unique_across_sources(tmp_path: Path) -> None:
     """Rows without an id are named after their file, and here both files are called pairs.jsonl."""
     sources = [write_pairs(tmp_path / name / "pairs.jsonl", 30, prefix=name) for name in ("a", "b")]
     test = write_pairs(tmp_path / "c" / "pairs.jsonl", 5, prefix="c")
-    data = prepare_data(config(*sources, test=(test,)), seed=0)
+    data = prepare_data(config(*sources, test=(test,)))
     ids = [record.id for record in everything(data)]
     assert len(ids) == len(set(ids)) == 65
     assert {"pairs-1", "pairs-1#2", "pairs-1#3"} <= set(ids)
@@ -84,8 +84,8 @@ def test_skipped_rows_and_findings_are_in_the_account(tmp_path: Path) -> None:
         file.write('{"prompt": 3}\nnot json\n')
         file.write(json.dumps(repeated) + "\n" + json.dumps(contradiction) + "\n")
     with pytest.raises(DataError, match=r"pairs.jsonl:41: "):
-        prepare_data(config(str(path)), seed=0)
-    account = prepare_data(config(str(path), on_bad_row="skip"), seed=0).account
+        prepare_data(config(str(path)))
+    account = prepare_data(config(str(path), on_bad_row="skip")).account
     assert account["rows"] == {"read": 42, "skipped": 2}
     assert [row["line"] for row in account["skipped_rows"]] == [41, 42]
     assert account["hygiene"]["exact_duplicates"]["count"] == 1
@@ -99,13 +99,13 @@ def test_votes_on_a_pair_add_up(tmp_path: Path) -> None:
     rows = [{"prompt": f"p{n % 30}", "chosen": "x", "rejected": "y"} for n in range(60)]
     rows += [{"prompt": "p0", "chosen": "y", "rejected": "x"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = prepare_data(config(str(path)), seed=0)
+    data = prepare_data(config(str(path)))
     (record,) = (record for record in everything(data) if record.prompt == "p0")
     (judgement,) = record.judgements
     share = judgement.soft_label if record.responses[judgement.i] == "x" else 1 - judgement.soft_label
     assert share == pytest.approx(2 / 3)
     assert data.records == 30
-    apart = prepare_data(config(str(path), merge_prompts=False), seed=0)
+    apart = prepare_data(config(str(path), merge_prompts=False))
     assert apart.account["repeated_judgements_removed"] == 30
     assert apart.records == 31
 
@@ -140,12 +140,12 @@ def test_votes_of_several_sources_add_up(
     tmp_path: Path, one: Any, other: Any, share: float, columns: dict[str, Any]
 ) -> None:
     files = [write_votes(tmp_path / "a.jsonl", one), write_votes(tmp_path / "b.jsonl", other, **columns)]
-    data = prepare_data(config(*files), seed=0)
+    data = prepare_data(config(*files))
     assert share_for_x(data) == pytest.approx(share)
     assert data.account["repeated_judgements_removed"] == 0
     within = write_votes(tmp_path / "both.jsonl", one, other)
-    assert share_for_x(prepare_data(config(within), seed=0)) == pytest.approx(share)
-    test = prepare_data(config(write_pairs(tmp_path / "train.jsonl", 40), test=tuple(files)), seed=0)
+    assert share_for_x(prepare_data(config(within))) == pytest.approx(share)
+    test = prepare_data(config(write_pairs(tmp_path / "train.jsonl", 40), test=tuple(files)))
     assert share_for_x(test) == pytest.approx(share)
 
 
@@ -155,18 +155,18 @@ def test_a_file_that_is_read_twice_is_counted_once(tmp_path: Path) -> None:
     other = write_votes(folder / "b.jsonl", ("x", "y", 9, 1))
     link.mkdir()
     (link / "c.jsonl").symlink_to(one)
-    data = prepare_data(config(one, other, str(link), str(link / ".." / "votes" / "a.jsonl")), seed=0)
+    data = prepare_data(config(one, other, str(link), str(link / ".." / "votes" / "a.jsonl")))
     assert share_for_x(data) == pytest.approx(12 / 15)
     assert data.account["repeated_judgements_removed"] == 42
-    assert share_for_x(prepare_data(config(one, str(folder)), seed=0)) == pytest.approx(12 / 15)
-    kept = prepare_data(config(one, other, one, deduplicate=False), seed=0)
+    assert share_for_x(prepare_data(config(one, str(folder)))) == pytest.approx(12 / 15)
+    kept = prepare_data(config(one, other, one, deduplicate=False))
     assert share_for_x(kept) == pytest.approx(15 / 20)
 
 
 def test_people_who_agree_in_files_of_one_name_all_count(tmp_path: Path) -> None:
     """Rows without an id are named after their file, so that these equal rows have equal ids too."""
     files = [write_votes(tmp_path / name / "votes.jsonl", ("x", "y", 1, 0)) for name in ("anna", "ben", "cleo")]
-    data = prepare_data(config(*files), seed=0)
+    data = prepare_data(config(*files))
     (votes,) = (j.votes for record in everything(data) if record.prompt == "p" for j in record.judgements)
     assert votes == 3
     assert data.account["repeated_judgements_removed"] == 0
@@ -175,7 +175,7 @@ def test_people_who_agree_in_files_of_one_name_all_count(tmp_path: Path) -> None
 def test_unmerged_votes_on_a_pair_are_not_lost_either(tmp_path: Path) -> None:
     one = write_votes(tmp_path / "a.jsonl", ("x", "y", 3, 2), ("x", "y", 3, 2))
     other = write_votes(tmp_path / "b.jsonl", ("x", "y", 9, 1))
-    data = prepare_data(config(one, other, merge_prompts=False), seed=0)
+    data = prepare_data(config(one, other, merge_prompts=False))
     votes = [j.votes for record in everything(data) if record.prompt == "p" for j in record.judgements]
     assert sorted(votes) == [5, 10]
 
@@ -185,10 +185,10 @@ def test_votes_that_all_tie_are_refused_before_training(tmp_path: Path) -> None:
     rows = [{"prompt": f"p{n}", "response_a": "x", "response_b": "y", "votes_a": 2, "votes_b": 2} for n in range(40)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match="no train pair has a majority: all votes tie, so there is nothing to learn"):
-        prepare_data(config(str(path)), seed=0)
+        prepare_data(config(str(path)))
     train = write_pairs(tmp_path / "train.jsonl", 40, prefix="other")
     with pytest.raises(DataError, match="no test pair has a majority"):
-        prepare_data(config(train, test=(str(path),)), seed=0)
+        prepare_data(config(train, test=(str(path),)))
 
 
 @pytest.mark.parametrize("what", ["drop", "report", "error"])
@@ -200,9 +200,9 @@ def test_prompts_that_are_also_in_the_test_data(tmp_path: Path, what: str) -> No
     asked = config(train, test=(str(test),), on_leakage=what)
     if what == "error":
         with pytest.raises(DataError, match="10 training prompts are also in the test data, such as 'train-"):
-            prepare_data(asked, seed=0)
+            prepare_data(asked)
         return
-    data = prepare_data(asked, seed=0)
+    data = prepare_data(asked)
     parts = Counter({name: part["prompts"] for name, part in data.account["parts"].items()})
     assert parts["test"] == 10
     assert parts["train"] + parts["validation"] == (30 if what == "drop" else 40)
@@ -215,18 +215,18 @@ def test_a_group_is_not_divided_between_training_and_a_named_test(tmp_path: Path
     write_pairs(tmp_path / "more.jsonl", 30, "other")
     test = write_pairs(tmp_path / "test.jsonl", 5, "unseen", group="debate")
     with pytest.raises(DataError, match="30 training prompts are also in the test data"):
-        prepare_data(config(train, str(tmp_path / "more.jsonl"), test=(test,), on_leakage="error"), seed=0)
+        prepare_data(config(train, str(tmp_path / "more.jsonl"), test=(test,), on_leakage="error"))
 
 
 def test_an_empty_part_is_an_error_that_helps(tmp_path: Path) -> None:
     train = write_pairs(tmp_path / "train.jsonl", 1)
-    with pytest.raises(DataError, match="use more data, other fractions or another seed"):
-        prepare_data(config(train), seed=0)
+    with pytest.raises(DataError, match="use more data, other fractions or another data.seed"):
+        prepare_data(config(train))
 
 
 def test_the_built_in_data_have_a_name() -> None:
     assert DataConfig().train == ("sample",)
-    data = prepare_data(DataConfig(), seed=0)
+    data = prepare_data(DataConfig())
     assert data.records >= 400
     assert data.account["sources"]["train"] == ("sample",)
 
@@ -246,7 +246,7 @@ def contaminated(tmp_path: Path, policy: str) -> PreparedData:
     evaluation = {"subset": "x", "turns": [{"text": shared.upper().replace(" ", ",  ") + "!"}]}
     (tmp_path / "evaluation.json").write_text(json.dumps([evaluation]))
     named = (str(tmp_path / "evaluation.json"),)
-    return prepare_data(config(str(tmp_path / "train.jsonl"), decontaminate=named, on_leakage=policy), seed=0)
+    return prepare_data(config(str(tmp_path / "train.jsonl"), decontaminate=named, on_leakage=policy))
 
 
 def test_what_is_in_an_evaluation_is_not_learnt(tmp_path: Path) -> None:
@@ -266,4 +266,4 @@ def test_what_is_in_an_evaluation_is_not_learnt(tmp_path: Path) -> None:
 def test_a_source_of_the_mix_that_is_not_there(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "pairs.jsonl", 40)
     with pytest.raises(DataError, match=r"data.mix names the source 'pears', and the sources are pairs"):
-        prepare_data(config(path, mix={"pears": 2.0}), seed=0)
+        prepare_data(config(path, mix={"pears": 2.0}))

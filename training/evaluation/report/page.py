@@ -73,6 +73,7 @@ def page(
         a=analysis,
         calibration=calibration,
         few=FEW_CLUSTERS,
+        seeds=_seeds(subject.provenance),
         trained_with=_trained_with(TrainingConfig.model_validate(subject.provenance.configuration)),
         marked=any(interval.too_narrow for interval in _intervals([evaluation, analysis])),
         plots={name: Markup(svg) for name, svg in _plots(evaluation, analysis, decided, responses).items()},
@@ -119,6 +120,12 @@ def _trained_with(config: TrainingConfig) -> str:
     if config.data.annotators != "equal":
         parts.append(config.data.annotators)
     return ", ".join(parts)
+
+
+def _seeds(provenance: Provenance) -> str:
+    if not provenance.averaged:
+        return str(provenance.seed)
+    return f"{', '.join(str(each.seed) for each in provenance.averaged)} (mean of the weights of these trainings)"
 
 
 def _intervals(value: Any) -> Iterator[Interval]:

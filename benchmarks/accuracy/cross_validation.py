@@ -6,7 +6,8 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import as_completed
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -34,39 +35,61 @@ _LIBRARIES = (
 _CODE = ("training", "service/bundle", "benchmarks/accuracy/train.py", "benchmarks/accuracy/folds.py")
 
 
-def cross_validate(
-    protocol: str,
-    recipe: TrainingConfig,
-    seeds: Sequence[int],
-    folds: Sequence[int] | None = None,
-    *,
-    hard_labels: bool = False,
-) -> list[list[HeldOut]]:
-    """Train and test; a list of folds for each seed.
+@dataclass(frozen=True)
+class Asked:
+    """A recipe on the folds of a protocol.
 
-    Every process computes on one thread, so that figures do not depend on how many there are, and leaves its fold in
-    `build/accuracy/HASH-OF-THE-CODE/`: a run that was interrupted goes on where it was.
-
-    Args:
+    Attributes:
         protocol: of `PROTOCOLS`.
         recipe: see `train_and_test`.
         seeds: of validation prompts, head, order and grouping.
         folds: numbers of the folds wanted; all by default.
         hard_labels: train on the winner of each pair alone, without its votes, and leave out ties.
     """
+
+    protocol: str
+    recipe: TrainingConfig
+    seeds: Sequence[int]
+    folds: Sequence[int] | None = None
+    hard_labels: bool = False
+
+    @cached_property
+    def numbers(self) -> Sequence[int]:
+        """Of the folds."""
+        return range(len(PROTOCOLS[self.protocol](self.seeds[0]))) if self.folds is None else self.folds
+
+    def file(self, seed: int, number: int) -> str:
+        """Where a fold is kept."""
+        hard = "-hard" if self.hard_labels else ""
+        return f"{self.protocol}{hard}-{_digest(self.recipe)}-{seed}-{number}.json"
+
+
+def cross_validate(*asked: Asked) -> list[list[list[HeldOut]]]:
+    """Train and test all that is asked, in the order given; a list of folds for each seed of each.
+
+    Every process computes on one thread, so that figures do not depend on how many there are, and leaves its fold in
+    `build/accuracy/HASH-OF-THE-CODE/`: a run that was interrupted goes on where it was.
+    """
     folder = CACHE / (code() or UNCOMMITTED)
     if folder.name == UNCOMMITTED:  # nobody knows what an earlier run of a changing tree was
         shutil.rmtree(folder, ignore_errors=True)
-    numbers = range(len(PROTOCOLS[protocol](seeds[0]))) if folds is None else folds
-    name = f"{protocol}{'-hard' if hard_labels else ''}-{_digest(recipe)}"
-    jobs = {(seed, number): folder / f"{name}-{seed}-{number}.json" for seed in seeds for number in numbers}
-    missing = [job for job, place in jobs.items() if not place.is_file()]
+    missing = [
+        (one, seed, number, place)
+        for one in asked
+        for seed in one.seeds
+        for number in one.numbers
+        if not (place := folder / one.file(seed, number)).is_file()
+    ]
+    names = ", ".join(dict.fromkeys(one.protocol for one in asked))
     # One thread each: with two a step is not twice as fast.
     with process_pool(torch.set_num_threads, 1) as pool:
-        running = [pool.submit(_run, protocol, recipe, hard_labels, *job, jobs[job]) for job in missing]
-        for done in tqdm(as_completed(running), protocol, len(running), unit=" folds", disable=not running):
+        running = [pool.submit(_run, *job) for job in missing]
+        for done in tqdm(as_completed(running), names, len(running), unit=" folds", disable=not running):
             done.result()
-    return [[HeldOut.load(jobs[seed, number]) for number in numbers] for seed in seeds]
+    return [
+        [[HeldOut.load(folder / one.file(seed, number)) for number in one.numbers] for seed in one.seeds]
+        for one in asked
+    ]
 
 
 def code() -> str | None:
@@ -90,10 +113,10 @@ def _digest(recipe: TrainingConfig) -> str:
     return hashlib.sha256(settings.encode()).hexdigest()[:12]
 
 
-def _run(protocol: str, recipe: TrainingConfig, hard_labels: bool, seed: int, number: int, place: Path) -> None:
+def _run(asked: Asked, seed: int, number: int, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    fold = _folds(protocol, seed)[number]
-    train_and_test(with_hard_labels(fold) if hard_labels else fold, recipe, seed).dump(place)
+    fold = _folds(asked.protocol, seed)[number]
+    train_and_test(with_hard_labels(fold) if asked.hard_labels else fold, asked.recipe, seed).dump(place)
 
 
 @lru_cache(maxsize=1)

@@ -13,13 +13,13 @@ over seeds. Needs the public data; ASSAY_DATA names their folder. Folds that are
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
 
 from benchmarks.accuracy.baselines import bag_of_words, untuned_backbone
-from benchmarks.accuracy.cross_validation import cross_validate
+from benchmarks.accuracy.cross_validation import Asked, cross_validate
 from benchmarks.accuracy.figures import Figures, Mask, Pooled, Strings, figures
 from benchmarks.accuracy.folds import FILES, PROTOCOLS, RESPONSES, ethics_apart, ethics_repeated, seen_in_development
 from benchmarks.accuracy.percent import percent, points, with_interval
@@ -46,18 +46,16 @@ QUICKER = {"ethics": optimiser(epochs=0.3)}
 """Where a whole training would take longer than all else."""
 
 
-def tested(part: str, seeds: int, quick: bool) -> Pooled:
-    """The pairs of a protocol; quickly, on a few folds."""
-    folds = QUICK_FOLDS[part] if quick else None
+def asked(part: str, seeds: int, quick: bool) -> Asked:
+    """What a part trains and tests; quickly, a few folds."""
     recipe = read_recipe(RECIPES[part])
     if quick and part in QUICKER:
         recipe = QUICKER[part].of(recipe)
-    return Pooled.of(cross_validate(part, recipe, range(seeds), folds))
+    return Asked(part, recipe, range(seeds), QUICK_FOLDS[part] if quick else None)
 
 
-def convarg(seeds: int, quick: bool) -> Result:
+def convarg(pooled: Pooled, quick: bool) -> Result:
     """The published protocol."""
-    pooled = tested("convarg", seeds, quick)
     every = figures(pooled)
     unseen = figures(pooled.select(~np.isin(pooled.record, sorted(seen_in_development()))))
     assert every.matched is not None
@@ -86,9 +84,8 @@ def convarg(seeds: int, quick: bool) -> Result:
     return _result("convarg", quick, targets, {"all": every, "debates not in the study": unseen}, rows, pooled)
 
 
-def convarg_debates(seeds: int, quick: bool) -> Result:
+def convarg_debates(pooled: Pooled, quick: bool) -> Result:
     """Nothing of a debate is known."""
-    pooled = tested("convarg_debates", seeds, quick)
     every = figures(pooled)
     target = Target(
         "convarg strict, each whole debate held out",
@@ -100,9 +97,8 @@ def convarg_debates(seeds: int, quick: bool) -> Result:
     return _result("convarg_debates", quick, [target], {"all": every}, [], pooled)
 
 
-def ethics(seeds: int, quick: bool) -> Result:
+def ethics(pooled: Pooled, quick: bool) -> Result:
     """The published test, and what is left of it without sentences that training has."""
-    pooled = tested("ethics", seeds, quick)
     # Rows linked by a sentence are one family for over half of the test, which cannot be drawn: each row for itself.
     pooled = replace(pooled, cluster=np.arange(len(pooled.record)))
     every = figures(pooled)
@@ -140,9 +136,8 @@ def ethics_targets(pooled: Pooled, of: str = "") -> list[Target]:
     ]  # fmt: skip
 
 
-def responses(seeds: int, quick: bool) -> Result:
+def responses(pooled: Pooled, quick: bool) -> Result:
     """Each source beside the best of three baselines."""
-    pooled = tested("responses", seeds, quick)
     every_fold = PROTOCOLS["responses"](0)
     folds = [every_fold[number] for number in QUICK_FOLDS["responses"]] if quick else every_fold
     baselines = {
@@ -221,16 +216,17 @@ def _result(
     return Result(f"accuracy_{part}", quick, 0, targets, content, rows)
 
 
-PARTS: dict[str, Callable[[int, bool], Result]] = {
+PARTS: dict[str, Callable[[Pooled, bool], Result]] = {
+    "responses": responses,
+    "ethics": ethics,
     "convarg": convarg,
     "convarg_debates": convarg_debates,
-    "ethics": ethics,
-    "responses": responses,
 }
+"""Those with the longest folds first, so that no core waits for them in the end."""
 
 
-def run(part: str, seeds: int, quick: bool) -> Result:
-    """One of `PARTS`.
+def run(parts: Sequence[str], seeds: int, quick: bool) -> Iterator[Result]:
+    """Some of `PARTS`; quickly, all of their folds are trained side by side before the first result.
 
     Raises:
         FileNotFoundError: the public data are not there.
@@ -240,7 +236,10 @@ def run(part: str, seeds: int, quick: bool) -> Result:
         raise FileNotFoundError(
             f"{folder}: {', '.join(missing)}: the public preference data are not there; set ASSAY_DATA to their folder"
         )
-    return PARTS[part](seeds, quick)
+    for together in [parts] if quick else [[part] for part in parts]:
+        trained = cross_validate(*(asked(part, seeds, quick) for part in together))
+        for part, runs in zip(together, trained, strict=True):
+            yield PARTS[part](Pooled.of(runs), quick)
 
 
 if __name__ == "__main__":
@@ -251,7 +250,8 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     refuse_uncommitted(arguments.quick)
     try:
-        for name in [arguments.only] if arguments.only else PARTS:
-            run(name, 1 if arguments.quick else arguments.seeds, arguments.quick).publish()
+        parts = [arguments.only] if arguments.only else list(PARTS)
+        for result in run(parts, 1 if arguments.quick else arguments.seeds, arguments.quick):
+            result.publish()
     except FileNotFoundError as error:
         sys.exit(str(error))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.accuracy.cross_validation import cross_validate
+from benchmarks.accuracy.cross_validation import Asked, cross_validate
 from benchmarks.accuracy.figures import Figures, Pooled, figures
 from benchmarks.result import Result, Row, refuse_uncommitted
 from training.config import TrainingConfig
@@ -142,7 +142,9 @@ def study(name: str, only: Sequence[str] | None, seeds: int, quick: bool) -> Res
         if only and key != "the recipe" and key not in only:
             continue
         folds = range(1) if quick else None
-        runs = cross_validate(asked.protocol, variant.of(recipe), range(seeds), folds, hard_labels=variant.hard_labels)
+        (runs,) = cross_validate(
+            Asked(asked.protocol, variant.of(recipe), range(seeds), folds, hard_labels=variant.hard_labels)
+        )
         seconds = sum(fold.seconds for run in runs for fold in run) / len(runs)
         found[key] = figures(Pooled.of(runs)), seconds
         print(f"{key}: {_line(*found[key], asked.of_length)}", flush=True)

@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.result import Result, Row, Target, publish_parts
 from benchmarks.training.contender import CONTENDERS
 from benchmarks.training.work import WORKLOADS
+from training.precision import computes_bf16
 
 SAME_LOSS = 1e-3
 """Largest difference of a step's loss in fp32: rounding, which a few steps of training spread."""
@@ -68,8 +69,11 @@ def measure(part: str, quick: bool) -> Result:
     name = PARTS[part]
     workload = WORKLOADS[name]
     steps, rounds = (3, 1) if quick else (workload.steps, workload.rounds)
-    same = {contender: train(contender, name, 3, "--fp32").losses for contender in CONTENDERS}
+    in_fp32 = {contender: train(contender, name, 3, "--fp32") for contender in CONTENDERS}
+    same = {contender: run.losses for contender, run in in_fp32.items()}
     runs: dict[str, list[Trained]] = {contender: [] for contender in CONTENDERS}
+    if quick and not computes_bf16():  # then these were the three steps
+        runs, rounds = {contender: [run] for contender, run in in_fp32.items()}, 0
     for _ in range(rounds):
         for contender, done in runs.items():
             done.append(train(contender, name, steps))
@@ -107,7 +111,7 @@ def measure(part: str, quick: bool) -> Result:
     figures = {
         "workload": vars(workload),
         "steps": steps,
-        "rounds": rounds,
+        "rounds": len(runs["assay"]),
         "losses_fp32": same,
         "runs": {contender: [vars(r) for r in done] for contender, done in runs.items()},
     }

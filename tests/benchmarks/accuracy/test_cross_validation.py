@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.accuracy import cross_validation
-from benchmarks.accuracy.cross_validation import cross_validate
+from benchmarks.accuracy.cross_validation import Asked, cross_validate
 from benchmarks.accuracy.figures import Pooled, figures
 from benchmarks.accuracy.folds import PROTOCOLS, Fold
 from benchmarks.accuracy.train import HeldOut, train_and_test
@@ -51,14 +51,15 @@ def test_what_is_done_is_kept_by_commit_and_recipe(
     monkeypatch.setattr(cross_validation, "code", lambda: "abc")
     monkeypatch.setattr(cross_validation, "process_pool", Here)
     monkeypatch.setitem(PROTOCOLS, "toy", toy_folds)  # type: ignore[index]
-    first = cross_validate("toy", recipe, range(2))
+    first, one = cross_validate(Asked("toy", recipe, range(2)), Asked("toy", recipe, range(1), [1]))
     assert [[len(fold.record) for fold in run] for run in first] == [[15, 15]] * 2
+    assert [[fold.record for fold in run] for run in one] == [[first[0][1].record]]
     monkeypatch.setattr(cross_validation, "train_and_test", None)
-    again = cross_validate("toy", recipe, range(2))
+    (again,) = cross_validate(Asked("toy", recipe, range(2)))
     assert figures(Pooled.of(again)) == figures(Pooled.of(first))
     other = recipe.model_copy(update={"optimiser": recipe.optimiser.model_copy(update={"epochs": 3})})
     with pytest.raises(TypeError):
-        cross_validate("toy", other, range(1))
+        cross_validate(Asked("toy", other, range(1)))
 
 
 class Here:

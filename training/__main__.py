@@ -102,11 +102,12 @@ def _average(arguments: Sequence[str]) -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run to be made")
     parser.add_argument("--bundle", type=Path, default=Path("bundles/default"), help="where export will write it")
     parser.add_argument("--name", help="of the model; default: that of the first run")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that --run holds")
     flags = parser.parse_args(arguments)
 
     from training.pipeline import run_average
 
-    run_average(flags.runs, flags.run, flags.bundle, flags.name)
+    run_average(flags.runs, flags.run, flags.bundle, flags.name, overwrite=flags.overwrite)
     print(f"{flags.run}: the mean of {len(flags.runs)} runs; measure it with `assay-train evaluate --run {flags.run}`")
     return 0
 
@@ -184,6 +185,9 @@ def _train(command: str, arguments: Sequence[str]) -> int:
         )
     except ConfigurationError as error:
         return _fail(2, str(error))
+
+    if command in ("evaluate", "export") and (found := [n for n in ("resume", "overwrite") if getattr(config, n)]):
+        return _fail(2, f"{found[0]} is of fit and run, and {command} has nothing to do with it; leave it out")
 
     # Only here, so that --help and a misspelt setting do not wait for torch.
     from training.destination import refuse_destination

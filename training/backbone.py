@@ -2,7 +2,7 @@
 
 import importlib.util
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
 
-from service.bundle.layout import Family
+from service.bundle.layout import Family, Pooling
 from service.bundle.text_format import Formatter, TextFormat
 from service.bundle.tokenizer import TextTokenizer
 from training.attention import ATTENTION_NAME, UnsupportedBackboneError
@@ -41,7 +41,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded backbone with the text format that it was pretrained with, and its head if that is to be kept."""
+    """A loaded backbone with the text format that it was pretrained with, and its head if that is to be kept.
+
+    Attributes:
+        pooling: where its head reads; none if it has none.
+    """
 
     model: PreTrainedModel
     tokenizer: TextTokenizer
@@ -51,6 +55,7 @@ class Backbone:
     max_positions: int
     source: Source
     head: PretrainedHead | None = None
+    pooling: Pooling | None = None
 
 
 _PACKAGES = {
@@ -106,7 +111,10 @@ def load_backbone(name: str, with_head: bool = False) -> Backbone:
                 classifier, weight = load_classifier(source.location, **gguf)
                 model: PreTrainedModel = getattr(classifier, classifier.base_model_prefix)
             else:
-                model = AutoModel.from_pretrained(source.location, dtype=torch.float32, **gguf)
+                model, info = AutoModel.from_pretrained(
+                    source.location, dtype=torch.float32, output_loading_info=True, **gguf
+                )
+                _refuse_missing(source.name, info["missing_keys"])
     except UnsupportedBackboneError:
         raise
     except Exception as error:  # an architecture divides, looks up and allocates by what its files say
@@ -141,7 +149,17 @@ def load_backbone(name: str, with_head: bool = False) -> Backbone:
         max_positions=positions,
         source=source,
         head=head,
+        pooling=None if head is None else Pooling.LAST,
     )
+
+
+def _refuse_missing(name: str, keys: Iterable[str]) -> None:
+    """transformers draws what a file does not hold at random; of a pooler, which is taken off, that is no loss."""
+    if missing := sorted(key for key in keys if "pooler" not in key):
+        raise UnsupportedBackboneError(
+            f"model.backbone: the files of {name!r} lack {len(missing)} weights of its architecture, such as "
+            f"{missing[0]}, which would be random; is it a checkpoint of this model?"
+        )
 
 
 def forget_quantisation(model: Any) -> None:

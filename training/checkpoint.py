@@ -72,6 +72,11 @@ def weights_sha256(folder: Path) -> str:
     return sha256_of(folder / _WEIGHTS)
 
 
+def checkpoint_in(folder: Path) -> Path | None:
+    """The checkpoint that a folder is, or that a run's folder holds."""
+    return next((place for place in (folder, folder / "model") if (place / _DESCRIPTION).is_file()), None)
+
+
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint, in evaluation mode.
 

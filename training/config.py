@@ -24,6 +24,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
+    def with_changes_of(self, other: Self) -> Self:
+        """These settings, and in their place those that `other` sets explicitly."""
+        return self.model_copy(update={name: getattr(other, name) for name in other.model_fields_set})
+
 
 def _one_or_more(value: Any) -> Any:
     """A single name stands for a list of one."""
@@ -31,6 +35,9 @@ def _one_or_more(value: Any) -> Any:
 
 
 Sources = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+
+
+_ALPHA = 32
 
 
 class DataConfig(Section):
@@ -66,8 +73,8 @@ class DataConfig(Section):
     """Evaluation files, in whatever columns: what is learnt must not share 13 words in a row with a text there, nor a
     whole text of 6 to 12 words; on_leakage says what becomes of a training prompt that does."""
     mix: dict[str, Annotated[float, Field(gt=0, le=100)]] = {}
-    """How often an epoch sees the records of a source, by its name: 2 for twice, 0.5 for half of them, others in each
-    epoch. Sources that are not named: once."""
+    """How often an epoch sees the records of a source, by its name: 2 for twice, 0.5 for half of them, drawn anew
+    each epoch. Sources that are not named: once."""
     annotators: Literal["equal", "dawid-skene"] = "equal"
     """Take votes as they are cast; or replace those on each training pair by the probabilities of who is better, given
     how reliable the votes show each annotator to be. These are much surer than shares of votes."""
@@ -86,10 +93,11 @@ class ModelConfig(Section):
     """What learns."""
 
     backbone: str = "minilm"
-    """minilm (all-MiniLM-L6-v2, encoder), smollm2 (SmolLM2-135M-Instruct), a folder, or a Hugging Face name."""
+    """minilm (all-MiniLM-L6-v2, encoder), smollm2 (SmolLM2-135M-Instruct), a folder of transformers, the folder of an
+    earlier run, or a Hugging Face name."""
     head: Literal["new", "pretrained"] = "new"
-    """new: drawn, and trained; pretrained: the backbone is a reward model that was trained elsewhere (a sequence
-    classifier of transformers with one output, such as TRL leaves), and its head and text format are kept."""
+    """new: randomly initialised; pretrained: the backbone is a reward model, of an earlier run or trained elsewhere (a
+    sequence classifier of transformers with one output, such as TRL leaves), and its head and text format are kept."""
     pooling: Literal["last", "first", "mean"] | None = None
     """Where the score is read: last (causal), mean or first (bidirectional). Default: last, or mean."""
     max_tokens: int | None = Field(None, ge=4)
@@ -108,7 +116,7 @@ class ModelConfig(Section):
     lora_rank: int = Field(0, ge=0, le=1024)
     """Train low-rank adapters of this rank on all linear layers, and the head, instead of all weights; 0 for all. The
     adapters are merged when training ends, so that the bundle is like any other."""
-    lora_alpha: int = Field(32, ge=1)
+    lora_alpha: int = Field(_ALPHA, ge=1)
     """Scale of the adapters: their product counts lora_alpha / lora_rank."""
     ensemble: int = Field(1, ge=1, le=64)
     """Heads on one backbone, each learning from prompts drawn anew: their mean is the reward, and their standard
@@ -133,6 +141,8 @@ class ModelConfig(Section):
     def _one_way_to_learn_less(self) -> Self:
         if self.frozen_layers is not None and self.lora_rank:
             raise ValueError("frozen_layers and lora_rank: adapters leave all layers as they were; not both")
+        if self.lora_alpha != _ALPHA and not self.lora_rank:
+            raise ValueError("lora_alpha scales adapters, and lora_rank is 0, so that there are none")
         return self
 
     @property
@@ -227,14 +237,14 @@ class TrainingConfig(Section):
     """Folder of the run: weights, checkpoints, metrics, report."""
     bundle: Path = Path("bundles/default")
     """Folder that export writes the bundle to."""
-    name: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field("default", max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the model, as replies carry it."""
     licence: str | None = None
     """Licence of the trained weights. Default: the base model's."""
     resume: bool = False
     """Go on from the newest checkpoint of the run."""
     overwrite: bool = False
-    """Begin anew where the run's folder holds an unfinished run, whose checkpoints are then lost."""
+    """Begin anew where the run's folder holds a run, which is then lost."""
     progress: bool = True
     """Show progress bars."""
     trackers: Sources = ()
@@ -268,6 +278,7 @@ class TrainingConfig(Section):
             "optimiser": set(OptimiserConfig.model_fields) - {"epochs"},
             "loss": set(LossConfig.model_fields),
             "model": {"lora_rank", "frozen_layers", "gradient_checkpointing", "dropout"},
+            "data": {"mix", "annotators"},
         }
         mine, default = (config.model_dump(include=of_training) for config in (self, TrainingConfig()))
         return [

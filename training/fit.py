@@ -86,7 +86,7 @@ def fit(
     set_seed(config.optimiser.seed)
     records = records_of(train)
     if config.loss.kind == "plackett-luce":
-        _refuse_unranked(records)
+        refuse_unranked(records)
     # Where nothing is learnt of ties, several processes must not wait for a gradient of it.
     model.tie_threshold.requires_grad_(config.loss.kind in KNOW_TIES)
     if config.loss.kind in KNOW_TIES:
@@ -160,7 +160,12 @@ def _tie_share(records: Sequence[PreferenceRecord]) -> float:
     return ties / votes
 
 
-def _refuse_unranked(records: Sequence[PreferenceRecord]) -> None:
+def refuse_unranked(records: Sequence[PreferenceRecord]) -> None:
+    """Refuse records that `plackett-luce` cannot learn from.
+
+    Raises:
+        ValueError: naming one whose judgements are not those of a ranking.
+    """
     for record in records:
         try:
             ranking(record.judgements)

@@ -52,16 +52,19 @@ def judgement_weights(
     goes to the head it is on: the one there is; each member of an ensemble as often as a bootstrap of prompts draws its
     record (a Poisson count of mean 1, Oza & Russell 2001), over the number of members; its aspect, or, without one, the
     sum of aspects that is the reward.
+
+    Raises:
+        ValueError: so few records that, however often they are drawn, some member of an ensemble gets none.
     """
     judgements = np.zeros(len(records), dtype=np.int64)
-    own = np.fromiter(_weights(records, weigh_by, judgements), np.float32)
+    own = np.fromiter(_weights(records, weigh_by, judgements), np.float64)
     if heads.kind == "single":
         shares = np.ones((len(own), 1), dtype=np.float32)
     elif heads.kind == "ensemble":
         shares = np.repeat(_bootstrap(records, len(heads.weights), seed) / len(heads.weights), judgements, axis=0)
     else:
         shares = _aspects(records, len(own), heads)
-    mean = own.mean(dtype=np.float64) if len(own) else 1.0
+    mean = own.mean() if len(own) else 1.0
     return WeightTable((own[:, None] / mean * shares).astype(np.float32), judgements)
 
 
@@ -123,8 +126,8 @@ def _bootstrap(records: Sequence[PreferenceRecord], members: int, seed: int) -> 
         for number, record in enumerate(records):
             counts[number] = _counts(f"{prefix}:{record.id}", members)
         if not len(records) or np.all(counts.sum(axis=0) > 0):
-            break
-    return counts
+            return counts
+    raise ValueError(f"model.ensemble is {members}: of {len(records)} training prompts some member would learn nothing")
 
 
 def _counts(key: str, members: int) -> npt.NDArray[np.int64]:

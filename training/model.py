@@ -98,6 +98,14 @@ class RewardModel(nn.Module):
             self.backbone.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
         except ValueError as error:
             raise UnsupportedBackboneError(f"model.gradient_checkpointing: {error}") from error
+        if self.dropout:
+            return
+        # `train` lets these layers think that they train, and some (OPT's) have a dropout of their own.
+        for layer in self.backbone.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                for name, value in list(vars(layer).items()):
+                    if name.endswith("dropout") and isinstance(value, float):
+                        setattr(layer, name, 0.0)
 
     def use_flexible_attention(self) -> None:
         """Attend in one kernel over all tokens, see `training.attention.BlockPlan`; without dropout.

@@ -12,9 +12,9 @@ from service.bundle.layout import Family, Pooling
 from service.bundle.manifest import Provenance
 from service.bundle.text_format import Formatter
 from training.adapters import add_adapters
-from training.backbone import load_backbone
 from training.checkpoint import Checkpoint, Description
 from training.config import TrainingConfig
+from training.earlier_run import load_start
 from training.freezing import freeze
 from training.model import RewardModel
 from training.prepare import PreparedData
@@ -27,9 +27,14 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnx
 def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
     """An untrained reward model on the configured backbone; the seed is set before the head is drawn."""
     pretrained = config.model.head == "pretrained"
-    backbone = load_backbone(config.model.backbone, with_head=pretrained)
+    backbone = load_start(config.model.backbone, with_head=pretrained)
     family = backbone.family
-    pooling = Pooling(config.model.pooling or ("last" if family is Family.CAUSAL else "mean"))
+    of_family = Pooling.LAST if family is Family.CAUSAL else Pooling.MEAN
+    pooling = Pooling(config.model.pooling or backbone.pooling or of_family)
+    if pretrained and pooling is not backbone.pooling:
+        raise ValueError(
+            f"model.pooling is {pooling}, and the pretrained head reads at {backbone.pooling}; leave it out"
+        )
     max_tokens = config.model.max_tokens or min(backbone.max_positions, MOST_TOKENS_BY_DEFAULT)
     if max_tokens > backbone.max_positions:
         raise ValueError(
@@ -61,7 +66,8 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
     if backbone.head is not None:
         with torch.no_grad():
             model.head.weight.copy_(backbone.head.weight)
-        check_scores(model, formatter, backbone.head.scored, config.model.block_queries)
+        if backbone.head.scored:
+            check_scores(model, formatter, backbone.head.scored, config.model.block_queries)
     if config.model.attention == "flex":
         if not torch.cuda.is_available():
             raise ValueError("model.attention is flex, whose gradients need a CUDA device, and there is none here")

@@ -29,7 +29,7 @@ from training.encoding import Example, encode_records, truncated
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.measure import measure
 from training.export.bundle import export_bundle
-from training.fit import FitResult, checkpoint_to_resume, fit
+from training.fit import FitResult, checkpoint_to_resume, fit, refuse_unranked
 from training.judgement_weights import check_aspects
 from training.new_checkpoint import new_checkpoint
 from training.prepare import PreparedData, prepare_data
@@ -87,6 +87,8 @@ def run_fit(config: TrainingConfig) -> FitResult:
     if not config.model.aspects and (named := _on_aspects(data)):
         logger.warning("%d training judgements name an aspect; without model.aspects they all teach one score", named)
     check_aspects(data.splits.train, [*data.splits.validation, *data.splits.test], config.model.heads)
+    if config.loss.kind == "plackett-luce":
+        refuse_unranked(data.splits.train)
     checkpoint = new_checkpoint(config, data)
     formatter = checkpoint.formatter
     with processes.main_first():
@@ -117,14 +119,17 @@ def run_fit(config: TrainingConfig) -> FitResult:
     return result
 
 
-def run_average(runs: Sequence[Path], run: Path, bundle: Path, name: str | None = None) -> None:
+def run_average(
+    runs: Sequence[Path], run: Path, bundle: Path, name: str | None = None, *, overwrite: bool = False
+) -> None:
     """Leave the mean of the weights of `runs` in the folder `run`, as a run that was fitted.
 
     Args:
         runs: folders of two fitted runs or more, see `training.averaging.average_checkpoints`.
-        run: the folder to write; what an earlier run left there is replaced.
+        run: the folder to write.
         bundle: where `export` will write it.
         name: of the model; that of the first by default.
+        overwrite: `run` may hold a run, which is replaced.
 
     Raises:
         CheckpointError: nothing was trained in one of them, or it is damaged.
@@ -136,8 +141,7 @@ def run_average(runs: Sequence[Path], run: Path, bundle: Path, name: str | None 
     provenance = mean.description.provenance
     first = _configuration(runs[0] / "model", provenance.configuration)
     config = first.model_copy(update={"run": run, "bundle": bundle, "name": name or first.name, "resume": False})
-    config = TrainingConfig.model_validate(config.portable())
-    refuse_to_delete(config)
+    refuse_to_delete(config.model_copy(update={"overwrite": overwrite}))
     remove(run, (*RESULTS, BEGUN, CHECKPOINTS, TENSORBOARD))
     run.mkdir(parents=True, exist_ok=True)
     provenance = provenance.model_copy(update={"configuration": config.portable()})
@@ -175,7 +179,10 @@ def _on_aspects(data: PreparedData) -> int:
 def _as_begun(config: TrainingConfig, begun: TrainingConfig) -> TrainingConfig:
     """The configuration that the run to be resumed began with."""
     _refuse_other_settings(config, begun)
-    return begun.model_copy(update={"run": config.run, "resume": True, "progress": config.progress})
+    own = {"run": config.run, "resume": True, "progress": config.progress}
+    if "trackers" in config.model_fields_set:
+        own["trackers"] = config.trackers
+    return begun.model_copy(update=own)
 
 
 def _configuration(path: Path, content: Any) -> TrainingConfig:
@@ -208,15 +215,15 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
     provenance = checkpoint.description.provenance
     trained = _configuration(config.run / "model", provenance.configuration)
     _refuse_other_settings(config, trained)
-    remove(config.run, EVALUATION)
     data = _prepared(trained.data, config.progress)
     if data.sha256 != provenance.data_sha256:
         raise CheckpointError(
             f"{config.run}: the data have changed since the model was trained, so its test prompts are not the "
             "ones held out then; train anew"
         )
+    remove(config.run, EVALUATION)  # not before there can be another
     move_to_accelerator(checkpoint.model)
-    report = config.report if "report" in config.model_fields_set else trained.report
+    report = trained.report.with_changes_of(config.report)
     evaluation = measure(config.run, checkpoint, data, report.probe_responses, config.progress)
     write(config.run / "evaluated.json", {"weights_sha256": weights_sha256(config.run / "model")})
     return evaluation
@@ -238,10 +245,11 @@ def run_export(config: TrainingConfig) -> Bundle:
     if read(config.run / "evaluated.json") != {"weights_sha256": weights_sha256(config.run / "model")}:
         raise CheckpointError(f"{config.run}: the weights are not those that were evaluated; run evaluate again")
     path = config.run / "reference.json"
-    reference = read_as(Reference, path, AGAIN) if config.export.reference and path.is_file() else None
+    export = trained.export.with_changes_of(config.export)
+    reference = read_as(Reference, path, AGAIN) if export.reference and path.is_file() else None
     destination = destination_of(config, trained)
     report = config.run / "report.html"
-    page = report.read_text(encoding="utf-8") if config.export.report and report.is_file() else None
+    page = report.read_text(encoding="utf-8") if export.report and report.is_file() else None
     bundle = export_bundle(checkpoint, calibration, evaluation, destination, reference, page)
     logger.info("wrote %s, digest %s", destination, bundle.digest)
     return bundle

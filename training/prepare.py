@@ -65,6 +65,8 @@ def prepare_data(config: DataConfig) -> PreparedData:
         _read(sources, config, skipped) for sources in (config.train, config.test)
     )
     records, test = unique_ids([given, given_test])
+    for name in ("aspects", "mix"):  # before merging: all votes of a source may go into another's records
+        refuse_unknown(name, getattr(config, name), {record.source for record in [*records, *test]})
     hygiene = check([*records, *test])  # before merging, which would hide what is there twice
     judgements = _judgements(records)
     if config.deduplicate:
@@ -75,8 +77,6 @@ def prepare_data(config: DataConfig) -> PreparedData:
     repeated = judgements - _judgements(records)
     if config.merge_prompts:  # rows on one pair, in whatever source, are votes
         records, test = (add_up_votes(merge_by_prompt(part)) for part in (records, test))
-    for name in ("aspects", "mix"):
-        refuse_unknown(name, getattr(config, name), {record.source for record in [*records, *test]})
     fractions = fractions_of(config)
     splits = split(records, fractions, config.seed)
     leakage = asdict(check_leakage([*splits.train, *splits.validation], test or splits.test))

@@ -121,13 +121,17 @@ def holds_run(run: Path, mark: str) -> bool:
 
 
 def refuse_to_delete(config: TrainingConfig) -> None:
-    """Refuse a folder whose content is not ours to replace, or is hours of an unfinished run.
+    """Refuse a folder whose content is not ours to replace, or is a run that nobody said may be lost.
 
     Raises:
         ValueError: naming the folder and the way out.
     """
     run = config.run
-    if holds_run(run, BEGUN) and not (run / TRAINED).is_file() and not config.overwrite:
+    if not holds_run(run, BEGUN) or config.overwrite:
+        return
+    if (run / TRAINED).is_file():
+        raise ValueError(f"--run {run}: holds a finished run; --overwrite replaces it, or name another folder")
+    if resumable(run):
         raise ValueError(f"--run {run}: holds an unfinished run; --resume goes on with it, --overwrite begins anew")
 
 

@@ -41,6 +41,7 @@ def training_arguments(config: TrainingConfig, elements: int) -> TrainingArgumen
     optimiser = config.optimiser
     processes.refuse_uneven(optimiser.batch_elements)
     updates_per_epoch = max(1, math.ceil(elements / optimiser.batch_elements / optimiser.accumulation))
+    updates = updates_per_epoch * optimiser.epochs
     every = max(1, updates_per_epoch // optimiser.evaluations_per_epoch)
     arguments = TrainingArguments(
         output_dir=str(config.run / CHECKPOINTS),
@@ -49,14 +50,16 @@ def training_arguments(config: TrainingConfig, elements: int) -> TrainingArgumen
         ddp_find_unused_parameters=False,  # there are none, and the threshold of ties is used outside of `forward`
         gradient_accumulation_steps=optimiser.accumulation,
         lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(optimiser.warmup * updates_per_epoch * optimiser.epochs),
+        # The first of them has the rate 0: an only update must not be one.
+        warmup_steps=min(math.ceil(optimiser.warmup * updates), math.ceil(updates) - 1),
         max_grad_norm=optimiser.max_gradient_norm,
         bf16=bf16_if_it_helps(optimiser.bf16, "optimiser.bf16"),
         use_cpu=not torch.accelerator.is_available(),  # else bf16 is refused where there is no GPU
         seed=optimiser.seed,
         data_seed=optimiser.seed,
         eval_strategy="steps",
-        eval_on_start=config.model.head == "pretrained",  # to tell whether it got better
+        # To tell whether it got better; a second time it would count against the patience.
+        eval_on_start=config.model.head == "pretrained" and not config.resume,
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from service.bundle.layout import Family, plan_layout
-from tests.training.tiny import tiny_checkpoint, toy_records
+from service.bundle.layout import Family, Pooling, plan_layout
+from tests.training.tiny import tiny_backbone, tiny_checkpoint, toy_records
 from training.adapters import add_adapters, merge_adapters
+from training.backbone import prepare
 from training.config import ModelConfig, OptimiserConfig, TrainingConfig
 from training.encoding import Example, encode_records
 from training.evaluation import metrics
@@ -87,3 +88,14 @@ def test_activations_computed_again_change_nothing_but_memory(family: Family, ad
     for name, gradient in plain.items():
         torch.testing.assert_close(again[name], gradient)
     assert saved[True] < 0.5 * saved[False]
+
+
+def test_layers_with_a_dropout_of_their_own_have_none_when_computed_again() -> None:
+    """OPT's layers drop out by their own flag, which tells them to compute again."""
+    backbone = tiny_backbone("opt", ffn_dim=64, word_embed_proj_dim=32, dropout=0.5)
+    prepare(backbone)
+    model = RewardModel(backbone, Family.CAUSAL, Pooling.LAST)
+    model.checkpoint_gradients()
+    model.train()
+    batch = layout_tensors(plan_layout(ITEMS, Family.CAUSAL, block_queries=16))
+    assert torch.equal(model(**batch), model(**batch))

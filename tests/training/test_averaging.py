@@ -121,5 +121,7 @@ def test_runs_that_differ_in_their_seed_are_averaged_evaluated_and_exported(tmp_
     assert [part.configuration["name"] for part in bundle.manifest.provenance.averaged] == ["default", "default"]
     with pytest.raises(FileNotFoundError):
         run_fit(TrainingConfig(run=run, resume=True, progress=False))
-    run_average(runs, run, tmp_path / "bundle")  # a finished run is replaced, with what was measured of it
+    with pytest.raises(ValueError, match="holds a finished run; --overwrite replaces it"):
+        run_average(runs, run, tmp_path / "bundle")
+    run_average(runs, run, tmp_path / "bundle", overwrite=True)  # with what was measured of it
     assert not (run / "report.html").exists()

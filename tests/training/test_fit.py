@@ -379,6 +379,21 @@ def test_evaluations_fit_into_short_epochs(tmp_path: Path) -> None:
     assert arguments.eval_steps == arguments.save_steps == 1
 
 
+def test_an_only_update_learns(tmp_path: Path) -> None:
+    """The first update of a warm-up has the rate 0."""
+    assert training_arguments(configuration(tmp_path, epochs=1, batch_elements=16), 9).warmup_steps == 0
+    assert training_arguments(configuration(tmp_path, epochs=0.01, batch_elements=16), 900).warmup_steps == 0
+    assert training_arguments(configuration(tmp_path, epochs=2, batch_elements=1), 90).warmup_steps == 9
+
+
+def test_a_pretrained_head_is_measured_once_before_it_learns(tmp_path: Path) -> None:
+    """Measured again on resuming, it would count against the patience."""
+    config = configuration(tmp_path)
+    config = config.model_copy(update={"model": ModelConfig(head="pretrained")})
+    assert training_arguments(config, 9).eval_on_start
+    assert not training_arguments(config.model_copy(update={"resume": True}), 9).eval_on_start
+
+
 class Recorder(TrainerCallback):
     """In the place of a tracker's callback."""
 

@@ -52,6 +52,20 @@ def test_no_member_is_left_without_data(seed: int) -> None:
     assert (weights.sum(0) > 0).all()
 
 
+def test_too_few_prompts_for_so_many_members_are_refused() -> None:
+    """A member that learns nothing would count in the reward as it was drawn."""
+    with pytest.raises(ValueError, match="model.ensemble is 64: of 2 training prompts some member would learn nothing"):
+        judgement_weights(toy_records(2), Heads.ensemble(64))
+
+
+def test_weights_of_many_votes_do_not_overflow() -> None:
+    many = [record.model_copy(update={"judgements": [
+        judgement.model_copy(update={"i_wins": 1e39 * judgement.i_wins, "j_wins": 1e39 * judgement.j_wins})
+        for judgement in record.judgements
+    ]}) for record in toy_records(3)]  # fmt: skip
+    assert np.concatenate(judgement_weights(many, Heads(), "votes")) == pytest.approx(np.ones((3, 1)))
+
+
 def test_draws_depend_on_seed_and_record_alone() -> None:
     records = toy_records(20)
     heads = Heads.ensemble(3)

@@ -34,6 +34,14 @@ def test_preferences_that_length_tells_wholly_have_a_bounded_slope() -> None:
     assert 10 < fit_length_slope([record]) <= 20
 
 
+def test_lengths_that_are_alike_explain_nothing() -> None:
+    one = Judgement(i=0, j=1, i_wins=1, j_wins=0)
+    assert (
+        fit_length_slope([PreferenceRecord(id="r", prompt="p", responses=["ab", "cd"], judgements=[one], source="s")])
+        == 0
+    )
+
+
 def test_an_empty_text_has_a_length() -> None:
     assert log_length("") == log_length("x") == 0
     assert length_difference(np.array([0, 8]), np.array([1, 4])).tolist() == pytest.approx([0, np.log(2)])

@@ -186,7 +186,9 @@ def test_a_new_fit_takes_away_what_belongs_to_the_old_one(configure: Configure) 
     run_fit(config)
     run_evaluate(config)
     (config.run / "notes.txt").write_text("mine")
-    run_fit(configure(optimiser={"epochs": 1}))
+    with pytest.raises(ValueError, match="holds a finished run; --overwrite replaces it"):
+        run_fit(configure(optimiser={"epochs": 1}))
+    run_fit(configure(optimiser={"epochs": 1}, overwrite=True))
     steps = {path.name for path in (config.run / "checkpoints").iterdir()}
     assert steps == {"checkpoint-3"}  # not those of the longer run before
     assert (config.run / "notes.txt").read_text() == "mine"
@@ -210,6 +212,9 @@ def test_an_unfinished_run_is_not_begun_anew_by_mistake(configure: Configure) ->
     with pytest.raises(ValueError, match="--resume goes on with it, --overwrite begins anew"):
         run_fit(config)
     run_fit(config.model_copy(update={"overwrite": True}))
+    (config.run / "training.json").unlink()
+    shutil.rmtree(config.run / "checkpoints")
+    run_fit(config)  # nothing could be gone on with
 
 
 def test_other_weights_than_those_evaluated_are_not_exported(configure: Configure) -> None:
@@ -228,13 +233,21 @@ def test_a_fit_that_cannot_begin_leaves_the_old_run_alone(configure: Configure) 
     config = configure()
     run_fit(config)
     before = weights(config)
+    rows = [
+        record.model_copy(update={"judgements": [j.model_copy(update={"ties": 1.0}) for j in record.judgements[:2]]})
+        for record in toy_records(50, responses=3)
+    ]
+    write_records(config.run.parent / "tied.jsonl", rows)
+    tied = DataConfig(train=(str(config.run.parent / "tied.jsonl"),), validation_fraction=0.2, test_fraction=0.2)
     for broken in (
         configure(data=DataConfig(train=("nowhere.jsonl",))),
         configure(model=ModelConfig(backbone="./nothing")),
         configure(model=ModelConfig(backbone=config.model.backbone, max_tokens=9999)),
+        configure(data=tied, loss=LossConfig(kind="plackett-luce")),
     ):
-        with pytest.raises((ValueError, OSError)):
-            run_fit(broken)
+        with pytest.raises((ValueError, OSError)) as error:
+            run_fit(broken.model_copy(update={"overwrite": True}))
+        assert "--overwrite" not in str(error.value)
     assert all(torch.equal(weights(config)[name], tensor) for name, tensor in before.items())
 
 
@@ -250,13 +263,27 @@ def test_settings_that_could_have_no_effect_are_refused(configure: Configure, tm
             step(TrainingConfig(run=config.run, name="renamed"))
 
 
+def test_export_leaves_out_what_the_run_was_told_to(configure: Configure) -> None:
+    """The report shows held-out texts: a later command must not put them in because it does not repeat the setting."""
+    config = configure(export=ExportConfig(report=False, reference=False))
+    run_fit(config)
+    run_evaluate(config)
+    assert not {"report/report.html", "reference.json"} & set(run_export(TrainingConfig(run=config.run)).manifest.files)
+    asked = TrainingConfig(run=config.run, export=ExportConfig(reference=True))
+    files = set(run_export(asked).manifest.files)
+    assert "reference.json" in files
+    assert "report/report.html" not in files
+
+
 def test_changed_data_are_not_evaluated_on(configure: Configure) -> None:
     """A row more may move a training prompt into the test part."""
     config = configure()
     run_fit(config)
+    run_evaluate(config)
     write_records(Path(config.data.train[0]), toy_records(51, responses=3))
     with pytest.raises(CheckpointError, match="the data have changed since the model was trained"):
         run_evaluate(config)
+    assert (config.run / "report.html").is_file()  # the old one stays where there is no new one
 
 
 @pytest.mark.parametrize(

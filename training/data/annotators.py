@@ -129,7 +129,7 @@ def with_posteriors(records: Sequence[PreferenceRecord]) -> tuple[list[Preferenc
         raise ValueError("data.annotators is dawid-skene, but no training judgement says who cast its votes")
     numbers: dict[tuple[str, str], int] = {}
     cast = np.array([
-        (place, numbers.setdefault((source, vote.annotator), len(numbers)), _CHOICES[vote.choice])
+        (place, numbers.setdefault((vote.source or source, vote.annotator), len(numbers)), _CHOICES[vote.choice])
         for place, (source, judgement) in enumerate(named)
         for vote in judgement.annotations or ()
     ], dtype=np.int64)  # fmt: skip

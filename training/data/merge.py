@@ -47,12 +47,23 @@ def add_up_votes(records: Iterable[PreferenceRecord]) -> list[PreferenceRecord]:
             owner, position = first[key]
             target = kept[owner][position]
             in_order = listed[owner].responses[target.i] <= listed[owner].responses[target.j]
-            kept[owner][position] = target.with_votes_of(ordered if in_order else ordered.flipped())
+            moved = ordered if in_order else ordered.flipped()
+            if record.source != listed[owner].source:
+                moved = _annotated_from(moved, record.source)
+            kept[owner][position] = target.with_votes_of(moved)
     return [
         record if judgements == record.judgements else record.model_copy(update={"judgements": judgements})
         for record, judgements in zip(listed, kept, strict=True)
         if judgements
     ]
+
+
+def _annotated_from(judgement: Judgement, source: str) -> Judgement:
+    """The judgement, whose annotators are those of another source than the record's: both may number theirs alike."""
+    named = judgement.annotations and [
+        vote if vote.source else vote.model_copy(update={"source": source}) for vote in judgement.annotations
+    ]
+    return judgement.model_copy(update={"annotations": named})
 
 
 def merge_key(record: PreferenceRecord) -> Hashable:

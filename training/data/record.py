@@ -20,12 +20,13 @@ _OTHER: dict[Choice, Choice] = {"i": "j", "j": "i", "tie": "tie"}
 
 
 class Annotation(BaseModel):
-    """What one annotator said of a pair."""
+    """What one annotator said of a pair; `source` is that of their names, where it is not that of the record."""
 
     model_config = _STRICT
 
     annotator: str = Field(min_length=1)
     choice: Choice
+    source: str | None = Field(default=None, min_length=1)
 
 
 class Judgement(BaseModel):
@@ -130,7 +131,7 @@ class PreferenceRecord(BaseModel):
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         for field, text in self._texts():
-            if not _is_unicode(text):
+            if not is_unicode(text):
                 raise ValueError(f"{field} holds half a surrogate pair, which is no character and has no UTF-8")
         if self.prompt == []:
             raise ValueError('prompt is an empty list of messages; write no prompt as ""')
@@ -202,7 +203,8 @@ def normalise(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether a text has UTF-8, as one with half a surrogate pair has not."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -90,11 +90,15 @@ def _row(example: Example, scores: FloatArray) -> tuple[FloatArray, FloatArray, 
 
     Where only some were compared, the share that a response wins would depend on whom it met.
     """
-    won: dict[int, dict[int, float]] = {}
+    votes: dict[tuple[int, int], list[tuple[float, float]]] = {}  # a pair may be judged by several margins or weights
     for judgement in example.record.judgements:
         if judgement.aspect is None:
-            won.setdefault(judgement.i, {})[judgement.j] = judgement.soft_label
-            won.setdefault(judgement.j, {})[judgement.i] = 1 - judgement.soft_label
+            i, j = judgement.i_wins + judgement.ties / 2, judgement.j_wins + judgement.ties / 2
+            votes.setdefault((judgement.i, judgement.j), []).append((i, j))
+            votes.setdefault((judgement.j, judgement.i), []).append((j, i))
+    won: dict[int, dict[int, float]] = {}
+    for (one, other), cast in votes.items():
+        won.setdefault(one, {})[other] = sum(mine for mine, _ in cast) / sum(map(sum, cast))
     if len(won) < LEAST_RESPONSES or any(len(others) < len(won) - 1 for others in won.values()):
         return None
     judged = sorted(won)

@@ -66,7 +66,8 @@ def probe(records: Sequence[PreferenceRecord], score: Score, scale: float, most:
     generator = random.Random(seed)
     drawn = _draw(records, most, generator)
     items = [(records[place].prompt, _preferred(records[place], judgement)) for place, judgement in drawn]
-    cluster = np.array([place for place, _ in drawn])
+    groups: dict[str, int] = {}
+    cluster = np.array([groups.setdefault(records[place].split_key, len(groups)) for place, _ in drawn])
     before = score(items)
     found = []
     for name, (description, wanted, change) in CHANGES.items():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data.annotators import estimate, with_posteriors
+from training.data.merge import add_up_votes
 from training.data.record import Annotation, Judgement, PreferenceRecord
 
 PAIRS, VOTES = 600, 5
@@ -111,3 +112,23 @@ def test_annotators_of_two_sources_are_not_one_because_they_share_a_number() -> 
     assert account["annotators"] == 4 + 3
     assert alone[20].judgements[0].soft_label > 0.5
     assert together[20].judgements[0].soft_label > 0.5
+
+
+def test_annotators_of_two_sources_are_told_apart_where_their_votes_on_a_pair_add_up() -> None:
+    """The second source's "1" always opposes; the first one's agrees."""
+
+    def of(source: str, first: str) -> list[PreferenceRecord]:
+        return [
+            record(f"p{number}", ("1", first), ("2", "i"), ("3", "i")).model_copy(
+                update={"source": source, "id": f"{source}{number}"}
+            )
+            for number in range(30)
+        ]
+
+    apart = [*of("one", "i"), *of("other", "j")]
+    merged = add_up_votes(apart)
+    assert len(merged) == 30
+    assert merged[0].judgements[0].votes == 6
+    _, account = with_posteriors(merged)
+    assert (account["annotators"], account["opposed_more_often_than_right"]) == (6, 1)
+    assert with_posteriors(apart)[1]["annotators"] == 6

@@ -77,3 +77,14 @@ def test_prompts_whose_responses_were_not_all_compared_are_left_out() -> None:
     aspects = [judgement.model_copy(update={"aspect": "helpful"}) for judgement in whole.judgements]
     examples = encode_records([whole.model_copy(update={"judgements": aspects})], pocket_formatter(), progress=False)
     assert best_of_n(examples, [np.arange(4.0)]) is None
+
+
+def test_all_votes_on_a_pair_count() -> None:
+    """Judgements that differ in margin stand side by side: 9 votes are not outdone by the one that comes last."""
+    record = prompt("a", [2, 1, 0])
+    first = record.judgements[0].model_copy(update={"i_wins": 9.0, "margin": 1.0})
+    last = record.judgements[0].model_copy(update={"i_wins": 0.0, "j_wins": 1.0, "margin": -2.0})
+    several = record.model_copy(update={"judgements": [first, *record.judgements[1:], last]})
+    curve = best_of_n(encode_records([several], pocket_formatter(), progress=False), [np.array([2.0, 1.0, 0.0])])
+    assert curve is not None
+    assert curve.choices[-1].model.value == curve.choices[-1].best == pytest.approx((0.9 + 1) / 2)

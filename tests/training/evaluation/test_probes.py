@@ -76,6 +76,12 @@ def test_prompts_with_many_judgements_give_many_responses() -> None:
     assert len(set(seen[:10])) >= 8  # of a prompt no response twice
 
 
+def test_intervals_draw_what_was_split_together() -> None:
+    groups = [record.model_copy(update={"group": f"g{number % 4}"}) for number, record in enumerate(records(20))]
+    found = probe(groups, lambda items: told(items, [len(text) for _, text in items]), 1.0, 200)
+    assert {one.raised.clusters for one in found.changes} == {4}
+
+
 def test_records_without_a_prompt_have_no_other_prompt() -> None:
     blank = [record.model_copy(update={"prompt": ""}) for record in records(6)]
     found = probe(blank, lambda items: told(items, [0.0] * len(items)), 1.0, 200)

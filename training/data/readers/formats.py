@@ -23,7 +23,8 @@ RowReader = Callable[[Row, str, str], PreferenceRecord]
 
 def records_row(row: Row, row_id: str, source: str) -> PreferenceRecord:
     """Our own format; the row is the record, and says its own `id` and `source`."""
-    return fields.record(**row)
+    blank = {name for name in ("group", "category") if row.get(name) == ""}  # cells of CSV
+    return fields.record(**{name: value for name, value in row.items() if name not in blank})
 
 
 def votes_row(row: Row, row_id: str, source: str) -> PreferenceRecord:

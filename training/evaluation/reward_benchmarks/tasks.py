@@ -1,5 +1,6 @@
 """The rows of a benchmark's file, in one form."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 from service.bundle.text_format import Message
 from training.data.errors import DataError
 from training.data.readers import fields
+from training.data.readers.folder import kind_of
 from training.data.readers.rows import raw_rows
+from training.data.record import is_unicode
 from training.evaluation.metrics import FloatArray
 from training.text_scorer import Prompt, TextScores
 
@@ -53,8 +56,11 @@ def read_tasks(path_or_name: str | Path) -> tuple[Kind, list[Task]]:
         try:
             if isinstance(row.columns, DataError):
                 raise row.columns
-            kind = kind or _kind(row.columns)
-            tasks.append(_READERS[kind](row.columns, str(row.columns.get("id", row.line))))
+            columns = _with_lists(row.columns) if kind_of(Path(row.file)) == ".csv" else row.columns
+            kind = kind or _kind(columns)
+            task = _READERS[kind](columns, str(columns.get("id", row.line)))
+            _refuse_half_characters(task)
+            tasks.append(task)
         except DataError as error:
             raise DataError(error.reason, file=row.file, line=row.line) from error
     if kind is None:
@@ -88,6 +94,29 @@ def _kind(row: Mapping[str, Any]) -> Kind:
         f"cannot tell the benchmark from the columns ({found}): RewardBench has prompt, chosen, rejected and subset, "
         "RM-Bench domain instead of subset"
     )
+
+
+def _with_lists(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of CSV, whose cells are texts, with the lists of texts that some hold as JSON."""
+    return {**row, **{name: _listed(row[name]) for name in ("chosen", "rejected") if isinstance(row.get(name), str)}}
+
+
+def _listed(cell: str) -> str | list[str]:
+    if cell.lstrip().startswith("["):
+        try:
+            value = json.loads(cell)
+        except ValueError:
+            return cell
+        if isinstance(value, list) and all(isinstance(text, str) for text in value):
+            return value
+    return cell
+
+
+def _refuse_half_characters(task: Task) -> None:
+    prompt = [task.prompt] if isinstance(task.prompt, str) else [turn.content for turn in task.prompt]
+    for name, texts in (("prompt", prompt), ("chosen", task.chosen), ("rejected", task.rejected)):
+        if not all(map(is_unicode, texts)):
+            raise DataError(f"{name} holds half a surrogate pair, which is no character and has no UTF-8")
 
 
 def _rewardbench(row: Mapping[str, Any], name: str) -> Task:

@@ -1,5 +1,6 @@
 """Files of the three benchmarks, told by their columns, and scored whole."""
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,18 @@ def test_the_benchmark_is_told_by_its_columns(tmp_path: Path, row: dict[str, Any
     assert task.group == row.get("subset", row.get("domain"))
 
 
+@pytest.mark.parametrize(("row", "kind"), [(V1, "rewardbench"), (V2, "rewardbench2"), (RM, "rm-bench")])
+def test_csv_holds_lists_as_json(tmp_path: Path, row: dict[str, Any], kind: str) -> None:
+    path = tmp_path / "rows.csv"
+    cells = {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(cells))
+        writer.writeheader()
+        writer.writerow(cells)
+    assert read_tasks(path) == read_tasks(file_of(tmp_path, {**row, "id": str(row["id"])}))
+    assert read_tasks(path)[0] == kind
+
+
 def test_a_prompt_may_be_messages(tmp_path: Path) -> None:
     _, (task,) = read_tasks(file_of(tmp_path, {**V1, "prompt": [{"role": "user", "content": "2+2?"}]}))
     assert task.prompt == [Message(role="user", content="2+2?")]
@@ -50,6 +63,7 @@ def test_a_prompt_may_be_messages(tmp_path: Path) -> None:
     ("rows", "reason"),
     [
         ([], "no rows"),
+        ([V1, {**V1, "chosen": "\ud800x"}], "rows.jsonl:2: chosen holds half a surrogate pair"),
         ([{"question": "q"}], r"rows.jsonl:1: cannot tell the benchmark from the columns \(question\)"),
         ([V1, {**V1, "chosen": 4}], "rows.jsonl:2: column 'chosen' must be text"),
         ([{**V2, "rejected": []}], "rows.jsonl:1: 2 chosen and 0 rejected responses; both need some"),

@@ -1,27 +1,15 @@
-"""assay-train: fit, evaluate, export, run (all three), import, average, compare, rewardbench, inspect; ppo, grpo."""
+"""assay-train: from preferences to a reward model and its bundle, and what can be asked of both."""
 
-import argparse
 import importlib.util
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
-_COMMANDS = (
-    "fit",
-    "evaluate",
-    "export",
-    "run",
-    "import",
-    "average",
-    "compare",
-    "rewardbench",
-    "inspect",
-    "ppo",
-    "grpo",
-)
+from training.commands import COMMANDS
+
+_COMMANDS = ("fit", "evaluate", "export", "run", "import", *COMMANDS, "ppo", "grpo")
 
 _USAGE = """usage: assay-train COMMAND [--config FILE.toml] [flags]
 
@@ -35,6 +23,7 @@ commands:
   import       the same for a reward model that was trained elsewhere, left as it came:  assay-train import MODEL
   average      the mean of the weights of runs that differ in their seed (WARM); evaluate and export it like a run:
                assay-train average runs/a runs/b runs/c --run runs/mean
+  test         an evaluated run on other data than its own:  assay-train test runs/mine new.jsonl
   compare      two evaluated runs on the same pairs, with a paired test:  assay-train compare runs/a runs/b
   rewardbench  a run on a file of RewardBench, RewardBench 2 or RM-Bench:  assay-train rewardbench runs/a FILE
   inspect      check a bundle and say what it is:  assay-train inspect bundles/default
@@ -62,14 +51,8 @@ def main() -> int:
     logging.getLogger("assay").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        if command == "inspect":
-            return _inspect(rest)
-        if command == "average":
-            return _average(rest)
-        if command == "compare":
-            return _compare(rest)
-        if command == "rewardbench":
-            return _rewardbench(rest)
+        if command in COMMANDS:
+            return COMMANDS[command](rest)
         return _learn(command, rest) if command in ("ppo", "grpo") else _train(command, rest)
     except KeyboardInterrupt:
         return _fail(130, "interrupted")
@@ -77,99 +60,6 @@ def main() -> int:
     # is not finite) is one of these and explains itself. Anything else is a defect and keeps its traceback.
     except (ValueError, OSError, ImportError, FloatingPointError, OverflowError) as error:
         return _fail(1, str(error))
-
-
-def _inspect(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="assay-train inspect", description="Check a bundle and say what it is.")
-    parser.add_argument("bundle", type=Path, help="folder of the bundle")
-    folder = parser.parse_args(arguments).bundle
-
-    from service.bundle.reader import read_bundle
-    from training.inspection import describe
-
-    print(describe(read_bundle(folder)))
-    return 0
-
-
-def _average(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="assay-train average",
-        description="The mean of the weights of several runs, as one model: often better than each of them, and as "
-        "fast as one (WARM). They must have the same backbone, data and settings of data, and may differ in "
-        "optimiser.seed, rates, losses and the like. The result is a run to be evaluated and exported.",
-    )
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs that were fitted")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run to be made")
-    parser.add_argument("--bundle", type=Path, default=Path("bundles/default"), help="where export will write it")
-    parser.add_argument("--name", help="of the model; default: that of the first run")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run that --run holds")
-    flags = parser.parse_args(arguments)
-
-    from training.pipeline import run_average
-
-    run_average(flags.runs, flags.run, flags.bundle, flags.name, overwrite=flags.overwrite)
-    print(f"{flags.run}: the mean of {len(flags.runs)} runs; measure it with `assay-train evaluate --run {flags.run}`")
-    return 0
-
-
-def _compare(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="assay-train compare",
-        description="Compare two evaluated runs on the pairs that both have scored: accuracy side by side, the paired "
-        "difference with an interval over prompts, a permutation test, all of it by source too.",
-    )
-    parser.add_argument("a", type=Path, help="folder of a run that was evaluated")
-    parser.add_argument("b", type=Path, help="folder of another, tested on the same data")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    flags = parser.parse_args(arguments)
-
-    from training.evaluation.compare import compare
-    from training.evaluation.comparison_text import comparison_text
-    from training.evaluation.pair_table import read_test
-    from training.run_folder import write
-
-    (rows_a, temperature_a), (rows_b, temperature_b) = read_test(flags.a), read_test(flags.b)
-    comparison = compare(rows_a, rows_b, temperature_a, temperature_b)
-    print(comparison_text(str(flags.a), str(flags.b), comparison))
-    if flags.json is not None:
-        write(flags.json, comparison.as_json())
-    return 0
-
-
-def _rewardbench(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="assay-train rewardbench",
-        description="Score a trained model by the rules of RewardBench, RewardBench 2 or RM-Bench, whichever the "
-        "columns of the file show.",
-    )
-    parser.add_argument("run", type=Path, help="folder of a run that was fitted")
-    parser.add_argument("file", help=".jsonl, .json, .csv, .parquet, a folder of these, or hf:NAME[:SPLIT]")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
-    flags = parser.parse_args(arguments)
-
-    from dataclasses import asdict, replace
-
-    from training.evaluation.reward_benchmarks.tasks import read_tasks
-
-    kind, tasks = read_tasks(flags.file)  # before torch is loaded: a wrong file is said at once
-
-    from training.checkpoint import load_checkpoint
-    from training.evaluation.reward_benchmarks.results import result_of
-    from training.evaluation.reward_benchmarks.summary import benchmark_summary
-    from training.evaluation.reward_benchmarks.tasks import score_tasks
-    from training.run_folder import write
-    from training.scoring import move_to_accelerator
-    from training.text_scorer import TextScorer
-
-    checkpoint = load_checkpoint(flags.run / "model")
-    move_to_accelerator(checkpoint.model)
-    scored, cut = score_tasks(tasks, TextScorer(checkpoint, not flags.no_progress))
-    result = replace(result_of(kind, scored), cut=cut)
-    print(benchmark_summary(checkpoint.description.name, result))
-    if flags.json is not None:
-        write(flags.json, asdict(result))
-    return 0
 
 
 def _train(command: str, arguments: Sequence[str]) -> int:

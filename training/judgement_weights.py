@@ -1,7 +1,7 @@
 """How much each judgement teaches each head."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Literal
 
@@ -76,21 +76,30 @@ def check_aspects(train: Sequence[PreferenceRecord], others: Sequence[Preference
     """
     if heads.kind != "aspects":
         return
-    taught: set[str | None] = set()
-    for number, record in enumerate(chain(train, others)):
+    check_known_aspects(chain(train, others), heads)
+    taught = {judgement.aspect for record in train for judgement in record.judgements}
+    if silent := [name for name in heads.weights if name not in taught]:
+        raise ValueError(
+            f"model.aspects: no training judgement is on the aspect {silent[0]!r}; rows name it in `aspect`, or "
+            "data.aspects for all of a source"
+        )
+
+
+def check_known_aspects(records: Iterable[PreferenceRecord], heads: Heads) -> None:
+    """Refuse judgements on aspects that no head is for; a model without aspects takes all for its one score.
+
+    Raises:
+        ValueError: naming the record.
+    """
+    if heads.kind != "aspects":
+        return
+    for record in records:
         for judgement in record.judgements:
             if judgement.aspect is not None and judgement.aspect not in heads.weights:
                 raise ValueError(
                     f"record {record.id!r} has a judgement on the aspect {judgement.aspect!r}, and model.aspects names "
                     f"{', '.join(heads.weights)} only"
                 )
-            if number < len(train):
-                taught.add(judgement.aspect)
-    if silent := [name for name in heads.weights if name not in taught]:
-        raise ValueError(
-            f"model.aspects: no training judgement is on the aspect {silent[0]!r}; rows name it in `aspect`, or "
-            "data.aspects for all of a source"
-        )
 
 
 def column_of(judgement: Judgement, heads: Heads) -> int:

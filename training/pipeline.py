@@ -2,11 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
-
-from pydantic import ValidationError
 
 from service.bundle.calibration import Calibration
 from service.bundle.reader import Bundle
@@ -14,13 +11,12 @@ from service.bundle.reference import Reference
 from service.bundle.text_format import Formatter
 from training import processes
 from training.adapters import merge_adapters
-from training.averaging import average_checkpoints
 from training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
     weights_sha256,
 )
-from training.checkpoint_error import CheckpointError, first_complaint
+from training.checkpoint_error import CheckpointError
 from training.config import DataConfig, TrainingConfig
 from training.data.record import PreferenceRecord
 from training.data.record_store import RecordStore
@@ -44,9 +40,9 @@ from training.run_folder import (
     read,
     read_as,
     read_begun,
+    recorded_configuration,
     refuse_to_delete,
     remove,
-    with_split_seed,
     write,
 )
 from training.scoring import move_to_accelerator
@@ -82,8 +78,8 @@ def run_fit(config: TrainingConfig) -> FitResult:
         refuse_unsharded()
     trackers_here(config.trackers)
     with processes.main_first():
-        data = _prepared(config.data, config.progress)
-    _report_data(data)
+        data = prepared(config.data, config.progress)
+    report_data(data.account)
     if not config.model.aspects and (named := _on_aspects(data)):
         logger.warning("%d training judgements name an aspect; without model.aspects they all teach one score", named)
     check_aspects(data.splits.train, [*data.splits.validation, *data.splits.test], config.model.heads)
@@ -119,38 +115,6 @@ def run_fit(config: TrainingConfig) -> FitResult:
     return result
 
 
-def run_average(
-    runs: Sequence[Path], run: Path, bundle: Path, name: str | None = None, *, overwrite: bool = False
-) -> None:
-    """Leave the mean of the weights of `runs` in the folder `run`, as a run that was fitted.
-
-    Args:
-        runs: folders of two fitted runs or more, see `training.averaging.average_checkpoints`.
-        run: the folder to write.
-        bundle: where `export` will write it.
-        name: of the model; that of the first by default.
-        overwrite: `run` may hold a run, which is replaced.
-
-    Raises:
-        CheckpointError: nothing was trained in one of them, or it is damaged.
-        ValueError: they have no mean, or `run` is one of them or holds something else.
-    """
-    if run.resolve() in [other.resolve() for other in runs]:
-        raise ValueError(f"--run {run}: is one of those to be averaged; name another folder")
-    mean = average_checkpoints([other / "model" for other in runs])
-    provenance = mean.description.provenance
-    first = _configuration(runs[0] / "model", provenance.configuration)
-    config = first.model_copy(update={"run": run, "bundle": bundle, "name": name or first.name, "resume": False})
-    refuse_to_delete(config.model_copy(update={"overwrite": overwrite}))
-    remove(run, (*RESULTS, BEGUN, CHECKPOINTS, TENSORBOARD))
-    run.mkdir(parents=True, exist_ok=True)
-    provenance = provenance.model_copy(update={"configuration": config.portable()})
-    description = mean.description.model_copy(update={"name": config.name, "provenance": provenance})
-    save_checkpoint(replace(mean, description=description), run / "model")
-    write(run / BEGUN, {"configuration": config.portable(), "data_sha256": provenance.data_sha256})
-    write(run / TRAINED, {"averaged": [str(other) for other in runs]})
-
-
 def _begin(config: TrainingConfig, data: PreparedData, resumed: bool) -> None:
     """Take away what an earlier run left, and note what this one begins with."""
     if resumed:
@@ -162,7 +126,8 @@ def _begin(config: TrainingConfig, data: PreparedData, resumed: bool) -> None:
     write(config.run / "data.json", data.account)
 
 
-def _prepared(config: DataConfig, progress: bool) -> PreparedData:
+def prepared(config: DataConfig, progress: bool) -> PreparedData:
+    """The data of a run, in memory or from its store."""
     return prepare_data(config) if config.store is None else prepare_stored(config, progress)
 
 
@@ -185,15 +150,6 @@ def _as_begun(config: TrainingConfig, begun: TrainingConfig) -> TrainingConfig:
     return begun.model_copy(update=own)
 
 
-def _configuration(path: Path, content: Any) -> TrainingConfig:
-    try:
-        return TrainingConfig.model_validate(with_split_seed(content))
-    except ValidationError as error:
-        raise CheckpointError(
-            f"{path}: its configuration is not one of this version: {first_complaint(error)}; train anew"
-        ) from error
-
-
 def _refuse_other_settings(config: TrainingConfig, trained: TrainingConfig) -> None:
     """Settings that came with the command and cannot have any effect any more must not be passed over."""
     if found := config.differences(trained, of=("name", "licence", "data", "model", "loss", "optimiser")):
@@ -213,9 +169,9 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
     """
     checkpoint = load_checkpoint(config.run / "model")
     provenance = checkpoint.description.provenance
-    trained = _configuration(config.run / "model", provenance.configuration)
+    trained = recorded_configuration(config.run / "model", provenance.configuration)
     _refuse_other_settings(config, trained)
-    data = _prepared(trained.data, config.progress)
+    data = prepared(trained.data, config.progress)
     if data.sha256 != provenance.data_sha256:
         raise CheckpointError(
             f"{config.run}: the data have changed since the model was trained, so its test prompts are not the "
@@ -238,7 +194,7 @@ def run_export(config: TrainingConfig) -> Bundle:
         ParityError, BundleError: the result must not be served; nothing is written.
     """
     checkpoint = load_checkpoint(config.run / "model")
-    trained = _configuration(config.run / "model", checkpoint.description.provenance.configuration)
+    trained = recorded_configuration(config.run / "model", checkpoint.description.provenance.configuration)
     _refuse_other_settings(config, trained)
     calibration = read_as(Calibration, config.run / "calibration.json", AGAIN)
     evaluation = read_as(Evaluation, config.run / "evaluation.json", AGAIN)
@@ -255,16 +211,17 @@ def run_export(config: TrainingConfig) -> Bundle:
     return bundle
 
 
-def _report_data(data: PreparedData) -> None:
-    for name, size in data.account["parts"].items():
+def report_data(account: dict[str, Any]) -> None:
+    """Log what is in the data, and what is wrong with them."""
+    for name, size in account["parts"].items():
         logger.info("%s: %d prompts, %d responses, %d judgements", name, *size.values())
     for what in ("repeated_judgements_removed", "leaking_prompts_dropped"):
-        if count := data.account[what]:
+        if count := account[what]:
             logger.warning("%s: %d", what.replace("_", " "), count)
-    for row in data.account["skipped_rows"]:
+    for row in account["skipped_rows"]:
         logger.warning("skipped %s:%s: %s", row["file"], row["line"], row["reason"])
-    findings = {**data.account["hygiene"], **(data.account["leakage"] or {})}
-    findings["training_prompts_that_share_passages_with_data.decontaminate"] = data.account["contaminated"]
+    findings = {**account["hygiene"], **(account["leakage"] or {})}
+    findings["training_prompts_that_share_passages_with_data.decontaminate"] = account["contaminated"]
     for name, finding in findings.items():
         if isinstance(finding, dict) and finding["count"]:
             logger.warning("%s: %d, such as %s", name.replace("_", " "), finding["count"], finding["examples"][0])

@@ -62,19 +62,19 @@ def prepare_data(config: DataConfig) -> PreparedData:
     """
     skipped: list[BadRow] = []
     (given, again), (given_test, test_again) = (
-        _read(sources, config, skipped) for sources in (config.train, config.test)
+        read_sources(sources, config, skipped) for sources in (config.train, config.test)
     )
     records, test = unique_ids([given, given_test])
     for name in ("aspects", "mix"):  # before merging: all votes of a source may go into another's records
         refuse_unknown(name, getattr(config, name), {record.source for record in [*records, *test]})
     hygiene = check([*records, *test])  # before merging, which would hide what is there twice
-    judgements = _judgements(records)
+    judgements = judgements_of(records)
     if config.deduplicate:
         # Without the rows of a file that was read before; equal rows of two files may be two people who agree.
         once = [record for record, copy in zip(records, again, strict=True) if not copy]
         records = once if config.merge_prompts else deduplicate(once).records
         test = [record for record, copy in zip(test, test_again, strict=True) if not copy]
-    repeated = judgements - _judgements(records)
+    repeated = judgements - judgements_of(records)
     if config.merge_prompts:  # rows on one pair, in whatever source, are votes
         records, test = (add_up_votes(merge_by_prompt(part)) for part in (records, test))
     fractions = fractions_of(config)
@@ -159,7 +159,7 @@ def unique_ids(parts: Sequence[Sequence[PreferenceRecord]]) -> list[list[Prefere
     return [[named(record) for record in part] for part in parts]
 
 
-def _read(
+def read_sources(
     sources: Sequence[str], config: DataConfig, skipped: list[BadRow]
 ) -> tuple[list[PreferenceRecord], list[bool]]:
     """The records of the sources, and whether the file of each, wherever links lead, had been read before."""
@@ -221,11 +221,12 @@ def size_of(records: Sequence[PreferenceRecord]) -> dict[str, int]:
     return {
         "prompts": len(records),
         "responses": sum(len(record.responses) for record in records),
-        "judgements": _judgements(records),
+        "judgements": judgements_of(records),
     }
 
 
-def _judgements(records: Sequence[PreferenceRecord]) -> int:
+def judgements_of(records: Sequence[PreferenceRecord]) -> int:
+    """How many they hold."""
     return sum(len(record.judgements) for record in records)
 
 

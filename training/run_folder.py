@@ -19,7 +19,9 @@ EVALUATION = (
     "calibration.json", "evaluated.json", "evaluation.json", "pairs.jsonl", "reference.json", "report.html",
     "report.json", "summary.md",
 )  # fmt: skip
-RESULTS = ("data.json", TRAINED, "model", *EVALUATION)
+TESTS = "tests"
+"""Tests on data that the run does not know, a folder for each."""
+RESULTS = ("data.json", TRAINED, "model", TESTS, *EVALUATION)
 
 STATE = "trainer_state.json"
 """Written last into a checkpoint, so that one without it is not whole."""
@@ -54,6 +56,20 @@ def read_begun(run: Path) -> Begun:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, so there is no run to resume; leave out --resume")
     return read_as(Begun, path, "begin anew with --overwrite")
+
+
+def recorded_configuration(path: Path, content: Any) -> TrainingConfig:
+    """The configuration that a checkpoint at `path` was trained with, as its provenance holds it.
+
+    Raises:
+        CheckpointError: it is of another version.
+    """
+    try:
+        return TrainingConfig.model_validate(with_split_seed(content))
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{path}: its configuration is not one of this version: {first_complaint(error)}; train anew"
+        ) from error
 
 
 def read_as(kind: type[_Model], path: Path, remedy: str) -> _Model:

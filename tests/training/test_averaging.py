@@ -17,7 +17,8 @@ from training.config import DataConfig, ModelConfig, OptimiserConfig, TrainingCo
 from training.data import write_records
 from training.evaluation.pair_table import read_test
 from training.heads import Heads
-from training.pipeline import run_average, run_evaluate, run_export, run_fit
+from training.pipeline import run_evaluate, run_export, run_fit
+from training.trained_runs import average_runs
 
 Save = Callable[..., Path]
 
@@ -107,9 +108,9 @@ def test_runs_that_differ_in_their_seed_are_averaged_evaluated_and_exported(tmp_
         run_fit(config(seed))
         run_evaluate(config(seed))
     with pytest.raises(ValueError, match="is one of those to be averaged"):
-        run_average(runs, runs[1], tmp_path / "bundle")
+        average_runs(runs, runs[1], tmp_path / "bundle")
     run = tmp_path / "mean"
-    run_average(runs, run, tmp_path / "bundle", "mean")
+    average_runs(runs, run, tmp_path / "bundle", "mean")
     again = TrainingConfig(run=run, progress=False)
     run_evaluate(again)
     tested = [[row.record for row in read_test(folder)[0]] for folder in (*runs, run)]
@@ -122,6 +123,6 @@ def test_runs_that_differ_in_their_seed_are_averaged_evaluated_and_exported(tmp_
     with pytest.raises(FileNotFoundError):
         run_fit(TrainingConfig(run=run, resume=True, progress=False))
     with pytest.raises(ValueError, match="holds a finished run; --overwrite replaces it"):
-        run_average(runs, run, tmp_path / "bundle")
-    run_average(runs, run, tmp_path / "bundle", overwrite=True)  # with what was measured of it
+        average_runs(runs, run, tmp_path / "bundle")
+    average_runs(runs, run, tmp_path / "bundle", overwrite=True)  # with what was measured of it
     assert not (run / "report.html").exists()

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from service.bundle.calibration import Calibration
 from training.checkpoint import Checkpoint
 from training.data.record import PreferenceRecord
 from training.encoding import Example, encode_records
@@ -38,32 +40,67 @@ def measure(run: Path, checkpoint: Checkpoint, data: PreparedData, probe_respons
     Raises:
         ValueError: data that give no figures.
     """
-    description = checkpoint.description
-
-    def scored(records: Sequence[PreferenceRecord]) -> tuple[list[Example], list[FloatArray]]:
-        examples = encode_records(records, checkpoint.formatter, progress)
-        return examples, score_heads(checkpoint.model, examples, description.block_queries, progress=progress)
-
-    column = partial(column_of, heads=description.heads)
-    calibration = calibrate(*scored(data.splits.validation), column)
+    calibration = calibrate(
+        *_scored(checkpoint, data.splits.validation, progress), partial(column_of, heads=checkpoint.description.heads)
+    )
     if not 0.011 < calibration.temperature < 99:
         logger.warning(
             "the temperature is at its bound (%.3g): the validation prompts do not tell how sure the scores are, so "
             "probabilities will be too sure or too unsure; hold out more of them",
             calibration.temperature,
         )
-    test, scores = scored(data.splits.test)
-    evaluation = evaluate(test, scores, calibration.temperature, column)
-    write(run / "calibration.json", calibration.model_dump(mode="json"))
-    write(run / "evaluation.json", evaluation.as_json())
-    (run / "summary.md").write_text(summary(description.name, evaluation), encoding="utf-8")
-    write_rows(run / "pairs.jsonl", pair_rows(test, scores, column))
-    if (reference := select_reference(test, rewards_of(scores))) is not None:
+    test = _scored(checkpoint, data.splits.test, progress)
+    if (reference := select_reference(test[0], rewards_of(test[1]))) is not None:
         write(run / "reference.json", reference.model_dump(mode="json"))
+    return _report(run, checkpoint, test, calibration, data.account, probe_responses, progress)
+
+
+def measure_new_data(
+    folder: Path,
+    checkpoint: Checkpoint,
+    records: Sequence[PreferenceRecord],
+    calibration: Calibration,
+    account: dict[str, Any],
+    probe_responses: int,
+    progress: bool,
+) -> Evaluation:
+    """Score other records than the run's own by the calibration that the run has; leaves the same files in `folder`.
+
+    Raises:
+        ValueError: data that give no figures.
+    """
+    test = _scored(checkpoint, records, progress)
+    return _report(folder, checkpoint, test, calibration, account, probe_responses, progress)
+
+
+def _scored(
+    checkpoint: Checkpoint, records: Sequence[PreferenceRecord], progress: bool
+) -> tuple[list[Example], list[FloatArray]]:
+    examples = encode_records(records, checkpoint.formatter, progress)
+    return examples, score_heads(checkpoint.model, examples, checkpoint.description.block_queries, progress=progress)
+
+
+def _report(
+    folder: Path,
+    checkpoint: Checkpoint,
+    scored: tuple[list[Example], list[FloatArray]],
+    calibration: Calibration,
+    account: dict[str, Any],
+    probe_responses: int,
+    progress: bool,
+) -> Evaluation:
+    description = checkpoint.description
+    column = partial(column_of, heads=description.heads)
+    test, scores = scored
+    evaluation = evaluate(test, scores, calibration.temperature, column)
+    write(folder / "calibration.json", calibration.model_dump(mode="json"))
+    write(folder / "evaluation.json", evaluation.as_json())
+    (folder / "summary.md").write_text(summary(description.name, evaluation), encoding="utf-8")
+    write_rows(folder / "pairs.jsonl", pair_rows(test, scores, column))
     probes = None
     if probe_responses:
         texts = TextScorer(checkpoint, progress)
-        probes = probe(data.splits.test, texts, calibration.scale, probe_responses)
+        probes = probe([example.record for example in test], texts, calibration.scale, probe_responses)
     analysis = analyse(test, scores, description.heads, calibration.temperature, probes)
     pairs = judged_pairs(test, scores, column)
     subject = Subject(
@@ -72,7 +109,7 @@ def measure(run: Path, checkpoint: Checkpoint, data: PreparedData, probe_respons
         heads=description.heads.outputs,
         max_tokens=description.max_tokens,
         text_format_sha256=checkpoint.formatter.sha256,
-        data=data.account,
+        data=account,
         provenance=description.provenance,
     )
     lengths = [[len(text) for text in example.record.responses] for example in test]
@@ -80,6 +117,6 @@ def measure(run: Path, checkpoint: Checkpoint, data: PreparedData, probe_respons
         subject, evaluation, analysis, calibration, pairs.select(pairs.preference != 0.5),
         responses_of(rewards_of(scores), lengths),
     )  # fmt: skip
-    write(run / "report.json", {"evaluation": evaluation.as_json(), "analysis": analysis.as_json()})
-    (run / "report.html").write_text(html, encoding="utf-8")
+    write(folder / "report.json", {"evaluation": evaluation.as_json(), "analysis": analysis.as_json()})
+    (folder / "report.html").write_text(html, encoding="utf-8")
     return evaluation

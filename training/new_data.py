@@ -44,7 +44,7 @@ def prepare_new_data(
         raise DataError("no pair has a majority, so there is nothing to measure", file=", ".join(config.test))
     records = [shuffle_sides(record, config.seed) for record in records]
     return records, {
-        "sources": {"train": config.train, "test": config.test},
+        "sources": {"train": config.train, "validation": config.validation, "test": config.test},
         "rows": {"read": hygiene.records, "skipped": len(skipped)},
         "skipped_rows": [asdict(row) for row in skipped],
         "parts": {"test": size_of(records)},

@@ -24,6 +24,7 @@ from training.destination import destination_of
 from training.encoding import Example, encode_records, truncated
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.measure import measure
+from training.evaluation.metrics import FEW_CLUSTERS
 from training.export.bundle import export_bundle
 from training.fit import FitResult, checkpoint_to_resume, fit, refuse_unranked
 from training.judgement_weights import check_aspects
@@ -215,12 +216,17 @@ def report_data(account: dict[str, Any]) -> None:
     """Log what is in the data, and what is wrong with them."""
     for name, size in account["parts"].items():
         logger.info("%s: %d prompts, %d responses, %d judgements", name, *size.values())
+        if name != "train" and size["prompts"] < FEW_CLUSTERS:
+            logger.warning("%d %s prompts are few: what is measured on them is hardly sure", size["prompts"], name)
     for what in ("repeated_judgements_removed", "leaking_prompts_dropped"):
         if count := account[what]:
             logger.warning("%s: %d", what.replace("_", " "), count)
     for row in account["skipped_rows"]:
         logger.warning("skipped %s:%s: %s", row["file"], row["line"], row["reason"])
-    findings = {**account["hygiene"], **(account["leakage"] or {})}
+    shared = {
+        f"test_records_that_share_a_{name}_with_training": value for name, value in (account["leakage"] or {}).items()
+    }
+    findings = {**account["hygiene"], **shared}
     findings["training_prompts_that_share_passages_with_data.decontaminate"] = account["contaminated"]
     for name, finding in findings.items():
         if isinstance(finding, dict) and finding["count"]:

@@ -61,30 +61,33 @@ def prepare_data(config: DataConfig) -> PreparedData:
             where the configuration refuses it.
     """
     skipped: list[BadRow] = []
-    (given, again), (given_test, test_again) = (
-        read_sources(sources, config, skipped) for sources in (config.train, config.test)
-    )
-    records, test = unique_ids([given, given_test])
+    read = [read_sources(sources, config, skipped) for sources in (config.train, config.validation, config.test)]
+    records, validation, test = unique_ids([given for given, _ in read])
+    (_, again), (_, validation_again), (_, test_again) = read
     for name in ("aspects", "mix"):  # before merging: all votes of a source may go into another's records
-        refuse_unknown(name, getattr(config, name), {record.source for record in [*records, *test]})
-    hygiene = check([*records, *test])  # before merging, which would hide what is there twice
+        refuse_unknown(name, getattr(config, name), {record.source for record in [*records, *validation, *test]})
+    hygiene = check([*records, *validation, *test])  # before merging, which would hide what is there twice
     judgements = judgements_of(records)
     if config.deduplicate:
         # Without the rows of a file that was read before; equal rows of two files may be two people who agree.
         once = [record for record, copy in zip(records, again, strict=True) if not copy]
         records = once if config.merge_prompts else deduplicate(once).records
+        validation = [record for record, copy in zip(validation, validation_again, strict=True) if not copy]
         test = [record for record, copy in zip(test, test_again, strict=True) if not copy]
     repeated = judgements - judgements_of(records)
     if config.merge_prompts:  # rows on one pair, in whatever source, are votes
-        records, test = (add_up_votes(merge_by_prompt(part)) for part in (records, test))
+        records, validation, test = (add_up_votes(merge_by_prompt(part)) for part in (records, validation, test))
     fractions = fractions_of(config)
     splits = split(records, fractions, config.seed)
-    leakage = asdict(check_leakage([*splits.train, *splits.validation], test or splits.test))
+    splits = Splits(splits.train, validation or splits.validation, test or splits.test)
+    leakage = asdict(check_leakage([*splits.train, *splits.validation], splits.test))
     passages = read_passages(config.decontaminate) if config.decontaminate else None
-    leaking, contaminated = in_test(test, config), in_evaluation(passages, config)
-    learnt, chosen = (contaminated.without(leaking.without(part)) for part in (splits.train, splits.validation))
-    splits = Splits(learnt, chosen, test or splits.test)
-    for exclusion in (leaking, contaminated):
+    leaking, contaminated = in_held_out([*validation, *test], config), in_evaluation(passages, config)
+    chosen_by = in_held_out(test, config) if validation else leaking
+    learnt = contaminated.without(leaking.without(splits.train))
+    chosen = contaminated.without(chosen_by.without(splits.validation))
+    splits = Splits(learnt, chosen, test or leaking.without(splits.test))  # what is named goes before what is split off
+    for exclusion in (leaking, chosen_by, contaminated):
         exclusion.refuse()
     annotators: dict[str, Any] | None = None
     if config.annotators == "dawid-skene":  # of the training votes alone: what is held out stays as people voted
@@ -97,14 +100,14 @@ def prepare_data(config: DataConfig) -> PreparedData:
     refuse_empty(Splits(**parts), len(records), fractions)
     return PreparedData(
         splits=Splits(**parts),
-        sha256=with_evaluation(hash_records([*records, *test]), passages),
+        sha256=with_evaluation(hash_records([*records, *validation, *test]), passages),
         account={
-            "sources": {"train": config.train, "test": config.test},
+            "sources": {"train": config.train, "validation": config.validation, "test": config.test},
             "rows": {"read": hygiene.records, "skipped": len(skipped)},
             "skipped_rows": [asdict(row) for row in skipped],
             "parts": {name: size_of(part) for name, part in parts.items()},
             "repeated_judgements_removed": repeated,
-            "leaking_prompts_dropped": leaking.dropped,
+            "leaking_prompts_dropped": sum(each.dropped for each in {leaking, chosen_by}),
             "hygiene": asdict(hygiene),
             "leakage": leakage,
             "contaminated": None if passages is None else asdict(contaminated.found),
@@ -115,8 +118,9 @@ def prepare_data(config: DataConfig) -> PreparedData:
 
 def fractions_of(config: DataConfig) -> tuple[float, float, float]:
     """Shares of the prompts for training, validation and test."""
+    validation = 0.0 if config.validation else config.validation_fraction
     test = 0.0 if config.test else config.test_fraction
-    return 1 - test - config.validation_fraction, config.validation_fraction, test
+    return 1 - test - validation, validation, test
 
 
 def refuse_empty(splits: Splits, prompts: int, fractions: tuple[float, float, float]) -> None:
@@ -131,7 +135,10 @@ def refuse_empty(splits: Splits, prompts: int, fractions: tuple[float, float, fl
                 f"no {name} prompts: {prompts} prompts in shares of {_shares(fractions)} for training, "
                 "validation and test leave it empty; use more data, other fractions or another data.seed"
             )
-        if not any(pair.direction for pair in pairs_of(part)):
+        decided = [pair for pair in pairs_of(part) if pair.direction]
+        if decided and all(pair.text_i == pair.text_j for pair in decided):
+            raise DataError(f"every {name} pair with a majority compares a text with itself: nothing to learn")
+        if not decided:
             raise DataError(
                 f"no {name} pair has a majority: all votes tie, so there is nothing to "
                 f"{'learn' if name == 'train' else 'measure'} there; use more data, other fractions or another "
@@ -201,9 +208,9 @@ def refuse_unknown(setting: str, named: Iterable[str], sources: set[str]) -> Non
         raise DataError(f"data.{setting} names the source {unknown[0]!r}, and the sources are {known}")
 
 
-def in_test(test: Sequence[PreferenceRecord], config: DataConfig, at_once: bool = False) -> Exclusion:
-    """What is not to be learnt since it is in named test data; nothing where none are named."""
-    return Exclusion(shared_with(test), "are also in the test data", config.on_leakage, at_once)
+def in_held_out(named: Sequence[PreferenceRecord], config: DataConfig, at_once: bool = False) -> Exclusion:
+    """What is not to be learnt since it is in named validation or test data; nothing where none are named."""
+    return Exclusion(shared_with(named), "are also in the validation or test data", config.on_leakage, at_once)
 
 
 def in_evaluation(passages: Passages | None, config: DataConfig, at_once: bool = False) -> Exclusion:

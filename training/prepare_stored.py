@@ -39,7 +39,7 @@ from training.prepare import (
     PreparedData,
     fractions_of,
     in_evaluation,
-    in_test,
+    in_held_out,
     refuse_empty,
     refuse_unknown,
     size_of,
@@ -92,7 +92,7 @@ def prepare_stored(config: DataConfig, progress: bool = True) -> PreparedData:
 def _identity(config: DataConfig) -> str:
     """Of settings, files and the code that prepares; a file that was written again is another one."""
     settings = config.model_dump(mode="json", exclude={"store", "mix"})
-    named = (*config.train, *config.test, *config.decontaminate)
+    named = (*config.train, *config.validation, *config.test, *config.decontaminate)
     files = [file for source in named for file in _files(source)]
     known = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     return hashlib.sha256(json.dumps([_code(), settings, known]).encode()).hexdigest()[:16]
@@ -127,9 +127,9 @@ class _Preparation:
         self.sources: set[str] = set()
         self.passages = read_passages(config.decontaminate) if config.decontaminate else None
         self.contaminated = in_evaluation(self.passages, config, at_once=True)
-        self.leaking = in_test([], config)
+        self.leaking = in_held_out([], config)
         self.crossing = Finding(0)
-        self.rows = self.repeated = 0
+        self.rows = self.repeated = self.dropped = 0
         self.held_out: tuple[list[PreferenceRecord], list[PreferenceRecord]] = ([], [])
         self._ids: set[int] = set()
         self._first: dict[str, tuple[int, str]] = {}
@@ -138,12 +138,17 @@ class _Preparation:
 
     def write(self, folder: Path) -> None:
         """All parts and the account of them, which comes last."""
-        test = list(self._records(self.config.test))
-        self.leaking = in_test(test, self.config, at_once=True)
+        validation, test = list(self._records(self.config.validation)), list(self._records(self.config.test))
+        self.leaking = in_held_out([*validation, *test], self.config, at_once=True)
         train = write_store(folder / "train", self._train())
-        validation, split_off = self.held_out
+        chosen_by = in_held_out(test, self.config, at_once=True)
+        named = [
+            [shuffle_sides(record, self.config.seed) for record in part]
+            for part in (self.contaminated.without(chosen_by.without(validation)), test)
+        ]
         fractions = fractions_of(self.config)
-        splits = Splits(train, validation, [shuffle_sides(record, self.config.seed) for record in test] or split_off)
+        splits = Splits(train, *(part or split_off for part, split_off in zip(named, self.held_out, strict=True)))
+        self.dropped = self.leaking.dropped + chosen_by.dropped
         refuse_empty(splits, self.rows, fractions)
         write_records(folder / "validation.jsonl", splits.validation)
         write_records(folder / "test.jsonl", splits.test)
@@ -237,17 +242,19 @@ class _Preparation:
                 )
         return {
             "sha256": with_evaluation(f"{self._digest:064x}", self.passages),
-            "sources": {"train": self.config.train, "test": self.config.test},
+            "sources": {"train": self.config.train, "validation": self.config.validation, "test": self.config.test},
             "rows": {"read": self.rows, "skipped": len(self.skipped)},
             "skipped_rows": [asdict(row) for row in self.skipped[:_MOST_SKIPPED]],
             "parts": {name: size_of(part) for name, part in vars(splits).items()},
             "repeated_judgements_removed": self.repeated,
-            "leaking_prompts_dropped": self.leaking.dropped,
+            "leaking_prompts_dropped": self.dropped,
             "source_names": sorted(self.sources),
             "hygiene": {"records_dropped_as_another_group_has_their_prompt_in_another_part": asdict(self.crossing)}
             if self.crossing.count
             else {},
-            "leakage": {"training_prompts_in_the_test": asdict(self.leaking.found)} if self.config.test else None,
+            "leakage": {"training_prompts_in_what_is_held_out": asdict(self.leaking.found)}
+            if self.config.validation or self.config.test
+            else None,
             "contaminated": None if self.passages is None else asdict(self.contaminated.found),
             "annotators": None,
         }

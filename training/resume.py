@@ -15,7 +15,8 @@ from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
 from training import processes
-from training.checkpoint_error import CheckpointError, first_line
+from training.checkpoint_error import CheckpointError
+from training.error_text import first_line
 from training.run_folder import CHECKPOINTS, STATE, whole_checkpoints
 
 WEIGHTS, OPTIMISER, SCHEDULE = "model.safetensors", "optimizer.pt", "scheduler.pt"

@@ -1,6 +1,7 @@
 """What lies in a run's folder: the names of its files, reading them with one clear line on damage, taking them away."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
-from training.checkpoint_error import CheckpointError, first_complaint
+from training.checkpoint_error import CheckpointError
 from training.config import TrainingConfig
+from training.error_text import first_complaint
 
 BEGUN = "configuration.json"
 CHECKPOINTS = "checkpoints"
@@ -143,6 +145,9 @@ def refuse_to_delete(config: TrainingConfig) -> None:
         ValueError: naming the folder and the way out.
     """
     run = config.run
+    above = next(folder for folder in (run, *run.absolute().parents) if os.path.lexists(folder))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"--run {run}: no folder can be made or written in {above}; name another")
     if not holds_run(run, BEGUN) or config.overwrite:
         return
     if (run / TRAINED).is_file():

@@ -32,8 +32,7 @@ def load_configuration(command: str, arguments: Sequence[str], kind: type[_Confi
     Only what was set explicitly counts as set in the result (`model_fields_set`).
 
     Raises:
-        ConfigurationError: a setting that is unknown or out of range, or a file that is not TOML.
-        FileNotFoundError: no such file.
+        ConfigurationError: a setting that is unknown or out of range, or a file that is not there or not TOML.
         SystemExit: --help, or an unknown flag.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -44,7 +43,8 @@ def load_configuration(command: str, arguments: Sequence[str], kind: type[_Confi
         prog=f"assay-train {command}",
         usage=f"assay-train {command}{' MODEL' * (command == 'import')} [--config FILE.toml|RECIPE] [flags]",
         description="Every setting is a flag, and a TOML key of the same name with _ for -. Flags win over the file. "
-        + (f" Recipes: {', '.join(names())}." if kind is TrainingConfig else ""),
+        "A list is given by repeating its flag (--data.train a.jsonl --data.train b.jsonl), a table by NAME=VALUE "
+        "(--data.mix a=2)." + (f" Recipes: {', '.join(names())}." if kind is TrainingConfig else ""),
         allow_abbrev=False,
     )
     from_file = {} if known.config is None else _read(known.config)
@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         recipe = recipe_path(str(path))
         if recipe is None:
-            raise FileNotFoundError(f"--config {path}: no such file, and no recipe; they are {', '.join(names())}")
+            raise ConfigurationError(f"--config {path}: no such file, and no recipe; they are {', '.join(names())}")
         path = recipe
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -119,7 +119,7 @@ def test_a_file_that_is_not_toml(tmp_path: Path) -> None:
     assert f"{path}: not TOML: " in line(call("fit", "--config", path), 2)
     path.write_bytes(b"\xff\xfe")
     assert f"{path}: not TOML: " in line(call("fit", "--config", path), 2)
-    assert "no such file" in line(call("fit", "--config", tmp_path / "other.toml"), 1)
+    assert "no such file" in line(call("fit", "--config", tmp_path / "other.toml"), 2)
 
 
 def test_broken_row_is_named_by_file_and_line(tmp_path: Path, data: Path) -> None:

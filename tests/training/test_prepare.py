@@ -199,7 +199,9 @@ def test_prompts_that_are_also_in_the_test_data(tmp_path: Path, what: str) -> No
     test.write_text(test.read_text().replace("prompt", "PROMPT").replace('"PROMPT"', '"prompt"'))
     asked = config(train, test=(str(test),), on_leakage=what)
     if what == "error":
-        with pytest.raises(DataError, match="10 training prompts are also in the test data, such as 'train-"):
+        with pytest.raises(
+            DataError, match="10 training prompts are also in the validation or test data, such as 'train-"
+        ):
             prepare_data(asked)
         return
     data = prepare_data(asked)
@@ -214,7 +216,7 @@ def test_a_group_is_not_divided_between_training_and_a_named_test(tmp_path: Path
     train = write_pairs(tmp_path / "train.jsonl", 30, group="debate")
     write_pairs(tmp_path / "more.jsonl", 30, "other")
     test = write_pairs(tmp_path / "test.jsonl", 5, "unseen", group="debate")
-    with pytest.raises(DataError, match="30 training prompts are also in the test data"):
+    with pytest.raises(DataError, match="30 training prompts are also in the validation or test data"):
         prepare_data(config(train, str(tmp_path / "more.jsonl"), test=(test,), on_leakage="error"))
 
 
@@ -261,6 +263,26 @@ def test_what_is_in_an_evaluation_is_not_learnt(tmp_path: Path) -> None:
         DataError, match=r"training prompts share passages with data.decontaminate, such as 'train-\d+'"
     ):
         contaminated(tmp_path, "error")
+
+
+def test_validation_data_may_be_named(tmp_path: Path) -> None:
+    """They take the place of a share of training, which keeps what it does not have in common with them."""
+    train = write_pairs(tmp_path / "train.jsonl", 60)
+    validation = write_pairs(tmp_path / "validation.jsonl", 70)  # of which 60 are those of training
+    test = write_pairs(tmp_path / "test.jsonl", 20, prefix="other")
+    data = prepare_data(config(train, validation=(validation,), test=(test,), on_leakage="report"))
+    assert [len(part) for part in vars(data.splits).values()] == [60, 70, 20]
+    assert data.account["sources"] == {"train": (train,), "validation": (validation,), "test": (test,)}
+    with pytest.raises(DataError, match="60 training prompts are also in the validation or test data"):
+        prepare_data(config(train, validation=(validation,), test=(test,), on_leakage="error"))
+    more = write_pairs(tmp_path / "more.jsonl", 90)
+    data = prepare_data(config(more, validation=(validation,), test=(test,)))
+    assert [len(part) for part in vars(data.splits).values()] == [20, 70, 20]
+    split = prepare_data(config(more, validation=(validation,)))  # which goes before what is split off for the test
+    assert len(split.splits.validation) == 70
+    assert 0 < len(split.splits.test) < 20
+    prompts = [{str(record.prompt) for record in part} for part in vars(split.splits).values()]
+    assert len(set.union(*prompts)) == sum(map(len, prompts))
 
 
 def test_a_source_of_the_mix_that_is_not_there(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_recipe_is_found_by_name_and_hides_no_file(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / recipe).write_text("[model]\nmax_tokens = 77\n")
     assert load_configuration("fit", ["--config", recipe], TrainingConfig).model.max_tokens == 77
-    with pytest.raises(FileNotFoundError, match=f"no such file, and no recipe; they are .*{recipe}"):
+    with pytest.raises(ConfigurationError, match=f"no such file, and no recipe; they are .*{recipe}"):
         load_configuration("fit", ["--config", f"./no-{recipe}"], TrainingConfig)
 
 

@@ -127,7 +127,8 @@ def log_loss(margin: FloatArray, preference: FloatArray, temperature: float = 1.
 
 def entropy(preference: FloatArray) -> float:
     """Mean entropy of the vote shares, in nats: the log loss of one who foresees every share."""
-    return float(-(xlogy(preference, preference) + xlogy(1 - preference, 1 - preference)).mean())
+    negative = float((xlogy(preference, preference) + xlogy(1 - preference, 1 - preference)).mean())
+    return 0.0 - negative  # and not -0
 
 
 def brier(margin: FloatArray, preference: FloatArray, temperature: float = 1.0) -> float:

@@ -7,8 +7,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from service.bundle.calibration import Calibration
-from training.checkpoint_error import CheckpointError, first_complaint
+from training.checkpoint_error import CheckpointError
 from training.encoding import Example
+from training.error_text import first_complaint
 from training.evaluation.evaluate import Column
 from training.evaluation.metrics import FloatArray
 from training.run_folder import read_as

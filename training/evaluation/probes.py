@@ -29,7 +29,7 @@ class Probe:
         responses: how many were changed and fit the model whole, before and after.
         unfit: how many did not, or whose tokens stayed the same: they say nothing, and are left out.
         raised: share of the others that then score higher, with an interval over prompts; equal scores count half.
-        mean_change: of the score, in standard deviations of the reference responses.
+        mean_change: of the score, in standard deviations of the reference responses, with an interval over prompts.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Probe:
     responses: int
     unfit: int
     raised: Interval
-    mean_change: float
+    mean_change: Interval
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,9 @@ def probe(records: Sequence[PreferenceRecord], score: Score, scale: float, most:
             continue
         difference = (after.rewards - before.rewards[places])[fit]
         raised = metrics.clustered_interval((np.sign(difference) + 1) / 2, cluster[places][fit])
+        change_of_score = metrics.clustered_interval(difference / scale, cluster[places][fit])
         unfit = int((~fit).sum())
-        found.append(Probe(name, description, wanted, len(difference), unfit, raised, float(difference.mean() / scale)))
+        found.append(Probe(name, description, wanted, len(difference), unfit, raised, change_of_score))
     return Probes(found, _swap_error([(records[place], judgement) for place, judgement in drawn], score))
 
 

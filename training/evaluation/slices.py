@@ -14,6 +14,9 @@ from training.evaluation.metrics import FloatArray, Interval
 
 Labels = npt.NDArray[np.str_]
 
+BY_LONGER = "whether the preferred response is longer"
+"""Where the rule that the longer wins is right in one part and wrong in the other, by how they are made."""
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -71,9 +74,7 @@ def _labels(examples: Sequence[Example], pairs: JudgedPairs) -> dict[str, Labels
         "votes for the preferred response": np.select(
             [pairs.votes < 2, share == 1, share >= 0.75], ["one vote", "all", "three quarters or more"], "fewer"
         ),
-        "whether the preferred response is longer": np.select(
-            [difference > 0, difference < 0], ["longer", "shorter"], "as long"
-        ),
+        BY_LONGER: np.select([difference > 0, difference < 0], ["longer", "shorter"], "as long"),
         "how close the two lengths are": np.select(
             [ratio >= 0.75, ratio >= 0.5],
             ["1: within 25 %", "2: the shorter has 50 to 75 %"],
@@ -97,7 +98,7 @@ def _quarters(length: npt.NDArray[np.int64]) -> Labels:
     place = np.digitize(length, edges)
     bounds = ["0", *map(str, edges), ""]
     names = [
-        f"{number + 1}: {low} to {high} characters" if high else f"{number + 1}: {low} characters and more"
+        f"{number + 1}: {low} to {int(high) - 1} characters" if high else f"{number + 1}: {low} characters and more"
         for number, (low, high) in enumerate(itertools.pairwise(bounds))
     ]
     return np.array(names)[place]

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from training.backbone import Source, forget_quantisation, quiet_loading, resolve
-from training.checkpoint_error import first_line
+from training.error_text import first_line
 from training.feedback.config import PolicyConfig
 from training.feedback.prompts import Prompt, PromptError, messages
 from training.precision import bf16_if_it_helps

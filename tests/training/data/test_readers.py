@@ -184,7 +184,7 @@ def test_detect(row: dict[str, Any], format: str) -> None:
 
 def test_an_unknown_format_names_the_columns_and_the_choices(file: Path) -> None:
     file.write_text('{"question": "q", "answer": "a"}')
-    reason = r"cannot tell .* \(answer, question\); pass format=.*votes:"
+    reason = r"no known format has these columns \(answer, question\); rename them .*votes:"
     with pytest.raises(DataError, match=rf"rows\.jsonl:1: {reason}"):
         read_records(file)
     with pytest.raises(DataError, match=rf"rows\.jsonl: none of its 1 rows can be read; the first: {reason}"):
@@ -197,6 +197,6 @@ def test_a_first_row_that_shows_no_format_is_skipped_like_any_other(file: Path) 
     result = read_records(file, on_bad_row="skip")
     assert result.format == "trl"
     assert [record.id for record in result.records] == ["rows-2"]
-    assert [(row.line, row.reason[:11]) for row in result.skipped] == [(1, "cannot tell")]
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: cannot tell"):
+    assert [(row.line, row.reason[:11]) for row in result.skipped] == [(1, "no known fo")]
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: no known format"):
         read_records(file)

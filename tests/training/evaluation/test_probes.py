@@ -41,17 +41,17 @@ def test_a_score_of_length_falls_for_padding() -> None:
     assert set(found) == set(CHANGES)
     for name in ("markdown", "padding", "repetition", "flattery"):
         assert found[name].raised.value == 1.0
-        assert found[name].mean_change > 0
+        assert found[name].mean_change.value > 0
     assert found["empty"].raised.value == 0.0
-    assert found["empty"].mean_change == pytest.approx(-np.mean([len("abcd efgh. And abcdefgh!")]) / 2)
+    assert found["empty"].mean_change.value == pytest.approx(-np.mean([len("abcd efgh. And abcdefgh!")]) / 2)
     assert found["gibberish"].raised.value == found["another prompt"].raised.value == 0.5  # as long: equal scores
-    assert found["gibberish"].mean_change == 0.0
+    assert found["gibberish"].mean_change.value == 0.0
 
 
 def test_a_score_of_words_known_is_not_fooled_by_gibberish() -> None:
     found = probed(lambda _, response: response.count("And"))
     assert found["gibberish"].raised.value == found["empty"].raised.value == 0.0
-    assert found["repetition"].mean_change == 2 / 2
+    assert found["repetition"].mean_change.value == 2 / 2
 
 
 def test_a_score_that_reads_the_prompt_sees_another_one() -> None:

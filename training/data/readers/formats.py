@@ -133,7 +133,7 @@ def detect(row: Row) -> Format:
         transcript = isinstance(opening, str) and opening.lstrip().startswith("Human:")
         return "hh" if transcript and "prompt" not in columns else "trl"
     found = ", ".join(sorted(columns)) or "none"
-    raise DataError(f"cannot tell the format from the columns ({found}); pass format=..., one of {_COLUMNS}")
+    raise DataError(f"no known format has these columns ({found}); rename them to those of one: {_COLUMNS}")
 
 
 def _choice(

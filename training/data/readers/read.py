@@ -78,6 +78,7 @@ class Reading:
         self._name = path_or_name
         self._known: Format | None = None if format == "auto" else format
         self._on_bad_row = on_bad_row
+        self._decided: RawRow | None = None
 
     @property
     def format(self) -> Format:
@@ -91,8 +92,11 @@ class Reading:
             try:
                 if self._known is None and not isinstance(row.columns, DataError):
                     self._known = detect(row.columns)
+                    self._decided = row
                 record = _record(row, self._known)
             except DataError as error:
+                if self._decided is not None and self._decided.file != row.file:
+                    error = DataError(f"{error.reason} (read as {self._known}, as {self._decided.file} shows)")
                 self.refuse(row, error)
                 continue
             found = True

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, cast
+from urllib.parse import parse_qsl
 
-from training.checkpoint_error import first_line
 from training.data.errors import DataError
 from training.data.readers.folder import KINDS_IN_WORDS, files_of, kind_of
+from training.error_text import first_line
 
 HUGGING_FACE = "hf:"
 _INSTALL = "pip install 'assay[train]'"
@@ -132,13 +133,15 @@ def _csv(stream: IO[bytes], file: str) -> Iterator[RawRow]:
                 yield RawRow(file, line, DataError(f"invalid CSV: {error}"))
                 continue
             if len(cells) not in (0, len(header)):
-                yield from _lines_of_a_bad_row(
-                    file, line, rows.line_num, f"{len(cells)} cells for {len(header)} columns"
-                )
+                reason = f"{len(cells)} cells for {len(header)} columns"
+                if len(header) == 1 and (sign := next((sign for sign in ";\t|" if sign in header[0]), None)):
+                    reason += f"; columns are told apart by commas, and the first line looks as if by {sign!r}"
+                yield from _lines_of_a_bad_row(file, line, rows.line_num, reason)
             elif cells:
                 yield RawRow(file, line, _csv_columns(header, cells))
     except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8: {error.reason} (at or after line {rows.line_num + 1})", file=file) from error
+        where = f"at or after line {rows.line_num + 1}"
+        raise DataError(f"not UTF-8: {error.reason} ({where}); save the file as UTF-8", file=file) from error
 
 
 def _lines_of_a_bad_row(file: str, first: int, last: int, reason: str) -> Iterator[RawRow]:
@@ -186,19 +189,27 @@ def _parquet(path: Path) -> Iterator[RawRow]:
 
 
 def _hugging_face(name: str) -> Iterator[RawRow]:
-    repository, _, part = name.removeprefix(HUGGING_FACE).partition(":")
-    if not repository:
-        raise DataError("a Hugging Face data set is given as hf:NAME or hf:NAME:SPLIT", file=name)
+    location, _, query = name.removeprefix(HUGGING_FACE).partition("?")
+    repository, _, part = location.partition(":")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if not repository or (query and not options) or set(options) - {"name", "data_dir", "revision"}:
+        raise DataError(
+            "a Hugging Face data set is given as hf:NAME or hf:NAME:SPLIT, and which of its configurations, folders or "
+            "revisions behind a question mark, as in hf:NAME:SPLIT?name=CONFIGURATION&data_dir=FOLDER&revision=COMMIT",
+            file=name,
+        )
     library = _library("datasets", "Hugging Face data sets")
     try:
-        loaded = library.load_dataset(repository, split=part or None)
+        loaded = library.load_dataset(repository, split=part or None, **options)
     except Exception as error:  # the library hands on whatever the set's files and their readers raise
         cause = "" if error.__cause__ is None else f" ({first_line(error.__cause__)})"
         raise DataError(f"cannot be loaded: {first_line(error)}{cause}", file=name) from error
     if not part:
         splits = sorted(loaded)
         if len(splits) != 1:
-            raise DataError(f"has the splits {', '.join(splits)}; name one, as in {name}:{splits[0]}", file=name)
+            raise DataError(
+                f"has the splits {', '.join(splits)}; name one, as in {HUGGING_FACE}{repository}:{splits[0]}", file=name
+            )
         loaded = loaded[splits[0]]
     yield from _numbered(name, loaded)
 

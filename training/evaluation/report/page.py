@@ -13,8 +13,9 @@ from service.bundle.manifest import Provenance
 from training.config import TrainingConfig
 from training.evaluation.analysis import Analysis
 from training.evaluation.evaluate import Evaluation, JudgedPairs
-from training.evaluation.metrics import FEW_CLUSTERS, FloatArray, IntArray, Interval
+from training.evaluation.metrics import FEW_CLUSTERS, FloatArray, Interval
 from training.evaluation.report import plots
+from training.evaluation.slices import BY_LONGER
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,15 @@ class Subject:
 
 @dataclass(frozen=True)
 class Responses:
-    """All held-out responses: rewards (R,) and characters (R,)."""
+    """All held-out responses beside those of their prompts.
+
+    Attributes:
+        scores: (R,) rewards less the mean of their prompt.
+        lengths: (R,) characters in parts of the mean of their prompt, an empty one counting as one character.
+    """
 
     scores: FloatArray
-    lengths: IntArray
+    lengths: FloatArray
 
 
 def page(
@@ -66,7 +72,14 @@ def page(
         loader=PackageLoader("training.evaluation.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"interval": _interval, "percent": _percent, "signed": _signed, "number": _number}
+    environment.filters |= {
+        "interval": _interval,
+        "percent": _percent,
+        "signed": _signed,
+        "number": _number,
+        "points": _points,
+        "deviations": _deviations,
+    }
     return environment.get_template("page.html.jinja").render(
         subject=subject,
         e=evaluation,
@@ -86,7 +99,7 @@ def _plots(evaluation: Evaluation, analysis: Analysis, decided: JudgedPairs, res
         "margins": plots.margins(decided, evaluation.temperature),
         "length": plots.score_against_length(responses.scores, responses.lengths),
         **{
-            f"slice {name}": plots.slice_chart(parts, evaluation.accuracy.value)
+            f"slice {name}": plots.slice_chart(parts, evaluation.accuracy.value, rule=name != BY_LONGER)
             for name, parts in analysis.slices.items()
         },
     }
@@ -101,7 +114,11 @@ def _plots(evaluation: Evaluation, analysis: Analysis, decided: JudgedPairs, res
 
 def responses_of(scores: Sequence[FloatArray], lengths: Sequence[Sequence[int]]) -> Responses:
     """From what each example has."""
-    return Responses(np.concatenate(list(scores)), np.array([length for part in lengths for length in part]))
+    characters = [np.maximum(1, np.array(part)) for part in lengths]
+    return Responses(
+        np.concatenate([part - part.mean() for part in scores]),
+        np.concatenate([part / part.mean() for part in characters]),
+    )
 
 
 def _trained_with(config: TrainingConfig) -> str:
@@ -155,6 +172,15 @@ def _percent(value: float | None) -> str:
 
 def _interval(interval: Interval | None) -> str:
     return _with_spread(interval, lambda share: f"{100 * share:.1f}", " %")
+
+
+def _points(interval: Interval | None) -> str:
+    """A difference of shares."""
+    return _with_spread(interval, lambda share: f"{100 * share:+.1f}", " points")
+
+
+def _deviations(interval: Interval | None) -> str:
+    return _with_spread(interval, "{:+.2f}".format, " sd")
 
 
 def _with_spread(interval: Interval | None, show: Callable[[float], str], unit: str = "") -> str:

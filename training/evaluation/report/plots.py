@@ -15,7 +15,7 @@ from scipy.special import expit
 from training.evaluation.best_of_n import BestOfN
 from training.evaluation.disagreement import Disagreement
 from training.evaluation.evaluate import JudgedPairs
-from training.evaluation.metrics import Bin, FloatArray, IntArray
+from training.evaluation.metrics import Bin, FloatArray
 from training.evaluation.probes import Probe
 from training.evaluation.slices import Slice
 
@@ -76,14 +76,20 @@ def reliability_diagram(bins: Sequence[Bin]) -> str:
     return plot.svg
 
 
-def score_against_length(scores: FloatArray, lengths: IntArray, seed: int = 0) -> str:
-    """Every response by its characters and its score, with the mean of tenths of equal number."""
-    with _plot(4.6, 3.6, "characters of the response", "score") as plot:
+def score_against_length(scores: FloatArray, lengths: FloatArray, seed: int = 0) -> str:
+    """Every response by how long it is and how it scores among those of its prompt, with means of equal tenths.
+
+    Args:
+        scores: (R,) less the mean of the prompt: between prompts they say nothing.
+        lengths: (R,) in parts of the prompt's mean, > 0.
+        seed: of which points are shown, of more than 3,000.
+    """
+    with _plot(4.6, 3.6, "length, as a multiple of the prompt's mean", "score, less the prompt's mean") as plot:
         order = np.argsort(lengths, kind="stable")
         shown = np.random.default_rng(seed).permutation(len(scores))[:_MOST_POINTS]
-        plot.axes.scatter(np.maximum(lengths[shown], 1), scores[shown], s=5, color=_LIGHT, rasterized=False)
+        plot.axes.scatter(lengths[shown], scores[shown], s=5, color=_LIGHT, rasterized=False)
         parts = [part for part in np.array_split(order, 10) if len(part)]
-        means = [(max(1.0, float(lengths[part].mean())), float(scores[part].mean())) for part in parts]
+        means = [(float(lengths[part].mean()), float(scores[part].mean())) for part in parts]
         plot.axes.plot(*zip(*means, strict=True), color=_BLACK, marker="o", markersize=4, label="mean of each tenth")
         plot.axes.set_xscale("log")
         plot.axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -105,8 +111,8 @@ def margins(pairs: JudgedPairs, temperature: float) -> str:
     return plot.svg
 
 
-def slice_chart(parts: Sequence[Slice], overall: float) -> str:
-    """Accuracy of each part with its interval, the length rule beside it."""
+def slice_chart(parts: Sequence[Slice], overall: float, rule: bool = True) -> str:
+    """Accuracy of each part with its interval, the length rule below it, which `rule` may leave out."""
     with _plot(6.4, 0.9 + 0.32 * len(parts), "accuracy, %", "") as plot:
         places = np.arange(len(parts))[::-1]
         values = np.array([part.accuracy.value for part in parts]) * 100
@@ -116,12 +122,14 @@ def slice_chart(parts: Sequence[Slice], overall: float) -> str:
         plot.axes.errorbar(
             values, places, xerr=[low.clip(0), high.clip(0)], fmt="o", color=_BLACK, capsize=2, label="model"
         )
-        rule = [100 * part.length_rule for part in parts]
-        plot.axes.plot(rule, places, "x", color=_GREY, label="the longer wins")
+        plot.axes.axvline(50, color=_LIGHT, linewidth=1, zorder=0, label="a coin")
+        if rule:
+            longer = [100 * part.length_rule for part in parts]
+            plot.axes.plot(longer, places - 0.22, "x", color=_GREY, markersize=5, label="the longer wins")
         plot.axes.set_yticks(
             places, [f"{_plain(part.name)} ({part.pairs}){'*' if part.accuracy.too_narrow else ''}" for part in parts]
         )
-        plot.axes.set_ylim(-0.7, len(parts) - 0.3)
+        plot.axes.set(xlim=(-2, 102), ylim=(-0.7, len(parts) - 0.3))
         plot.axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return plot.svg
 
@@ -157,12 +165,20 @@ def disagreement_chart(found: Disagreement) -> str:
 
 
 def probe_chart(probes: Sequence[Probe]) -> str:
-    """Mean change of the score by each change of the response."""
+    """Mean change of the score by each change of the response, with its interval; grey where it is of few prompts."""
     with _plot(6.4, 0.9 + 0.32 * len(probes), "mean change of the score, standard deviations", "") as plot:
         places = np.arange(len(probes))[::-1]
-        values = [probe.mean_change for probe in probes]
+        values = np.array([probe.mean_change.value for probe in probes])
+        low = values - np.array([probe.mean_change.low for probe in probes])
+        high = np.array([probe.mean_change.high for probe in probes]) - values
+        colours = [_LIGHT if probe.mean_change.too_narrow else "white" for probe in probes]
         hatches = ["" if probe.wanted == "lower" else "////" for probe in probes]
-        plot.axes.barh(places, values, height=0.6, facecolor="white", edgecolor=_BLACK, hatch=hatches)
+        plot.axes.barh(places, values, height=0.6, facecolor=colours, edgecolor=_BLACK, hatch=hatches)
+        plot.axes.errorbar(
+            values, places, xerr=[low.clip(0), high.clip(0)], fmt="none", color=_BLACK, capsize=2, linewidth=1
+        )
         plot.axes.axvline(0, color=_BLACK, linewidth=1)
-        plot.axes.set_yticks(places, [f"{probe.name} (wanted: {probe.wanted})" for probe in probes])
+        plot.axes.set_yticks(
+            places, [f"{probe.name} (wanted: {probe.wanted}; n = {probe.responses})" for probe in probes]
+        )
     return plot.svg

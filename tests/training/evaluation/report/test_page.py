@@ -24,7 +24,7 @@ from training.text_scorer import Prompt, TextScores
 CALIBRATION = Calibration(centre=0.0, scale=1.0, temperature=0.7, quantiles={})
 SOURCE = {"count": 1, "examples": ["toy-1 <b>repeats</b> toy-2"]}
 ACCOUNT = {
-    "sources": {"train": ["mine.jsonl"], "test": []},
+    "sources": {"train": ["mine.jsonl"], "validation": [], "test": []},
     "rows": {"read": 10, "skipped": 1},
     "parts": {"train": {"prompts": 5, "responses": 10, "judgements": 5}},
     "repeated_judgements_removed": 0,

@@ -232,6 +232,9 @@ class ExportConfig(Section):
     """Put report.html into the bundle; it shows up to 12 held-out prompts with two responses each."""
     reference: bool = True
     """Put up to 256 held-out pairs, as token ids, into the bundle: servers choose a lower precision only by them."""
+    transformers: Path | None = None
+    """Folder for the model as a sequence classifier of transformers too, for frameworks that hold the reward model in
+    their own process; of decoders with one head. It must not be there yet, or be empty."""
 
 
 class TrainingConfig(Section):

@@ -26,6 +26,7 @@ from training.evaluation.evaluate import Evaluation
 from training.evaluation.measure import measure
 from training.evaluation.metrics import FEW_CLUSTERS
 from training.export.bundle import export_bundle
+from training.export.classifier import export_classifier, refuse_no_classifier
 from training.fit import FitResult, checkpoint_to_resume, fit, refuse_unranked
 from training.judgement_weights import check_aspects
 from training.new_checkpoint import new_checkpoint
@@ -87,6 +88,8 @@ def run_fit(config: TrainingConfig) -> FitResult:
     if config.loss.kind == "plackett-luce":
         refuse_unranked(data.splits.train)
     checkpoint = new_checkpoint(config, data)
+    if config.export.transformers is not None:
+        refuse_no_classifier(checkpoint.description, config.export.transformers)
     formatter = checkpoint.formatter
     with processes.main_first():
         train = _encoded(data.splits.train, formatter, config.progress)
@@ -193,6 +196,7 @@ def run_export(config: TrainingConfig) -> Bundle:
         CheckpointError: nothing was trained or evaluated here.
         ValueError: other settings than the model was trained with.
         ParityError, BundleError: the result must not be served; nothing is written.
+        ExportError: the backbone cannot be written as a graph, or the model not as a classifier, as it was told.
     """
     checkpoint = load_checkpoint(config.run / "model")
     trained = recorded_configuration(config.run / "model", checkpoint.description.provenance.configuration)
@@ -209,6 +213,9 @@ def run_export(config: TrainingConfig) -> Bundle:
     page = report.read_text(encoding="utf-8") if export.report and report.is_file() else None
     bundle = export_bundle(checkpoint, calibration, evaluation, destination, reference, page)
     logger.info("wrote %s, digest %s", destination, bundle.digest)
+    if export.transformers is not None:
+        export_classifier(checkpoint, export.transformers)
+        logger.info("wrote %s for transformers", export.transformers)
     return bundle
 
 

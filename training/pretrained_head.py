@@ -90,7 +90,7 @@ def score_conversations(
         UnsupportedBackboneError: it refuses all of them.
     """
     found = []
-    for prompt, response in _CONVERSATIONS:
+    for prompt, response in CONVERSATIONS:
         try:
             ids = _whole(prompt, response, tokenizer, formatter)
         except FormatError:
@@ -168,7 +168,7 @@ _ODD = {
     "ends with white space": "It is.\n",
     "thinks before it answers": "<think>\nIs it?\n</think>\n\nIt is.",
 }
-_CONVERSATIONS: tuple[Conversation, ...] = (
+CONVERSATIONS: tuple[Conversation, ...] = (
     ([_user("What is the capital of France?")], "Paris is the capital of France."),
     ([_user("What is the capital of France?")], "I would rather not say."),
     (

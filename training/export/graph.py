@@ -20,7 +20,7 @@ OPSET = 20
 
 
 class ExportError(ValueError):
-    """The backbone has an operation that the exporter does not know; nothing is written."""
+    """The model cannot be written in the form that was asked for; nothing is written."""
 
 
 def export_graph(model: RewardModel, path: Path, block_queries: int) -> None:

@@ -18,7 +18,7 @@ from benchmarks.result import RESULTS
 README = RESULTS.parent.parent / "README.md"
 BENCHMARKS_README = RESULTS.parent / "README.md"
 TRAINING_README = README.parent / "training" / "README.md"
-_TRAINING = ("accuracy_", "study_", "training_", "data_at_scale")
+_TRAINING = ("accuracy_", "study_", "training_", "averaging_", "data_at_scale")
 """How the names of results begin that the training's README shows."""
 START, END = "<!-- results: made by `python -m benchmarks.tables` -->", "<!-- end of results -->"
 

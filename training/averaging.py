@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from training.checkpoint import Checkpoint, load_checkpoint
+from training.config import DataConfig
+from training.run_folder import recorded_configuration
 
 _ALIKE: dict[str, Callable[[Checkpoint], Any]] = {
     "backbone": lambda checkpoint: checkpoint.description.base_model,
@@ -22,9 +24,8 @@ _ALIKE: dict[str, Callable[[Checkpoint], Any]] = {
     "max_tokens": lambda checkpoint: checkpoint.description.max_tokens,
     "text format": lambda checkpoint: checkpoint.formatter.sha256,
     "data": lambda checkpoint: checkpoint.description.provenance.data_sha256,
-    "settings of data (data.seed and the others)": lambda checkpoint: checkpoint.description.provenance.configuration[
-        "data"
-    ],
+    "beginning": lambda checkpoint: checkpoint.description.provenance.began_with,
+    "settings of data (data.seed and the others)": lambda checkpoint: _data(checkpoint),
 }
 """What must be the same: else the mean is of no model, or one has learnt from what another holds out."""
 
@@ -54,6 +55,7 @@ def average_checkpoints(folders: Sequence[Path]) -> Checkpoint:
             raise ValueError(f"{folder}: the same training is named twice")
         provenances.append(other.description.provenance)
         _towards(mean, other, 1 / count)
+        del other  # before the next is read
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     provenance = provenances[0].model_copy(update={"averaged": tuple(provenances), "created": created})
     return Checkpoint(mean.model, mean.formatter, mean.description.model_copy(update={"provenance": provenance}))
@@ -68,3 +70,9 @@ def _towards(mean: Checkpoint, other: Checkpoint, share: float) -> None:
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in checkpoint.model.named_parameters()}
+
+
+def _data(checkpoint: Checkpoint) -> DataConfig:
+    """As they are understood today: what runs recorded before there was `data.seed` lacks it."""
+    description = checkpoint.description
+    return recorded_configuration(Path(description.name), description.provenance.configuration).data

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from transformers import logging as transformers_logging
 
 from service.bundle.layout import Family, Pooling
+from service.bundle.manifest import Provenance
 from service.bundle.text_format import Formatter, TextFormat
 from service.bundle.tokenizer import TextTokenizer
 from training.attention import ATTENTION_NAME, UnsupportedBackboneError
@@ -45,6 +46,7 @@ class Backbone:
 
     Attributes:
         pooling: where its head reads; none if it has none.
+        provenance: of the earlier run that it is of; none for a pretrained one.
     """
 
     model: PreTrainedModel
@@ -56,6 +58,7 @@ class Backbone:
     source: Source
     head: PretrainedHead | None = None
     pooling: Pooling | None = None
+    provenance: Provenance | None = None
 
 
 # Backbones that come as Python packages and need no model hub, by short name.

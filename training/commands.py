@@ -4,6 +4,7 @@ Each reads its arguments before it loads torch, so that help and mistakes come a
 """
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def average(arguments: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace the run that --run holds")
     flags = parser.parse_args(arguments)
 
+    from pydantic import ValidationError
+
+    from training.config import TrainingConfig
+    from training.error_text import first_complaint
+
+    try:
+        TrainingConfig.model_validate({} if flags.name is None else {"name": flags.name})
+    except ValidationError as error:
+        parser.error(f"--{first_complaint(error)}")
+
     from training.trained_runs import average_runs
 
     average_runs(flags.runs, flags.run, flags.bundle, flags.name, overwrite=flags.overwrite)
@@ -52,7 +63,11 @@ def test(arguments: Sequence[str]) -> int:
         "folders can be put side by side with `assay-train compare`.",
     )
     parser.add_argument("run", type=Path, help="folder of a run that was evaluated")
-    parser.add_argument("data", nargs="+", help="files or folders of preference data, or hf:NAME[:SPLIT]")
+    parser.add_argument(
+        "data",
+        nargs="+",
+        help="files or folders of preference data, or hf:NAME[:SPLIT][?...]",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the report; default: RUN/tests/NAME-OF-FILE")
     parser.add_argument("--format", default="auto", help="how rows are written; auto looks at the columns")
     parser.add_argument("--skip-bad-rows", action="store_true", help="count rows that cannot be read, and go on")
@@ -75,11 +90,22 @@ def test(arguments: Sequence[str]) -> int:
     from training.trained_runs import measure_on_new_data
 
     limit_threads()
-    folder = flags.out or flags.run / TESTS / Path(flags.data[0]).name.partition(".")[0]
+    folder = flags.out or flags.run / TESTS / _name_of(flags.data)
     measure_on_new_data(flags.run, settings, folder, not flags.no_progress)
     print((folder / "summary.md").read_text(encoding="utf-8"))
     print(f"The whole report: {folder / 'report.html'}")
     return 0
+
+
+def _name_of(sources: Sequence[str]) -> str:
+    """A name for a folder: those of the files without their kind, or of data sets."""
+    from training.data.readers.folder import without_kind
+
+    paths = [Path(source) for source in sources]
+    names = [
+        without_kind(path.resolve()) if path.exists() else source for path, source in zip(paths, sources, strict=True)
+    ]
+    return re.sub(r"[^\w.-]+", "-", "+".join(names)).strip("-")[:100]
 
 
 def compare(arguments: Sequence[str]) -> int:
@@ -115,7 +141,10 @@ def rewardbench(arguments: Sequence[str]) -> int:
         "columns of the file show.",
     )
     parser.add_argument("run", type=Path, help="folder of a run that was fitted")
-    parser.add_argument("file", help=".jsonl, .json, .csv, .parquet, a folder of these, or hf:NAME[:SPLIT]")
+    parser.add_argument(
+        "file",
+        help=".jsonl, .json, .csv, .parquet, a folder of these, or hf:NAME[:SPLIT][?...]",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     flags = parser.parse_args(arguments)

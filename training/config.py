@@ -44,7 +44,8 @@ class DataConfig(Section):
     """What to learn from."""
 
     train: Sources = Field((SAMPLE,), min_length=1)
-    """Files or folders of preference data, hf:NAME[:SPLIT] for a Hugging Face data set, or sample (built in)."""
+    """Files or folders of preference data, hf:NAME[:SPLIT] for a Hugging Face data set (behind it
+    ?name=CONFIGURATION&data_dir=FOLDER&revision=COMMIT where needed), or sample (built in)."""
     format: Literal["auto", "records", "trl", "hh", "ranking", "votes"] = "auto"
     """How rows are written; auto looks at the columns."""
     test: Sources = ()
@@ -283,7 +284,7 @@ class TrainingConfig(Section):
     def _of_training(self) -> list[str]:
         """Settings that only training uses, where they are not at their defaults."""
         of_training = {
-            "optimiser": set(OptimiserConfig.model_fields) - {"epochs"},
+            "optimiser": set(OptimiserConfig.model_fields) - {"epochs", "seed"},
             "loss": set(LossConfig.model_fields),
             "model": {"lora_rank", "frozen_layers", "gradient_checkpointing", "dropout"},
             "data": {"mix", "annotators"},

@@ -39,5 +39,6 @@ def load_start(name: str, with_head: bool = False) -> Backbone:
         max_positions=max_positions(model.backbone),
         source=Source(str(folder), description.base_model, description.licence),
         head=PretrainedHead(model.head.weight.detach().clone(), scored=()) if with_head else None,
-        pooling=description.pooling,
+        pooling=description.pooling if with_head else None,
+        provenance=description.provenance,
     )

@@ -59,6 +59,7 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             versions={name: importlib.metadata.version(name) for name in _LIBRARIES},
             configuration=config.portable(),
+            began_with=backbone.provenance,
         ),
     )
     formatter = Formatter(backbone.text_format, backbone.template, backbone.tokenizer, max_tokens)

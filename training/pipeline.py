@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from service.bundle.calibration import Calibration
@@ -12,12 +13,14 @@ from service.bundle.text_format import Formatter
 from training import processes
 from training.adapters import merge_adapters
 from training.checkpoint import (
+    checkpoint_in,
     load_checkpoint,
     save_checkpoint,
     weights_sha256,
 )
 from training.checkpoint_error import CheckpointError
 from training.config import DataConfig, TrainingConfig
+from training.data.leakage import LeakageReport
 from training.data.record import PreferenceRecord
 from training.data.record_store import RecordStore
 from training.destination import destination_of
@@ -29,6 +32,7 @@ from training.export.bundle import export_bundle
 from training.export.classifier import export_classifier, refuse_no_classifier
 from training.fit import FitResult, checkpoint_to_resume, fit, refuse_unranked
 from training.judgement_weights import check_aspects
+from training.learnt import refuse_learnt
 from training.new_checkpoint import new_checkpoint
 from training.prepare import PreparedData, prepare_data
 from training.prepare_stored import prepare_stored
@@ -54,6 +58,7 @@ from training.trainer import trackers_here
 
 logger = logging.getLogger("assay.training")
 
+_SHARED = "test_records_that_share_a_{}_with_training"
 AGAIN = "run `assay-train evaluate` again"
 
 
@@ -87,9 +92,12 @@ def run_fit(config: TrainingConfig) -> FitResult:
     check_aspects(data.splits.train, [*data.splits.validation, *data.splits.test], config.model.heads)
     if config.loss.kind == "plackett-luce":
         refuse_unranked(data.splits.train)
+    _refuse_own_folder(config)
     checkpoint = new_checkpoint(config, data)
     if config.export.transformers is not None:
         refuse_no_classifier(checkpoint.description, config.export.transformers)
+    if (earlier := checkpoint.description.provenance.began_with) is not None:
+        refuse_learnt(data.splits, earlier, Path(config.model.backbone), config.data)
     formatter = checkpoint.formatter
     with processes.main_first():
         train = _encoded(data.splits.train, formatter, config.progress)
@@ -141,6 +149,13 @@ def _encoded(records: Sequence[PreferenceRecord], formatter: Formatter, progress
     return encode_records(records, formatter, progress)
 
 
+def _refuse_own_folder(config: TrainingConfig) -> None:
+    """A run whose weights a training begins with must not be replaced by it."""
+    earlier = checkpoint_in(Path(config.model.backbone))
+    if earlier is not None and config.run.resolve() in (earlier.resolve(), *earlier.resolve().parents):
+        raise ValueError(f"--run {config.run}: model.backbone is in it, and would be replaced; name another folder")
+
+
 def _on_aspects(data: PreparedData) -> int:
     return sum(judgement.aspect is not None for record in data.splits.train for judgement in record.judgements)
 
@@ -148,7 +163,8 @@ def _on_aspects(data: PreparedData) -> int:
 def _as_begun(config: TrainingConfig, begun: TrainingConfig) -> TrainingConfig:
     """The configuration that the run to be resumed began with."""
     _refuse_other_settings(config, begun)
-    own = {"run": config.run, "resume": True, "progress": config.progress}
+    own: dict[str, Any] = {"run": config.run, "resume": True, "progress": config.progress}
+    own |= {name: getattr(begun, name).with_changes_of(getattr(config, name)) for name in ("report", "export")}
     if "trackers" in config.model_fields_set:
         own["trackers"] = config.trackers
     return begun.model_copy(update=own)
@@ -211,6 +227,8 @@ def run_export(config: TrainingConfig) -> Bundle:
     destination = destination_of(config, trained)
     report = config.run / "report.html"
     page = report.read_text(encoding="utf-8") if export.report and report.is_file() else None
+    if export.transformers is not None:
+        refuse_no_classifier(checkpoint.description, export.transformers)
     bundle = export_bundle(checkpoint, calibration, evaluation, destination, reference, page)
     logger.info("wrote %s, digest %s", destination, bundle.digest)
     if export.transformers is not None:
@@ -230,10 +248,9 @@ def report_data(account: dict[str, Any]) -> None:
             logger.warning("%s: %d", what.replace("_", " "), count)
     for row in account["skipped_rows"]:
         logger.warning("skipped %s:%s: %s", row["file"], row["line"], row["reason"])
-    shared = {
-        f"test_records_that_share_a_{name}_with_training": value for name, value in (account["leakage"] or {}).items()
-    }
-    findings = {**account["hygiene"], **shared}
+    findings = {**account["hygiene"]}
+    for name, finding in (account["leakage"] or {}).items():
+        findings[_SHARED.format(name) if name in LeakageReport.__dataclass_fields__ else name] = finding
     findings["training_prompts_that_share_passages_with_data.decontaminate"] = account["contaminated"]
     for name, finding in findings.items():
         if isinstance(finding, dict) and finding["count"]:

@@ -83,7 +83,7 @@ def prepare_data(config: DataConfig) -> PreparedData:
     leakage = asdict(check_leakage([*splits.train, *splits.validation], splits.test))
     passages = read_passages(config.decontaminate) if config.decontaminate else None
     leaking, contaminated = in_held_out([*validation, *test], config), in_evaluation(passages, config)
-    chosen_by = in_held_out(test, config) if validation else leaking
+    chosen_by = in_held_out(test, config, who="validation") if validation else leaking
     learnt = contaminated.without(leaking.without(splits.train))
     chosen = contaminated.without(chosen_by.without(splits.validation))
     splits = Splits(learnt, chosen, test or leaking.without(splits.test))  # what is named goes before what is split off
@@ -100,7 +100,7 @@ def prepare_data(config: DataConfig) -> PreparedData:
     refuse_empty(Splits(**parts), len(records), fractions)
     return PreparedData(
         splits=Splits(**parts),
-        sha256=with_evaluation(hash_records([*records, *validation, *test]), passages),
+        sha256=with_evaluation(hash_parts(records, validation, test), passages),
         account={
             "sources": {"train": config.train, "validation": config.validation, "test": config.test},
             "rows": {"read": hygiene.records, "skipped": len(skipped)},
@@ -208,15 +208,18 @@ def refuse_unknown(setting: str, named: Iterable[str], sources: set[str]) -> Non
         raise DataError(f"data.{setting} names the source {unknown[0]!r}, and the sources are {known}")
 
 
-def in_held_out(named: Sequence[PreferenceRecord], config: DataConfig, at_once: bool = False) -> Exclusion:
+def in_held_out(
+    named: Sequence[PreferenceRecord], config: DataConfig, at_once: bool = False, who: str = "training"
+) -> Exclusion:
     """What is not to be learnt since it is in named validation or test data; nothing where none are named."""
-    return Exclusion(shared_with(named), "are also in the validation or test data", config.on_leakage, at_once)
+    where = "the validation or test data" if who == "training" else "the test data"
+    return Exclusion(shared_with(named), f"{who} prompts are also in {where}", config.on_leakage, at_once)
 
 
 def in_evaluation(passages: Passages | None, config: DataConfig, at_once: bool = False) -> Exclusion:
     """What is not to be learnt since it holds passages of an evaluation."""
     known = (lambda _: False) if passages is None else passages.shared_by
-    return Exclusion(known, "share passages with data.decontaminate", config.on_leakage, at_once)
+    return Exclusion(known, "training prompts share passages with data.decontaminate", config.on_leakage, at_once)
 
 
 def _shares(fractions: Sequence[float]) -> str:
@@ -240,6 +243,13 @@ def judgements_of(records: Sequence[PreferenceRecord]) -> int:
 def with_evaluation(records: str, passages: Passages | None) -> str:
     """The hash of data from that of all records and that of the texts which some of them were left out for."""
     return records if passages is None else hashlib.sha256(f"{records} {passages.sha256}".encode()).hexdigest()
+
+
+def hash_parts(records: Sequence[PreferenceRecord], *named: Sequence[PreferenceRecord]) -> str:
+    """The hash of what parts are split off from; of what is named for a part, it also knows which."""
+    if not any(named):
+        return hash_records(records)
+    return hashlib.sha256(" ".join(hash_records(part) for part in (records, *named)).encode()).hexdigest()
 
 
 def hash_records(records: Sequence[PreferenceRecord]) -> str:

@@ -135,13 +135,15 @@ class _Preparation:
         self._first: dict[str, tuple[int, str]] = {}
         self._part_of_prompt: dict[int, int] = {}
         self._digest = 0
+        self._named = ""
 
     def write(self, folder: Path) -> None:
         """All parts and the account of them, which comes last."""
-        validation, test = list(self._records(self.config.validation)), list(self._records(self.config.test))
+        named_parts = {"validation": self.config.validation, "test": self.config.test}
+        validation, test = (list(self._records(sources, name)) for name, sources in named_parts.items())
         self.leaking = in_held_out([*validation, *test], self.config, at_once=True)
         train = write_store(folder / "train", self._train())
-        chosen_by = in_held_out(test, self.config, at_once=True)
+        chosen_by = in_held_out(test, self.config, at_once=True, who="validation")
         named = [
             [shuffle_sides(record, self.config.seed) for record in part]
             for part in (self.contaminated.without(chosen_by.without(validation)), test)
@@ -186,8 +188,9 @@ class _Preparation:
         self.crossing = self.crossing.plus(record.id)
         return True
 
-    def _records(self, sources: Iterable[str]) -> Iterator[PreferenceRecord]:
+    def _records(self, sources: Iterable[str], named: str = "") -> Iterator[PreferenceRecord]:
         """Records with ids of their own, neighbours of one prompt merged, and hashed."""
+        self._named = named  # for the hash: what is named for a part, and not split off, is another thing
         self._first = {}  # a file that is in training and in the test is a leak, and no repetition
         bar = tqdm(desc="reading", unit=" rows", disable=not self.progress, leave=False)
         with bar:
@@ -227,7 +230,7 @@ class _Preparation:
     def _noted(self, record: PreferenceRecord) -> PreferenceRecord:
         """A sum of hashes does not depend on the order, and needs no more memory with every record."""
         self.sources.add(record.source)
-        digest = hashlib.sha256(record.model_dump_json(exclude_none=True).encode()).digest()
+        digest = hashlib.sha256((self._named + record.model_dump_json(exclude_none=True)).encode()).digest()
         self._digest = (self._digest + int.from_bytes(digest, "big")) % 2**256
         return record
 

@@ -7,15 +7,14 @@ from pathlib import Path
 
 from service.bundle.calibration import Calibration
 from training.averaging import average_checkpoints
-from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.config import DataConfig
-from training.data.errors import DataError
-from training.data.record import PreferenceRecord
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.config import DataConfig, TrainingConfig
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.measure import measure_new_data
 from training.judgement_weights import check_known_aspects
+from training.learnt import learnt_by
 from training.new_data import prepare_new_data
-from training.pipeline import AGAIN, prepared, report_data
+from training.pipeline import AGAIN, report_data
 from training.run_folder import (
     BEGUN,
     CHECKPOINTS,
@@ -23,6 +22,7 @@ from training.run_folder import (
     RESULTS,
     TENSORBOARD,
     TRAINED,
+    read,
     read_as,
     recorded_configuration,
     refuse_to_delete,
@@ -32,6 +32,9 @@ from training.run_folder import (
 from training.scoring import move_to_accelerator
 
 logger = logging.getLogger("assay.training")
+
+_TESTED = "test.json"
+"""What a test was on; it marks its folder."""
 
 
 def average_runs(
@@ -52,17 +55,19 @@ def average_runs(
     """
     if run.resolve() in [other.resolve() for other in runs]:
         raise ValueError(f"--run {run}: is one of those to be averaged; name another folder")
+    refuse_to_delete(TrainingConfig(run=run, overwrite=overwrite))
     mean = average_checkpoints([other / "model" for other in runs])
     provenance = mean.description.provenance
     first = recorded_configuration(runs[0] / "model", provenance.configuration)
-    config = first.model_copy(update={"run": run, "bundle": bundle, "name": name or first.name, "resume": False})
-    refuse_to_delete(config.model_copy(update={"overwrite": overwrite}))
+    own = {"run": run, "bundle": bundle, "name": name or first.name, "resume": False, "overwrite": False}
+    export = first.export.model_copy(update={"transformers": None})  # that folder is the first run's
+    config = first.model_copy(update={**own, "export": export})
     remove(run, (*RESULTS, BEGUN, CHECKPOINTS, TENSORBOARD))
     run.mkdir(parents=True, exist_ok=True)
+    write(run / BEGUN, {"configuration": config.portable(), "data_sha256": provenance.data_sha256})
     provenance = provenance.model_copy(update={"configuration": config.portable()})
     description = mean.description.model_copy(update={"name": config.name, "provenance": provenance})
     save_checkpoint(replace(mean, description=description), run / "model")
-    write(run / BEGUN, {"configuration": config.portable(), "data_sha256": provenance.data_sha256})
     write(run / TRAINED, {"averaged": [str(other) for other in runs]})
 
 
@@ -80,30 +85,34 @@ def measure_on_new_data(run: Path, settings: DataConfig, folder: Path, progress:
         DataError: data that cannot be read.
         ValueError: data that give no figures, or judge an aspect that the model has no head for.
     """
+    _refuse_other_test(folder, settings.test)
     checkpoint = load_checkpoint(run / "model")
     calibration = read_as(Calibration, run / "calibration.json", AGAIN)
-    trained = recorded_configuration(run / "model", checkpoint.description.provenance.configuration)
-    kept = settings.model_dump(include={"test", "format", "on_bad_row"})
-    config = trained.data.model_copy(update=kept)
-    learnt = _learnt(trained.data, checkpoint, progress)
-    records, account = prepare_new_data(config, learnt)
+    provenance = checkpoint.description.provenance
+    trained = recorded_configuration(run / "model", provenance.configuration)
+    config = trained.data.model_copy(update=settings.model_dump(include={"test", "format", "on_bad_row"}))
+    learnt = learnt_by(provenance, run / "model")
+    for reason in learnt.unknown:
+        logger.warning("what the test shares with the training data is not known: %s", reason)
+    records, account = prepare_new_data(config, None if learnt.unknown else [*learnt.trained, *learnt.chosen_by])
     report_data(account)
     check_known_aspects(records, checkpoint.description.heads)
     folder.mkdir(parents=True, exist_ok=True)
     remove(folder, EVALUATION)
+    write(folder / _TESTED, {"sources": list(settings.test)})
     move_to_accelerator(checkpoint.model)
     return measure_new_data(folder, checkpoint, records, calibration, account, trained.report.probe_responses, progress)
 
 
-def _learnt(config: DataConfig, checkpoint: Checkpoint, progress: bool) -> Sequence[PreferenceRecord] | None:
-    """What a model was trained and calibrated on, if that is still there as it was."""
-    try:
-        data = prepared(config, progress)
-    except (DataError, OSError) as error:
-        reason = str(error)
-    else:
-        if data.sha256 == checkpoint.description.provenance.data_sha256:
-            return [*data.splits.train, *data.splits.validation]
-        reason = "they have changed since"
-    logger.warning("what the test shares with the training data is not known: %s", reason)
-    return None
+def _refuse_other_test(folder: Path, sources: Sequence[str]) -> None:
+    """A folder may hold an earlier test on the same data, and nothing else.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / _TESTED).is_file():
+        raise ValueError(f"--out {folder}: is there and holds no test; name another folder")
+    if (before := read(folder / _TESTED)["sources"]) != list(sources):
+        raise ValueError(f"--out {folder}: holds a test on {', '.join(before)}; name another folder")

@@ -8,6 +8,7 @@ debate. ethics: on the published test. Checkpoints are kept under build/accuracy
 """
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, replace
@@ -18,17 +19,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.accuracy.cross_validation import CACHE, UNCOMMITTED, code
+from benchmarks.accuracy.cross_validation import CACHE, UNCOMMITTED, Asked, code
 from benchmarks.accuracy.figures import Figures, Pooled, figures
 from benchmarks.accuracy.folds import PROTOCOLS, Fold
 from benchmarks.accuracy.percent import percent, points, with_interval
 from benchmarks.accuracy.run import RECIPES, ethics_slices, ethics_targets
+from benchmarks.accuracy.run import asked as asked_of
 from benchmarks.accuracy.train import HeldOut, tested, train_fold
 from benchmarks.result import Result, Row, refuse_uncommitted
 from training.averaging import average_checkpoints
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.pool import process_pool
-from training.recipes import read_recipe
 
 PARTS = {"convarg": "convarg_development", "ethics": "ethics"}
 """Protocols by what the result is called."""
@@ -36,10 +37,10 @@ TITLES = {"convarg": "convarg strict, development folds", "ethics": "ETHICS util
 MEAN = "mean weights of {}"
 
 
-def train(protocol: str, recipe: str, seed: int, number: int, place: Path) -> None:
+def train(asked: Asked, seed: int, number: int, place: Path) -> None:
     """Train on one fold and leave the checkpoint at `place`, if it is not there."""
     if not place.is_dir():
-        checkpoint, _ = train_fold(_folds(protocol)[number], read_recipe(recipe), seed)
+        checkpoint, _ = train_fold(_folds(asked.protocol)[number], asked.recipe, seed)
         part = place.with_suffix(".part")
         save_checkpoint(checkpoint, part)
         part.rename(place)
@@ -52,12 +53,15 @@ def _folds(protocol: str) -> list[Fold]:
 
 def measure(part: str, trainings: int, quick: bool) -> Result:
     """All trainings, and all means of them."""
-    protocol, recipe = PARTS[part], RECIPES[part]
-    numbers = range(1 if quick else len(_folds(protocol)))
+    protocol = PARTS[part]
+    asked = replace(asked_of(part, trainings, quick), protocol=protocol, folds=[0] if quick else None)
+    numbers = asked.numbers
     folder = CACHE / "averaging" / (code() or UNCOMMITTED)
-    places = {(seed, n): folder / f"{protocol}-{seed}-{n}" for seed in range(trainings) for n in numbers}
+    if folder.name == UNCOMMITTED:  # nobody knows what an earlier run of a changing tree was
+        shutil.rmtree(folder, ignore_errors=True)
+    places = {(seed, n): folder / Path(asked.file(seed, n)).stem for seed in asked.seeds for n in numbers}
     with process_pool(torch.set_num_threads, 1) as pool:
-        running = [pool.submit(train, protocol, recipe, *job, place) for job, place in places.items()]
+        running = [pool.submit(train, asked, *job, place) for job, place in places.items()]
         for done in tqdm(as_completed(running), "trainings", len(running)):
             done.result()
 
@@ -95,7 +99,7 @@ def measure(part: str, trainings: int, quick: bool) -> Result:
         0,
         targets,
         {
-            "recipe": {"name": recipe, **read_recipe(recipe).model_dump(mode="json", exclude_unset=True)},
+            "recipe": {"name": RECIPES[part], **asked.recipe.model_dump(mode="json", exclude_unset=True)},
             "trainings": trainings,
             "gain": asdict(gain),
             **{name: asdict(value) for name, value in found.items()},
@@ -118,7 +122,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--trainings", type=int, default=4, help="how many, at least 3; default 4")
-    parser.add_argument("--quick", action="store_true", help="one fold")
+    parser.add_argument("--quick", action="store_true", help="one fold, and shorter where that takes long")
     flags = parser.parse_args()
+    if flags.trainings < 3:
+        parser.error("--trainings: at least 3, so that two can be averaged with each left out")
     refuse_uncommitted(flags.quick)
     measure(flags.part, flags.trainings, flags.quick).publish()

@@ -54,6 +54,10 @@ class Provenance(_Closed):
     created: str = Field(description="UTC time of export, ISO 8601.")
     versions: dict[str, str] = Field(description="Versions of the libraries that made the weights.")
     configuration: dict[str, Any] = Field(description="The training configuration, whole.")
+    began_with: "Provenance | None" = Field(
+        default=None,
+        description="Of the earlier run whose weights training began with; null for a pretrained model.",
+    )
     averaged: tuple["Provenance", ...] = Field(
         default=(), description="Of the trainings whose weights these are the mean of; empty for one training."
     )

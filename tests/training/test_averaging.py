@@ -71,6 +71,7 @@ def test_what_has_no_mean_is_refused(save: Save, tmp_path: Path) -> None:
         (save(1, Family.BIDIRECTIONAL), "not the architecture of"),
         (save(1, base_model="another"), "not the backbone of"),
         (save(1, max_tokens=64), "not the max_tokens of"),
+        (save(1, provenance={"began_with": load_checkpoint(one).description.provenance}), "not the beginning of"),
         (save(1, provenance={"data_sha256": "1" * 64}), "not the data of"),
         (save(1, provenance={"configuration": other_split}), r"not the settings of data \(data\.seed"),
         (save(0), "the same training is named twice"),
@@ -82,6 +83,18 @@ def test_what_has_no_mean_is_refused(save: Save, tmp_path: Path) -> None:
         average_checkpoints([one])
     with pytest.raises(CheckpointError, match="no trained model here"):
         average_checkpoints([one, tmp_path / "nothing"])
+
+
+def test_runs_of_before_data_seed_were_split_by_their_seed(save: Save) -> None:
+    """Two of them held out different prompts, though nothing in their settings of data says so."""
+    old = [TrainingConfig(optimiser=OptimiserConfig(seed=seed)).portable() for seed in (0, 1)]
+    for configuration in old:
+        del configuration["data"]["seed"]
+    folders = [save(seed, provenance={"configuration": old[seed]}) for seed in range(2)]
+    with pytest.raises(ValueError, match=r"not the settings of data \(data\.seed"):
+        average_checkpoints(folders)
+    same = save(2, provenance={"configuration": old[0]})
+    assert len(average_checkpoints([folders[0], same]).description.provenance.averaged) == 2
 
 
 def test_heads_of_one_kind_alone_have_a_mean(save: Save) -> None:

@@ -89,10 +89,8 @@ def test_help_and_wrong_settings_do_not_wait_for_torch(arguments: list[str]) -> 
 
 
 def test_unknown_command() -> None:
-    assert (
-        "unknown command 'fitt'; one of fit, evaluate, export, run, import, average, compare, rewardbench, inspect"
-        in line(call("fitt"), 2)
-    )
+    commands = "fit, evaluate, export, run, import, average, test, compare, rewardbench, inspect, ppo, grpo"
+    assert f"unknown command 'fitt'; one of {commands}" in line(call("fitt"), 2)
 
 
 @pytest.mark.parametrize("flag", ["--data.trian", "--optimiser.learn", "--seed"])

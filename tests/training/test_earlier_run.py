@@ -10,7 +10,7 @@ from tests.training.tiny import causal_tokenizer, save_backbone, toy_records
 from training.attention import UnsupportedBackboneError
 from training.checkpoint import load_checkpoint
 from training.config import DataConfig, ModelConfig, OptimiserConfig, TrainingConfig
-from training.data import write_records
+from training.data import DataError, write_records
 from training.earlier_run import load_start
 from training.pipeline import run_fit
 
@@ -53,6 +53,37 @@ def test_a_run_is_gone_on_from_with_its_head(folder: Path, name: str, tmp_path: 
     assert before < 0.67
     assert result.best_validation_loss is not None
     assert result.best_validation_loss <= before
+
+
+def test_what_it_has_learnt_from_is_not_held_out(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def other_split(**data: object) -> TrainingConfig:
+        asked = config(folder, str(tmp_path / "other"), "first", head="pretrained")
+        return asked.model_copy(update={"data": asked.data.model_copy(update={"seed": 1, **data})})
+
+    with pytest.raises(DataError, match=r"first has learnt from \d+ of the \d+ prompts that are held out here"):
+        run_fit(other_split())
+    assert not (tmp_path / "other").exists()
+    run_fit(other_split(on_leakage="report"))
+    assert "figures on them are too good" in caplog.text
+    new = str(folder / "new.jsonl")
+    write_records(folder / "new.jsonl", toy_records(40, seed=5, responses=3))
+    run_fit(config(folder, str(tmp_path / "new"), "first").model_copy(
+        update={"data": DataConfig(train=(new,), validation_fraction=0.2, test_fraction=0.2)}
+    ))  # fmt: skip
+    earlier = load_checkpoint(tmp_path / "new" / "model").description.provenance.began_with
+    assert earlier is not None
+    assert earlier.configuration["run"] == str(folder / "first")
+    again = config(folder, str(tmp_path / "third"), str(tmp_path / "new"))
+    with pytest.raises(DataError, match="has learnt from"):  # two runs before
+        run_fit(again.model_copy(update={"data": again.data.model_copy(update={"seed": 1})}))
+
+
+def test_a_run_does_not_replace_what_it_begins_with(folder: Path) -> None:
+    with pytest.raises(ValueError, match="model.backbone is in it, and would be replaced"):
+        run_fit(config(folder, "first", "first", head="pretrained").model_copy(update={"overwrite": True}))
+    assert (folder / "first" / "model" / "model.safetensors").is_file()
 
 
 def test_its_backbone_takes_new_heads(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,19 @@ def test_validation_data_may_be_named(tmp_path: Path) -> None:
     assert 0 < len(split.splits.test) < 20
     prompts = [{str(record.prompt) for record in part} for part in vars(split.splits).values()]
     assert len(set.union(*prompts)) == sum(map(len, prompts))
+
+
+def test_the_hash_knows_what_is_named_for_which_part(tmp_path: Path) -> None:
+    """A row with an id and a source of its own, moved from training to the test, is other data."""
+    first, second, third = toy_records(60), toy_records(20, seed=1), toy_records(20, seed=2)
+
+    def hashed(train: Sequence[PreferenceRecord], test: Sequence[PreferenceRecord]) -> str:
+        write_records(tmp_path / "train.jsonl", train)
+        write_records(tmp_path / "test.jsonl", test)
+        return prepare_data(config(str(tmp_path / "train.jsonl"), test=(str(tmp_path / "test.jsonl"),))).sha256
+
+    assert hashed([*first, *second], third) != hashed([*first, *third], second)
+    assert hashed([*first, *second], third) == hashed([*second, *first], third)
 
 
 def test_a_source_of_the_mix_that_is_not_there(tmp_path: Path) -> None:

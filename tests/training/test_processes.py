@@ -54,7 +54,7 @@ def test_an_interrupted_run_is_gone_on_with_by_as_many(folder: Path) -> None:
 
 def test_elements_that_cannot_be_shared_alike(folder: Path) -> None:
     assert fit(folder, "kept", 1).returncode == 0
-    done = fit(folder, "kept", 2, "--optimiser.batch-elements", "3")
+    done = fit(folder, "kept", 2, "--optimiser.batch-elements", "3", "--overwrite")
     assert done.returncode != 0
     assert (folder / "kept" / "training.json").is_file()  # nothing was taken away for it
     assert "batch_elements is 3, the elements of a step over all processes, and 2 processes cannot" in done.stderr

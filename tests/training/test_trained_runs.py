@@ -63,6 +63,29 @@ def test_other_data_leave_the_run_alone_and_say_what_they_share(
     assert COMMANDS["compare"]([str(folder), str(tmp_path / "again")]) == 0
 
 
+def test_a_folder_that_holds_something_else_is_left_alone(run: Path, tmp_path: Path) -> None:
+    own = DataConfig(test=(str(run.parent / "own.jsonl"),))
+    other = tmp_path / "other.jsonl"
+    write_records(other, toy_records(10, seed=3, responses=3))
+    before = (run / "evaluation.json").read_bytes()
+    with pytest.raises(ValueError, match="is there and holds no test; name another folder"):
+        measure_on_new_data(run, own, run, progress=False)
+    assert (run / "evaluation.json").read_bytes() == before
+    for _ in range(2):
+        measure_on_new_data(run, own, tmp_path / "out", progress=False)
+    with pytest.raises(ValueError, match=r"holds a test on .*own.jsonl; name another folder"):
+        measure_on_new_data(run, DataConfig(test=(str(other),)), tmp_path / "out", progress=False)
+
+
+def test_folders_are_named_after_all_data(run: Path, tmp_path: Path) -> None:
+    names = [tmp_path / "new.v1.jsonl", tmp_path / "new.v2.jsonl"]
+    for seed, name in enumerate(names):
+        write_records(name, toy_records(10, seed=7 + seed, responses=3))
+    assert COMMANDS["test"]([str(run), str(names[0]), "--no-progress"]) == 0
+    assert COMMANDS["test"]([str(run), *map(str, names), "--no-progress"]) == 0
+    assert {"new.v1", "new.v1-new.v2"} <= {path.name for path in (run / "tests").iterdir()}
+
+
 def test_training_data_that_are_gone_are_no_obstacle(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

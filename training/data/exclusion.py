@@ -15,7 +15,7 @@ class Exclusion:
 
     Args:
         is_known: whether a record is one.
-        what_they_do: of the records, for the error: "are also in the test data".
+        what_they_do: of the records, for the error: "training prompts are also in the test data".
         policy: refuse the data, leave these records out, or only count them.
         at_once: refuse at the first that is found, where much is still to be read; else `refuse` does, and counts them.
     """
@@ -59,4 +59,4 @@ class Exclusion:
         """
         if self._policy == "error" and self.found.count:
             count = "" if self._at_once else f"{self.found.count} "
-            raise DataError(f"{count}training prompts {self._what_they_do}, such as {self.found.examples[0]!r}")
+            raise DataError(f"{count}{self._what_they_do}, such as {self.found.examples[0]!r}")

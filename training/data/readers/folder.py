@@ -23,6 +23,12 @@ def kind_of(path: Path) -> str | None:
     return None if kind == ".parquet" and path.suffix == ".gz" else kind
 
 
+def without_kind(path: Path) -> str:
+    """The name of a file without what says its kind."""
+    kind = kind_of(path)
+    return path.name if kind is None else path.name.removesuffix(".gz").removesuffix(kind)
+
+
 def files_of(folder: Path) -> list[Path]:
     """The files of all known kinds at the top of a folder, by name. Hidden and other files are no data.
 

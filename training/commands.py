@@ -26,8 +26,8 @@ def average(arguments: Sequence[str]) -> int:
     """Make one run of the mean of several."""
     parser = argparse.ArgumentParser(
         prog="assay-train average",
-        description="The mean of the weights of several runs, as one model: often better than each of them, and as "
-        "fast as one (WARM). They must have the same backbone, data and settings of data, and may differ in "
+        description="The mean of the weights of several runs, as one model, as fast as one of them "
+        "(WARM); compare it with each. They must have the same backbone, data and settings of data, and may differ in "
         "optimiser.seed, rates, losses and the like. The result is a run to be evaluated and exported.",
     )
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs that were fitted")

@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from service.bundle.layout import Family
 from service.bundle.text_format import EncodedItem, FormatError, Formatter
+from training.backbone import quiet_loading
 from training.checkpoint import Checkpoint, Description
 from training.export.graph import ExportError
 from training.pretrained_head import CONVERSATIONS, TOLERANCE
@@ -56,7 +57,8 @@ def export_classifier(checkpoint: Checkpoint, folder: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         staging = scratch / "model"
-        classifier.save_pretrained(staging)
+        with quiet_loading():  # its bar is of one file
+            classifier.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         if folder.exists():
             folder.rmdir()

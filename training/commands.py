@@ -7,6 +7,12 @@ import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_Model = TypeVar("_Model", bound="BaseModel")
 
 
 def inspect(arguments: Sequence[str]) -> int:
@@ -37,15 +43,9 @@ def average(arguments: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace the run that --run holds")
     flags = parser.parse_args(arguments)
 
-    from pydantic import ValidationError
-
     from training.config import TrainingConfig
-    from training.error_text import first_complaint
 
-    try:
-        TrainingConfig.model_validate({} if flags.name is None else {"name": flags.name})
-    except ValidationError as error:
-        parser.error(f"--{first_complaint(error)}")
+    _checked(parser, TrainingConfig, {} if flags.name is None else {"name": flags.name})
 
     from training.trained_runs import average_runs
 
@@ -74,16 +74,10 @@ def test(arguments: Sequence[str]) -> int:
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
     flags = parser.parse_args(arguments)
 
-    from pydantic import ValidationError
-
     from training.config import DataConfig
-    from training.error_text import first_complaint
 
     read = {"test": tuple(flags.data), "format": flags.format, "on_bad_row": "skip" if flags.skip_bad_rows else "error"}
-    try:
-        settings = DataConfig.model_validate(read)
-    except ValidationError as error:
-        parser.error(f"--{first_complaint(error)}")
+    settings = _checked(parser, DataConfig, read)
 
     from training.processes import limit_threads
     from training.run_folder import TESTS
@@ -95,6 +89,18 @@ def test(arguments: Sequence[str]) -> int:
     print((folder / "summary.md").read_text(encoding="utf-8"))
     print(f"The whole report: {folder / 'report.html'}")
     return 0
+
+
+def _checked(parser: argparse.ArgumentParser, kind: type[_Model], given: Mapping[str, Any]) -> _Model:
+    """Flags as settings of the same names; ends the command at the first that cannot be."""
+    from pydantic import ValidationError
+
+    from training.error_text import first_complaint
+
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        parser.error(f"--{first_complaint(error)}")
 
 
 def _name_of(sources: Sequence[str]) -> str:

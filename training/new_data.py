@@ -16,7 +16,7 @@ from training.data import (
     shuffle_sides,
 )
 from training.data.pairs import pairs_of
-from training.prepare import judgements_of, read_sources, size_of, unique_ids
+from training.prepare import judgements_of, read_sources, size_of, unique_ids, without_copies
 
 
 def prepare_new_data(
@@ -36,7 +36,7 @@ def prepare_new_data(
     (records,) = unique_ids([given])
     hygiene, judgements = check(records), judgements_of(records)
     if config.deduplicate:
-        records = [record for record, copy in zip(records, again, strict=True) if not copy]
+        records = without_copies(records, again)
     repeated = judgements - judgements_of(records)
     if config.merge_prompts:
         records = add_up_votes(merge_by_prompt(records))

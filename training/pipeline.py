@@ -20,7 +20,6 @@ from training.checkpoint import (
 )
 from training.checkpoint_error import CheckpointError
 from training.config import DataConfig, TrainingConfig
-from training.data.leakage import LeakageReport
 from training.data.record import PreferenceRecord
 from training.data.record_store import RecordStore
 from training.destination import destination_of
@@ -58,7 +57,6 @@ from training.trainer import trackers_here
 
 logger = logging.getLogger("assay.training")
 
-_SHARED = "test_records_that_share_a_{}_with_training"
 AGAIN = "run `assay-train evaluate` again"
 
 
@@ -248,9 +246,8 @@ def report_data(account: dict[str, Any]) -> None:
             logger.warning("%s: %d", what.replace("_", " "), count)
     for row in account["skipped_rows"]:
         logger.warning("skipped %s:%s: %s", row["file"], row["line"], row["reason"])
-    findings = {**account["hygiene"]}
-    for name, finding in (account["leakage"] or {}).items():
-        findings[_SHARED.format(name) if name in LeakageReport.__dataclass_fields__ else name] = finding
+    shared = {f"shared with the test, {name}": finding for name, finding in (account["leakage"] or {}).items()}
+    findings = {**account["hygiene"], **shared}
     findings["training_prompts_that_share_passages_with_data.decontaminate"] = account["contaminated"]
     for name, finding in findings.items():
         if isinstance(finding, dict) and finding["count"]:

@@ -70,10 +70,10 @@ def prepare_data(config: DataConfig) -> PreparedData:
     judgements = judgements_of(records)
     if config.deduplicate:
         # Without the rows of a file that was read before; equal rows of two files may be two people who agree.
-        once = [record for record, copy in zip(records, again, strict=True) if not copy]
+        once = without_copies(records, again)
         records = once if config.merge_prompts else deduplicate(once).records
-        validation = [record for record, copy in zip(validation, validation_again, strict=True) if not copy]
-        test = [record for record, copy in zip(test, test_again, strict=True) if not copy]
+        validation = without_copies(validation, validation_again)
+        test = without_copies(test, test_again)
     repeated = judgements - judgements_of(records)
     if config.merge_prompts:  # rows on one pair, in whatever source, are votes
         records, validation, test = (add_up_votes(merge_by_prompt(part)) for part in (records, validation, test))
@@ -184,6 +184,11 @@ def read_sources(
         again += [before[file] for file in result.files]
         skipped += result.skipped
     return records, again
+
+
+def without_copies(records: Sequence[PreferenceRecord], again: Sequence[bool]) -> list[PreferenceRecord]:
+    """The records whose file had not been read before, as `read_sources` tells."""
+    return [record for record, copy in zip(records, again, strict=True) if not copy]
 
 
 def with_aspects(records: Iterable[PreferenceRecord], aspects: Mapping[str, str]) -> Iterator[PreferenceRecord]:

@@ -8,22 +8,19 @@ debate. ethics: on the published test. Checkpoints are kept under build/accuracy
 """
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.accuracy.cross_validation import CACHE, UNCOMMITTED, Asked, code
+from benchmarks.accuracy.cross_validation import CACHE, Asked, folder_of_code, folds_of
 from benchmarks.accuracy.figures import Figures, Pooled, figures
-from benchmarks.accuracy.folds import PROTOCOLS, Fold
 from benchmarks.accuracy.percent import percent, points, with_interval
-from benchmarks.accuracy.run import RECIPES, ethics_slices, ethics_targets
+from benchmarks.accuracy.run import FRESH, RECIPES, ethics_slices, ethics_targets
 from benchmarks.accuracy.run import asked as asked_of
 from benchmarks.accuracy.train import HeldOut, tested, train_fold
 from benchmarks.result import Result, Row, refuse_uncommitted
@@ -40,15 +37,10 @@ MEAN = "mean weights of {}"
 def train(asked: Asked, seed: int, number: int, place: Path) -> None:
     """Train on one fold and leave the checkpoint at `place`, if it is not there."""
     if not place.is_dir():
-        checkpoint, _ = train_fold(_folds(asked.protocol)[number], asked.recipe, seed)
+        checkpoint, _ = train_fold(folds_of(asked.protocol, 0)[number], asked.recipe, seed)
         part = place.with_suffix(".part")
         save_checkpoint(checkpoint, part)
         part.rename(place)
-
-
-@lru_cache(maxsize=1)
-def _folds(protocol: str) -> list[Fold]:
-    return PROTOCOLS[protocol](0)
 
 
 def measure(part: str, trainings: int, quick: bool) -> Result:
@@ -56,9 +48,7 @@ def measure(part: str, trainings: int, quick: bool) -> Result:
     protocol = PARTS[part]
     asked = replace(asked_of(part, trainings, quick), protocol=protocol, folds=[0] if quick else None)
     numbers = asked.numbers
-    folder = CACHE / "averaging" / (code() or UNCOMMITTED)
-    if folder.name == UNCOMMITTED:  # nobody knows what an earlier run of a changing tree was
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = folder_of_code(CACHE / "averaging")
     places = {(seed, n): folder / Path(asked.file(seed, n)).stem for seed in asked.seeds for n in numbers}
     with process_pool(torch.set_num_threads, 1) as pool:
         running = [pool.submit(train, asked, *job, place) for job, place in places.items()]
@@ -69,7 +59,9 @@ def measure(part: str, trainings: int, quick: bool) -> Result:
         """The folds, tested by the mean of these seeds."""
         checkpoints = [[places[seed, n] for seed in seeds] for n in numbers]
         return [
-            tested(load_checkpoint(alike[0]) if len(alike) == 1 else average_checkpoints(alike), _folds(protocol)[n])
+            tested(
+                load_checkpoint(alike[0]) if len(alike) == 1 else average_checkpoints(alike), folds_of(protocol, 0)[n]
+            )
             for n, alike in zip(numbers, checkpoints, strict=True)
         ]
 
@@ -87,12 +79,14 @@ def measure(part: str, trainings: int, quick: bool) -> Result:
     rows.append(Row(f"{TITLES[part]}: {MEAN.format(trainings - 1)} over one training", points(gain)))
     targets = []
     if part == "ethics":
-        rows += [
-            Row(f"{TITLES[part]}, {name}: {who}", _line(figures(pairs.select(mask))))
+        slices = {
+            (who, name): figures(pairs.select(mask))
             for who, pairs in pooled.items()
             for name, mask in ethics_slices(pairs.record).items()
-        ]
-        targets = ethics_targets(pooled[MEAN.format(trainings)], f", {MEAN.format(trainings)} trainings")
+        }
+        rows += [Row(f"{TITLES[part]}, {name}: {who}", _line(value)) for (who, name), value in slices.items()]
+        every_mean = MEAN.format(trainings)
+        targets = ethics_targets(found[every_mean], slices[every_mean, FRESH], f", {every_mean} trainings")
     return Result(
         f"averaging_{part}",
         quick,

@@ -70,9 +70,7 @@ def cross_validate(*asked: Asked) -> list[list[list[HeldOut]]]:
     Every process computes on one thread, so that figures do not depend on how many there are, and leaves its fold in
     `build/accuracy/HASH-OF-THE-CODE/`: a run that was interrupted goes on where it was.
     """
-    folder = CACHE / (code() or UNCOMMITTED)
-    if folder.name == UNCOMMITTED:  # nobody knows what an earlier run of a changing tree was
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = folder_of_code(CACHE)
     missing = [
         (one, seed, number, place)
         for one in asked
@@ -90,6 +88,14 @@ def cross_validate(*asked: Asked) -> list[list[list[HeldOut]]]:
         [[HeldOut.load(folder / one.file(seed, number)) for number in one.numbers] for seed in one.seeds]
         for one in asked
     ]
+
+
+def folder_of_code(parent: Path) -> Path:
+    """Where what this code trained is kept; empty for code that is not committed."""
+    folder = parent / (code() or UNCOMMITTED)
+    if folder.name == UNCOMMITTED:  # nobody knows what an earlier run of a changing tree was
+        shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 def code() -> str | None:
@@ -115,10 +121,11 @@ def _digest(recipe: TrainingConfig) -> str:
 
 def _run(asked: Asked, seed: int, number: int, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    fold = _folds(asked.protocol, seed)[number]
+    fold = folds_of(asked.protocol, seed)[number]
     train_and_test(with_hard_labels(fold) if asked.hard_labels else fold, asked.recipe, seed).dump(place)
 
 
 @lru_cache(maxsize=1)
-def _folds(protocol: str, seed: int) -> list[Fold]:
+def folds_of(protocol: str, seed: int) -> list[Fold]:
+    """The divisions of a protocol for a seed, the last of them remembered."""
     return PROTOCOLS[protocol](seed)

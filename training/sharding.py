@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from training import processes
 from training.attention import UnsupportedBackboneError
+from training.layers import layers_of
 from training.model import RewardModel
 
 LEFT_AS_IT_IS: dict[str, Any] = {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "NO_WRAP"}}
@@ -40,7 +40,7 @@ def shard(model: RewardModel, bf16: bool) -> None:
         UnsupportedBackboneError: its layers are not told apart.
         ValueError: there are more processes than parts of a parameter.
     """
-    layers = [layer for layer in model.backbone.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    layers = layers_of(model.backbone)
     if not layers:
         raise UnsupportedBackboneError(
             f"optimiser.fsdp: {type(model.backbone).__name__} has no layers that could be divided one by one"

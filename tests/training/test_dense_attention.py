@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from service.bundle.layout import Family, plan_layout
-from tests.training.tiny import tiny_backbone, tiny_checkpoint
+from tests.training.tiny import DISENTANGLED, tiny_backbone, tiny_checkpoint
 from training import attention
 from training import dense_attention as dense
 from training.backbone import prepare
@@ -31,9 +31,10 @@ def error(mine: torch.Tensor, theirs: torch.Tensor) -> float:
 @given(
     blocks=st.integers(1, 3), heads=st.integers(1, 3), queries=st.integers(1, 40), keys=st.integers(2, 40),
     width=st.sampled_from([8, 32]), factor=st.sampled_from([0.2, 1.0]), seed=st.integers(0, 99),
+    learnt=st.booleans(),
 )  # fmt: skip
 def test_result_and_gradient(
-    blocks: int, heads: int, queries: int, keys: int, width: int, factor: float, seed: int
+    blocks: int, heads: int, queries: int, keys: int, width: int, factor: float, seed: int, learnt: bool
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
 
@@ -44,14 +45,16 @@ def test_result_and_gradient(
     seen[..., 0] = True  # of a row that sees nothing, and is not read, the fused kernel gives another gradient
     bias = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.bfloat16).min).bfloat16()
     values = [drawn(queries), drawn(keys), drawn(keys)]
+    if learnt:  # of distances, for each head
+        values.append(torch.randn(blocks, heads, queries, keys, generator=generator).bfloat16())
     upstream = drawn(queries)
 
-    query, key, value = mine = [part.clone().requires_grad_() for part in values]
-    result = dense_attention(query, key, value, bias, factor)
+    query, key, value, *more = mine = [part.clone().requires_grad_() for part in values]
+    result = dense_attention(query, key, value, sum(more, bias), factor)
     gradients = torch.autograd.grad(result, mine, upstream)
 
-    query, key, value = theirs = [part.float().requires_grad_() for part in values]
-    expected = scaled_dot_product_attention(query, key, value, attn_mask=bias.float(), scale=factor)
+    query, key, value, *more = theirs = [part.float().requires_grad_() for part in values]
+    expected = scaled_dot_product_attention(query, key, value, attn_mask=sum(more, bias.float()), scale=factor)
     expected_gradients = torch.autograd.grad(expected, theirs, upstream.float())
 
     assert result.dtype is torch.bfloat16
@@ -77,11 +80,21 @@ def test_what_all_values_have_in_common_gives_no_gradient() -> None:
     assert sum(errors) / len(errors) < 0.025
 
 
-@pytest.mark.parametrize("kind", ["llama", "bert", "mistral", "gemma3_text"])
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "bert": {},
+    "mistral": {},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 7},
+    "mpnet": {},
+    "deberta-v2": DISENTANGLED,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_model_learns_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = tiny_backbone(kind, 0, **({"head_dim": 8, "sliding_window": 7} if kind == "gemma3_text" else {}))
+    backbone = tiny_backbone(kind, 0, **KINDS[kind])
     prepare(backbone)
-    family = Family.BIDIRECTIONAL if kind == "bert" else Family.CAUSAL
+    family = Family.BIDIRECTIONAL if kind in ("bert", "mpnet", "deberta-v2") else Family.CAUSAL
     model = RewardModel(backbone, family, tiny_checkpoint(family).model.pooling)
     torch.nn.init.normal_(model.head.weight)
     generator = np.random.default_rng(0)

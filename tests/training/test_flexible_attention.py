@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from service.bundle.layout import Family, plan_layout
+from service.bundle.layout import Family, Pooling, plan_layout
 from tests.training.tiny import tiny_backbone, tiny_checkpoint
 from training.attention import UnsupportedBackboneError
 from training.backbone import prepare
@@ -38,4 +38,13 @@ def test_scores_are_those_of_the_blocks(kind: str) -> None:
 def test_dropout_is_refused() -> None:
     model = tiny_checkpoint(Family.CAUSAL, dropout=True).model
     with pytest.raises(UnsupportedBackboneError, match="has no dropout"):
+        model.use_flexible_attention()
+
+
+@pytest.mark.parametrize("kind", ["mpnet", "deberta-v2"])
+def test_logits_that_depend_on_distances_are_refused(kind: str) -> None:
+    backbone = tiny_backbone(kind)
+    prepare(backbone)
+    model = RewardModel(backbone, Family.BIDIRECTIONAL, Pooling.MEAN)
+    with pytest.raises(UnsupportedBackboneError, match="by distance, in blocks only"):
         model.use_flexible_attention()

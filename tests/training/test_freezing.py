@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from service.bundle.layout import Family, Pooling, plan_layout
-from tests.training.tiny import tiny_backbone, tiny_checkpoint, toy_records
+from tests.training.tiny import DISENTANGLED, tiny_backbone, tiny_checkpoint, toy_records
 from training.attention import UnsupportedBackboneError
 from training.backbone import prepare
 from training.config import ModelConfig, OptimiserConfig, TrainingConfig
@@ -48,7 +48,7 @@ def test_more_layers_than_there_are() -> None:
 
 def test_a_backbone_without_layers_to_tell_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_checkpoint(Family.CAUSAL).model
-    monkeypatch.setattr("training.freezing.GradientCheckpointingLayer", torch.nn.Conv2d)
+    monkeypatch.setattr("training.layers.KINDS", (torch.nn.Conv2d,))
     with pytest.raises(UnsupportedBackboneError, match="no layers that could be frozen"):
         freeze(model, 1)
 
@@ -59,14 +59,19 @@ def test_not_with_adapters() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["gpt2", "opt", "electra", "bert", "roberta", "modernbert", "llama", "qwen3", "gpt_neox"]
+    "kind",
+    ["gpt2", "opt", "electra", "bert", "roberta", "modernbert", "mpnet", "deberta-v2", "llama", "qwen3", "gpt_neox"],
 )
 def test_below_the_layers_that_learn_nothing_does(kind: str) -> None:
     """Told by the gradients: what may learn has one, and it is the upper layers and a final norm."""
-    settings = {"opt": {"pad_token_id": 1, "word_embed_proj_dim": 32}, "roberta": {"pad_token_id": 1}}
+    settings = {
+        "opt": {"pad_token_id": 1, "word_embed_proj_dim": 32},
+        "roberta": {"pad_token_id": 1},
+        "deberta-v2": DISENTANGLED,
+    }
     backbone = tiny_backbone(kind, **settings.get(kind, {}))
     prepare(backbone)
-    encoder = kind in ("electra", "bert", "roberta", "modernbert")
+    encoder = kind in ("electra", "bert", "roberta", "modernbert", "mpnet", "deberta-v2")
     model = RewardModel(
         backbone, Family.BIDIRECTIONAL if encoder else Family.CAUSAL, Pooling.MEAN if encoder else Pooling.LAST
     )

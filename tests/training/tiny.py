@@ -69,6 +69,18 @@ def encoder_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]")
 
 
+DISENTANGLED: dict[str, Any] = {
+    "relative_attention": True,
+    "position_buckets": 8,
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+"""What DeBERTa v3 has and the default configuration has not."""
+
+
 def tiny_backbone(model_type: str, seed: int = 0, **settings: Any) -> PreTrainedModel:
     """A random model of a type that transformers knows, in evaluation mode, with its own attention."""
     torch.manual_seed(seed)

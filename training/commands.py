@@ -70,13 +70,26 @@ def test(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the report; default: RUN/tests/NAME-OF-FILE")
     parser.add_argument("--format", default="auto", help="how rows are written; auto looks at the columns")
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        type=_renaming,
+        metavar="NAME=THEIRS",
+        help="what the rows call a column of the format, as in chosen=response_j; again for the next",
+    )
     parser.add_argument("--skip-bad-rows", action="store_true", help="count rows that cannot be read, and go on")
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
     flags = parser.parse_args(arguments)
 
     from training.config import DataConfig
 
-    read = {"test": tuple(flags.data), "format": flags.format, "on_bad_row": "skip" if flags.skip_bad_rows else "error"}
+    read = {
+        "test": tuple(flags.data),
+        "format": flags.format,
+        "columns": dict(flags.column),
+        "on_bad_row": "skip" if flags.skip_bad_rows else "error",
+    }
     settings = _checked(parser, DataConfig, read)
 
     from training.processes import limit_threads
@@ -101,6 +114,13 @@ def _checked(parser: argparse.ArgumentParser, kind: type[_Model], given: Mapping
         return kind.model_validate(given)
     except ValidationError as error:
         parser.error(f"--{first_complaint(error)}")
+
+
+def _renaming(flag: str) -> tuple[str, str]:
+    name, _, theirs = flag.partition("=")
+    if not (name and theirs):
+        raise argparse.ArgumentTypeError(f"{flag!r} is not NAME=THEIRS")
+    return name, theirs
 
 
 def _name_of(sources: Sequence[str]) -> str:

@@ -48,6 +48,8 @@ class DataConfig(Section):
     ?name=CONFIGURATION&data_dir=FOLDER&revision=COMMIT where needed), or sample (built in)."""
     format: Literal["auto", "records", "trl", "hh", "ranking", "votes"] = "auto"
     """How rows are written; auto looks at the columns."""
+    columns: dict[str, str] = {}
+    """What the rows call a column, by the name that the format has for it: chosen=response_j,rejected=response_k."""
     test: Sources = ()
     """Data to test on; without it a part of the training prompts is held out."""
     test_fraction: float = Field(0.15, ge=0, lt=1)

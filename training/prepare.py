@@ -175,7 +175,7 @@ def read_sources(
     first: dict[str, tuple[int, str]] = {}
     for number, source in enumerate(sources):
         path: str | Path = SAMPLE_DATA if source == SAMPLE else source
-        result = read_records(path, format=config.format, on_bad_row=config.on_bad_row)
+        result = read_records(path, format=config.format, on_bad_row=config.on_bad_row, columns=config.columns)
         before = {
             file: first.setdefault(os.path.realpath(file), (number, file)) != (number, file)
             for file in dict.fromkeys(result.files)

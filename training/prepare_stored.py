@@ -206,7 +206,7 @@ class _Preparation:
 
     def _rows(self, place: int, source: str, bar: Any) -> Iterator[PreferenceRecord]:
         path: str | Path = SAMPLE_DATA if source == SAMPLE else source
-        reading = Reading(path, self.config.format, self.config.on_bad_row)
+        reading = Reading(path, self.config.format, self.config.on_bad_row, self.config.columns)
         own = set() if self._ids else self._ids  # of the first source they are the same, and may be many
         for row, record in reading:
             bar.update()

@@ -76,7 +76,7 @@ def measure_on_new_data(run: Path, settings: DataConfig, folder: Path, progress:
 
     Args:
         run: of a model that was evaluated.
-        settings: `test` names the data, `format` and `on_bad_row` say how they are read.
+        settings: `test` names the data, `format`, `columns` and `on_bad_row` say how they are read.
         folder: for what is found; what it holds of an earlier test is replaced.
         progress: show bars.
 
@@ -90,7 +90,7 @@ def measure_on_new_data(run: Path, settings: DataConfig, folder: Path, progress:
     calibration = read_as(Calibration, run / "calibration.json", AGAIN)
     provenance = checkpoint.description.provenance
     trained = recorded_configuration(run / "model", provenance.configuration)
-    config = trained.data.model_copy(update=settings.model_dump(include={"test", "format", "on_bad_row"}))
+    config = trained.data.model_copy(update=settings.model_dump(include={"test", "format", "columns", "on_bad_row"}))
     learnt = learnt_by(provenance, run / "model")
     for reason in learnt.unknown:
         logger.warning("what the test shares with the training data is not known: %s", reason)

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from tests.training.tiny import toy_records
-from training.config import DataConfig
+from training.config import DataConfig, TrainingConfig
 from training.data import DataError, PreferenceRecord, write_records
 from training.prepare import PreparedData, prepare_data, unique_ids
+from training.prepare_stored import prepare_stored
+from training.settings import load_configuration
 
 
 def write_pairs(path: Path, count: int, prefix: str = "prompt", **columns: Any) -> str:
@@ -303,3 +305,23 @@ def test_a_source_of_the_mix_that_is_not_there(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "pairs.jsonl", 40)
     with pytest.raises(DataError, match=r"data.mix names the source 'pears', and the sources are pairs"):
         prepare_data(config(path, mix={"pears": 2.0}))
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_rows_with_other_names(tmp_path: Path, stored: bool) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"question": f"{k}+{k}?", "good": f"{2 * k}", "bad": f"{2 * k + 1}"} for k in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = [
+        "--data.train",
+        str(path),
+        "--data.columns",
+        "prompt=question,chosen=good",
+        "--data.columns",
+        "rejected=bad",
+    ]
+    if stored:
+        flags += ["--data.store", str(tmp_path / "store")]
+    read = load_configuration("fit", flags, TrainingConfig).data
+    data = prepare_stored(read, progress=False) if stored else prepare_data(read)
+    assert sorted(str(record.prompt) for record in everything(data)) == sorted(row["question"] for row in rows)

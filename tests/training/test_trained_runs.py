@@ -114,3 +114,14 @@ def test_what_cannot_be_tested_is_one_line(run: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         COMMANDS["test"]([str(run), str(bad), "--format", "nonsense"])
     assert not (tmp_path / "out").exists()
+
+
+def test_columns_of_other_names(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"q": f"{k}+{k}?", "good": f"it is {2 * k}", "rejected": f"it is {2 * k + 1}"} for k in range(20)]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    call = [str(run), str(tmp_path / "new.jsonl"), "--no-progress", "--out", str(tmp_path / "found")]
+    assert COMMANDS["test"]([*call, "--column", "prompt=q", "--column", "chosen=good"]) == 0
+    assert read_test(tmp_path / "found")
+    with pytest.raises(SystemExit):
+        COMMANDS["test"]([*call, "--column", "q"])
+    assert "--column: 'q' is not NAME=THEIRS" in capsys.readouterr().err

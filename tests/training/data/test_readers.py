@@ -13,8 +13,8 @@ import pytest
 from service.bundle.text_format import Message
 from training.data.errors import DataError
 from training.data.readers import read_records
-from training.data.readers.formats import detect
-from training.data.record import Judgement
+from training.data.readers.formats import COLUMNS, detect
+from training.data.record import Judgement, PreferenceRecord
 from training.data.writer import write_records
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -184,7 +184,7 @@ def test_detect(row: dict[str, Any], format: str) -> None:
 
 def test_an_unknown_format_names_the_columns_and_the_choices(file: Path) -> None:
     file.write_text('{"question": "q", "answer": "a"}')
-    reason = r"no known format has these columns \(answer, question\); rename them .*votes:"
+    reason = r"no known format has these columns \(answer, question\); say with data.columns which .*votes:"
     with pytest.raises(DataError, match=rf"rows\.jsonl:1: {reason}"):
         read_records(file)
     with pytest.raises(DataError, match=rf"rows\.jsonl: none of its 1 rows can be read; the first: {reason}"):
@@ -200,3 +200,61 @@ def test_a_first_row_that_shows_no_format_is_skipped_like_any_other(file: Path) 
     assert [(row.line, row.reason[:11]) for row in result.skipped] == [(1, "no known fo")]
     with pytest.raises(DataError, match=r"rows\.jsonl:1: no known format"):
         read_records(file)
+
+
+RENAMED = {"prompt": "question", "chosen": "response_j", "rejected": "response_k", "margin": "gap"}
+OTHER = {"question": "2+2?", "response_j": "4", "response_k": "5", "gap": 2.0}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_columns_of_other_names(tmp_path: Path, kind: str) -> None:
+    """A column that had the format's name before is set aside; cells of CSV are read as what they stand for."""
+    path = tmp_path / f"rows.{kind}"
+    row = {**OTHER, "prompt": "a template"}
+    if kind == "csv":
+        with path.open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerows([row.keys(), row.values()])
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist([row]), path)
+    else:
+        path.write_text(json.dumps(row if kind == "jsonl" else [row]))
+    result = read_records(path, columns=RENAMED)
+    (record,) = result.records
+    assert result.format == "trl"
+    assert record.prompt == "2+2?"
+    assert record.responses == ["4", "5"]
+    assert record.judgements[0].margin == 2
+
+
+def test_names_that_rows_have_stay_where_nothing_else_is_there(file: Path) -> None:
+    """One source may have other names and the next those of the format."""
+    file.write_text(json.dumps({"prompt": "2+2?", "chosen": "4", "rejected": "5"}))
+    assert read_records(file, columns=RENAMED).records[0].prompt == "2+2?"
+
+
+def test_a_column_that_is_not_there_is_named(file: Path) -> None:
+    rows = [OTHER, {**OTHER, "question": "1+1?", "response_j": None}, {"question": "3+3?", "response_k": "5"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = read_records(file, columns={**RENAMED, "margin": "gap"}, on_bad_row="skip")
+    assert [bad.reason for bad in result.skipped] == [
+        "column 'chosen' is null",
+        "column 'chosen' is missing (data.columns: the row has no column 'response_j')",
+    ]
+    with pytest.raises(
+        DataError, match="no known format has these columns .*data.columns: the row has no column 'answer'"
+    ):
+        read_records(file, columns={"prompt": "question", "chosen": "answer"})
+
+
+def test_a_name_that_no_format_has_is_refused(file: Path) -> None:
+    file.write_text(json.dumps(OTHER))
+    with pytest.raises(ValueError, match="data.columns: no format has a column 'response_j'; .* chosen=THEIRS"):
+        read_records(file, columns={"response_j": "chosen"})
+
+
+def test_all_names_that_formats_read_can_be_given() -> None:
+    assert set(PreferenceRecord.model_fields) <= COLUMNS
+    for golden in GOLDEN.glob("*.jsonl"):
+        for line in golden.read_text().splitlines():
+            assert set(json.loads(line)) <= COLUMNS

@@ -119,6 +119,17 @@ _COLUMNS = (
 )
 
 
+COLUMNS = frozenset(
+    {
+        *("id", "source", "group", "category", "prompt"),
+        *("responses", "judgements", "qualities", "ranks", "scores"),
+        *("chosen", "rejected", "margin", "aspect", "weight"),
+        *("response_a", "response_b", "votes_a", "votes_b", "ties", "votes"),
+    }
+)
+"""All that some format reads."""
+
+
 def detect(row: Row) -> Format:
     r"""The format that the columns of a row show; `chosen` from `\n\nHuman:` on and no prompt is `hh`."""
     columns = {name for name, value in row.items() if value is not None}
@@ -133,7 +144,9 @@ def detect(row: Row) -> Format:
         transcript = isinstance(opening, str) and opening.lstrip().startswith("Human:")
         return "hh" if transcript and "prompt" not in columns else "trl"
     found = ", ".join(sorted(columns)) or "none"
-    raise DataError(f"no known format has these columns ({found}); rename them to those of one: {_COLUMNS}")
+    raise DataError(
+        f"no known format has these columns ({found}); say with data.columns which of them are those of one: {_COLUMNS}"
+    )
 
 
 def _choice(

@@ -1,12 +1,13 @@
 """Files and data sets to preference records, with every row accounted for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import Literal, get_args
 
 from training.data.errors import DataError
-from training.data.readers.formats import ROW_READERS, Format, detect
+from training.data.readers.formats import COLUMNS, ROW_READERS, Format, detect
 from training.data.readers.rows import HUGGING_FACE, RawRow, raw_rows
 from training.data.record import PreferenceRecord
 
@@ -35,10 +36,12 @@ def read_records(
     *,
     format: Format | Literal["auto"] = "auto",
     on_bad_row: Literal["error", "skip"] = "error",
+    columns: Mapping[str, str] = MappingProxyType({}),
 ) -> ReadResult:
     """Read preference records from a file, a folder of files or `hf:NAME[:SPLIT]`.
 
-    `format` says what the columns are; `auto` decides by the first row that shows it. A row without an `id` is
+    `format` says what the columns are; `auto` decides by the first row that shows it. `columns` says what the source
+    calls a column, by the name that the format has for it. A row without an `id` is
     named after its file and line, and a row without a `source` after its file. Where one response was chosen
     it is response 0 (see `shuffle_sides`). Raises `DataError` for the first bad row, or, with
     `on_bad_row="skip"`, returns it among the skipped; always for a source that cannot be read, has no rows,
@@ -47,7 +50,7 @@ def read_records(
     records: list[PreferenceRecord] = []
     files: list[str] = []
     places: dict[str, str] = {}
-    reading = Reading(path_or_name, format, on_bad_row)
+    reading = Reading(path_or_name, format, on_bad_row, columns)
     for row, record in reading:
         if record.id in places:
             reading.refuse(row, DataError(f"id {record.id!r} was already used at {places[record.id]}"))
@@ -69,15 +72,22 @@ class Reading:
         path_or_name: str | Path,
         format: Format | Literal["auto"] = "auto",
         on_bad_row: Literal["error", "skip"] = "error",
+        columns: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         if format != "auto" and format not in ROW_READERS:
             raise ValueError(f"format is {format!r}; it must be auto or one of {', '.join(get_args(Format))}")
         if on_bad_row not in ("error", "skip"):
             raise ValueError(f"on_bad_row is {on_bad_row!r}; it must be error or skip")
+        if unknown := sorted(set(columns) - COLUMNS):
+            raise ValueError(
+                f"data.columns: no format has a column {unknown[0]!r}; the name of the format comes first, as in "
+                f"chosen=THEIRS; such names are {', '.join(sorted(COLUMNS))}"
+            )
         self.skipped: list[BadRow] = []
         self._name = path_or_name
         self._known: Format | None = None if format == "auto" else format
         self._on_bad_row = on_bad_row
+        self._columns = columns
         self._decided: RawRow | None = None
 
     @property
@@ -88,7 +98,7 @@ class Reading:
 
     def __iter__(self) -> Iterator[tuple[RawRow, PreferenceRecord]]:
         found = False
-        for row in raw_rows(self._name):
+        for row in raw_rows(self._name, self._columns):
             try:
                 if self._known is None and not isinstance(row.columns, DataError):
                     self._known = detect(row.columns)
@@ -97,6 +107,8 @@ class Reading:
             except DataError as error:
                 if self._decided is not None and self._decided.file != row.file:
                     error = DataError(f"{error.reason} (read as {self._known}, as {self._decided.file} shows)")
+                if lost := self._lost(row):
+                    error = DataError(f"{error.reason} (data.columns: the row has no column {lost!r})")
                 self.refuse(row, error)
                 continue
             found = True
@@ -107,6 +119,12 @@ class Reading:
             raise DataError(lost, file=str(self._name))
         if not found and not self.skipped:
             raise DataError("no rows", file=str(self._name))
+
+    def _lost(self, row: RawRow) -> str | None:
+        """A column that a row does not have, though it was said what it is."""
+        if isinstance(row.columns, DataError):
+            return None
+        return next((theirs for ours, theirs in self._columns.items() if ours not in row.columns), None)
 
     def refuse(self, row: RawRow, error: DataError) -> None:
         """Count a row that gives no record, or stop at it."""

@@ -5,11 +5,12 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, cast
 from urllib.parse import parse_qsl
 
@@ -35,23 +36,34 @@ class RawRow:
     columns: dict[str, Any] | DataError
 
 
-def raw_rows(path_or_name: str | Path) -> Iterator[RawRow]:
+def raw_rows(path_or_name: str | Path, renamed: Mapping[str, str] = MappingProxyType({})) -> Iterator[RawRow]:
     """All rows of a file, of the files at the top of a folder, or of `hf:NAME[:SPLIT]`.
 
-    Blank lines are no rows. Raises `DataError` where the source as a whole cannot be read.
+    Blank lines are no rows. Columns that the source calls otherwise get the names by which `renamed` has theirs; a
+    column that had such a name before is left out. Raises `DataError` where the source as a whole cannot be read.
     """
     name = str(path_or_name)
+    names = {theirs: ours for ours, theirs in renamed.items()}
     if name.startswith(HUGGING_FACE):
-        yield from _hugging_face(name)
-        return
-    path = Path(path_or_name)
-    if not path.exists():
-        raise DataError("no such file or folder", file=name)
-    for file in files_of(path) if path.is_dir() else [path]:
-        yield from _file_rows(file)
+        rows = _hugging_face(name)
+    else:
+        path = Path(path_or_name)
+        if not path.exists():
+            raise DataError("no such file or folder", file=name)
+        files = files_of(path) if path.is_dir() else [path]
+        rows = (row for file in files for row in _file_rows(file, names))
+    for row in rows:
+        if names and isinstance(row.columns, dict):
+            row = RawRow(row.file, row.line, _by_other_names(row.columns, names))
+        yield row
 
 
-def _file_rows(path: Path) -> Iterator[RawRow]:
+def _by_other_names(columns: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    taken = {ours for theirs, ours in names.items() if theirs in columns}
+    return {names.get(name, name): value for name, value in columns.items() if name in names or name not in taken}
+
+
+def _file_rows(path: Path, names: Mapping[str, str]) -> Iterator[RawRow]:
     kind = kind_of(path)
     if kind is None:
         raise DataError(f"unknown kind of file; known are {KINDS_IN_WORDS}", file=str(path))
@@ -60,7 +72,10 @@ def _file_rows(path: Path) -> Iterator[RawRow]:
         return
     try:
         with _opened(path) as stream:
-            yield from {".jsonl": _json_lines, ".json": _json_list, ".csv": _csv}[kind](stream, str(path))
+            if kind == ".csv":  # whose cells are read as their columns demand
+                yield from _csv(stream, str(path), names)
+            else:
+                yield from {".jsonl": _json_lines, ".json": _json_list}[kind](stream, str(path))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot be read: {error}", file=str(path)) from error
 
@@ -108,7 +123,7 @@ def _object(value: Any) -> dict[str, Any] | DataError:
     return DataError(f"a row must be a JSON object, not {type(value).__name__}")
 
 
-def _csv(stream: IO[bytes], file: str) -> Iterator[RawRow]:
+def _csv(stream: IO[bytes], file: str, names: Mapping[str, str]) -> Iterator[RawRow]:
     csv.field_size_limit(2**31 - 1)  # The default refuses texts above 128 KiB.
     rows = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
     try:
@@ -138,7 +153,7 @@ def _csv(stream: IO[bytes], file: str) -> Iterator[RawRow]:
                     reason += f"; columns are told apart by commas, and the first line looks as if by {sign!r}"
                 yield from _lines_of_a_bad_row(file, line, rows.line_num, reason)
             elif cells:
-                yield RawRow(file, line, _csv_columns(header, cells))
+                yield RawRow(file, line, _csv_columns(header, cells, names))
     except UnicodeDecodeError as error:
         where = f"at or after line {rows.line_num + 1}"
         raise DataError(f"not UTF-8: {error.reason} ({where}); save the file as UTF-8", file=file) from error
@@ -151,10 +166,10 @@ def _lines_of_a_bad_row(file: str, first: int, last: int, reason: str) -> Iterat
         yield RawRow(file, line, DataError(reason + where))
 
 
-def _csv_columns(header: list[str], cells: list[str]) -> dict[str, Any] | DataError:
+def _csv_columns(header: list[str], cells: list[str], names: Mapping[str, str]) -> dict[str, Any] | DataError:
     columns: dict[str, Any] = {}
     for name, cell in zip(header, cells, strict=True):
-        value = _cell(name, cell)
+        value = _cell(names.get(name, name), cell)
         if isinstance(value, DataError):
             return DataError(f"column {name!r}: {value.reason}")
         columns[name] = value

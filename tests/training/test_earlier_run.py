@@ -12,6 +12,7 @@ from training.checkpoint import load_checkpoint
 from training.config import DataConfig, ModelConfig, OptimiserConfig, TrainingConfig
 from training.data import DataError, write_records
 from training.earlier_run import load_start
+from training.learnt import learnt_by
 from training.pipeline import run_fit
 
 
@@ -105,3 +106,20 @@ def test_weights_that_are_not_there_are_not_drawn(folder: Path, tmp_path: Path) 
     save_file({f"backbone.{name}": tensor for name, tensor in weights.items()}, backbone / "model.safetensors")
     with pytest.raises(UnsupportedBackboneError, match=r"lack \d+ weights of its architecture, such as embed_tokens"):
         load_start(str(backbone))
+
+
+def test_what_was_only_taken_over_has_learnt_nothing_of_its_data(folder: Path, tmp_path: Path) -> None:
+    """They were there to calibrate and to test it; what it began with has learnt, from other data."""
+    write_records(tmp_path / "others.jsonl", toy_records(30, seed=5))
+    taken = config(folder, str(tmp_path / "taken"), "first", epochs=0, head="pretrained")
+    taken = taken.model_copy(
+        update={"data": taken.data.model_copy(update={"train": (str(tmp_path / "others.jsonl"),)})}
+    )
+    run_fit(taken)
+    first, now = (
+        learnt_by(load_checkpoint(run / "model").description.provenance, run / "model")
+        for run in (folder / "first", taken.run)
+    )
+    assert first.trained
+    assert now.trained == first.trained
+    assert len(now.chosen_by) > len(first.chosen_by)

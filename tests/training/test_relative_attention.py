@@ -1,5 +1,6 @@
 """Backbones whose logits depend on distances learn as they do on their own, the tables of distances among the rest."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from training.examples import layout_tensors
 from training.model import RewardModel
 
 KINDS: dict[str, dict[str, Any]] = {"mpnet": {}, "deberta-v2": DISENTANGLED}
-SEQUENCES = [np.arange(5, 5 + length, dtype=np.int64) for length in (9, 20, 140)]
+SEQUENCES = [np.arange(5, 5 + length, dtype=np.int64) for length in (9, 20, 140)]  # several blocks
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -64,3 +65,17 @@ def test_what_can_be_computed_again_gives_the_same_gradients() -> None:
 def test_what_cannot_is_refused() -> None:
     with pytest.raises(UnsupportedBackboneError, match=r"model.gradient_checkpointing: MPNetModel"):
         over_blocks("mpnet").checkpoint_gradients()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_computes_with_its_own_weights(kind: str) -> None:
+    """What is computed is bound to a module; it must not stay bound to the one that was copied."""
+    model = over_blocks(kind)
+    tensors = layout_tensors(plan_layout(SEQUENCES, model.family, block_queries=16))
+    before = model(**tensors).detach()
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(other(**tensors).detach(), before)
+    assert not model(**tensors).any()

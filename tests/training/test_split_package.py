@@ -4,6 +4,8 @@ import hashlib
 import io
 import sys
 import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -55,7 +57,7 @@ def test_parts_are_joined_once(site: Path, monkeypatch: pytest.MonkeyPatch) -> N
     folder = joined(asked)
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     assert (folder / "config.json").read_text() == "{}"
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # no scratch is left
+    assert {path.name for path in folder.parent.iterdir() if path.suffix != ".lock"} == {folder.name}
     monkeypatch.setattr(sys, "path", [])  # the packages are not asked again
     assert joined(asked) == folder
 
@@ -73,7 +75,44 @@ def test_other_files_are_refused_and_not_kept(site: Path, archive: bytes, weight
     for _ in range(2):
         with pytest.raises(OSError, match=said):
             joined(asked)
-    assert not [*Path(split_package.HF_HOME, "assay").iterdir()]
+    assert not [path for path in Path(split_package.HF_HOME, "assay").iterdir() if path.suffix != ".lock"]
+
+
+def test_what_is_left_of_a_join_that_was_killed_goes_and_what_is_damaged_is_made_again(site: Path) -> None:
+    asked = split(install(site, zipped()))
+    folder = joined(asked)
+    (folder / "model.safetensors").unlink()
+    (folder.with_suffix(".part") / "folder").mkdir(parents=True)
+    (folder.with_suffix(".part") / "archive.zip").write_bytes(b"half")
+    assert joined(asked) == folder
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert not folder.with_suffix(".part").exists()
+
+
+def test_of_processes_at_once_one_joins(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = split(install(site, zipped()))
+    joins: list[Path] = []
+    join = split_package._join
+
+    def counted(split: SplitPackage, parts: Sequence[Path], kept: Path) -> None:
+        joins.append(kept)
+        join(split, parts, kept)
+
+    monkeypatch.setattr(split_package, "_join", counted)
+    with ThreadPoolExecutor(4) as pool:  # each opens the lock's file anew, as a process does
+        folders = {*pool.map(joined, [asked] * 4)}
+    assert folders == {joins[0]}
+    assert len(joins) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_named(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages = install(site, zipped())
+    file = site / "file"
+    file.touch()
+    monkeypatch.setattr(split_package, "HF_HOME", str(file))
+    monkeypatch.setattr("training.backbone._SPLIT_PACKAGES", {"mpnet": (split(packages), "a/b", "MIT")})
+    with pytest.raises(OSError, match=r"model.backbone: 'mpnet': its weights cannot be .*/file/assay/.*HF_HOME"):
+        resolve("mpnet")
 
 
 def test_a_package_without_its_part(site: Path) -> None:
@@ -89,5 +128,5 @@ def test_a_missing_package_is_named(site: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(PackageNotFoundError):
         joined(split(packages))
     monkeypatch.setattr("training.backbone._SPLIT_PACKAGES", {"mpnet": (split(packages), "a/b", "MIT")})
-    with pytest.raises(FileNotFoundError, match="in-parts-3 is not installed; `make mpnet`"):
+    with pytest.raises(FileNotFoundError, match="in-parts-3 is not installed; .*make mpnet"):
         resolve("mpnet")

@@ -18,10 +18,11 @@ from service.bundle.manifest import Provenance
 from service.bundle.text_format import Formatter, TextFormat
 from service.bundle.tokenizer import TextTokenizer
 from training.attention import ATTENTION_NAME, UnsupportedBackboneError
+from training.classifier_head import take_head
 from training.error_text import first_line
 from training.fidelity import check_fidelity, take_reference
 from training.model import position_offset, refuse_other_layers, token_table
-from training.pretrained_head import PretrainedHead, load_classifier, score_conversations
+from training.pretrained_head import PretrainedHead, load_classifier, score_conversations, score_pairs
 from training.relative_attention import replace_attention
 from training.split_package import SplitPackage, joined
 from training.text_format import derive_conversation_format, derive_format
@@ -138,7 +139,8 @@ def load_backbone(name: str, with_head: bool = False) -> Backbone:
         with quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(source.location, **gguf)
             if with_head:
-                classifier, weight = load_classifier(source.location, **gguf)
+                classifier = load_classifier(source.location, **gguf)
+                weights, transform = take_head(classifier)
                 model: PreTrainedModel = getattr(classifier, classifier.base_model_prefix)
             else:
                 model, info = AutoModel.from_pretrained(
@@ -163,13 +165,17 @@ def load_backbone(name: str, with_head: bool = False) -> Backbone:
     positions = max_positions(model)
     reference = take_reference(model, positions, tokenizer.added_tokens_decoder)
     text_tokenizer = TextTokenizer(tokenizer.backend_tokenizer.to_str())
-    head = None
-    if with_head:
+    causal = reference.family is Family.CAUSAL
+    if with_head and causal:
         text_format, template = derive_conversation_format(tokenizer, classifier.config.pad_token_id)
-        formatter = Formatter(text_format, template, text_tokenizer, positions)
-        head = PretrainedHead(weight, score_conversations(classifier, tokenizer, formatter))
     else:
         text_format, template = derive_format(tokenizer, reference.family)
+    head = None
+    if with_head:
+        scored = (score_conversations if causal else score_pairs)(
+            classifier, tokenizer, Formatter(text_format, template, text_tokenizer, positions)
+        )
+        head = PretrainedHead(weights, transform, scored)
     prepare(model)
     check_fidelity(model, reference)
     return Backbone(
@@ -181,7 +187,7 @@ def load_backbone(name: str, with_head: bool = False) -> Backbone:
         max_positions=positions,
         source=source,
         head=head,
-        pooling=None if head is None else Pooling.LAST,
+        pooling=None if head is None else Pooling.LAST if causal else Pooling.FIRST,
     )
 
 

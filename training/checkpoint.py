@@ -24,7 +24,7 @@ _WEIGHTS = "model.safetensors"
 
 
 class Description(BaseModel):
-    """What a checkpoint is, beside weights, tokenizer and template."""
+    """What a checkpoint is, beside weights, tokenizer and template; `transform` as of `RewardModel`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,6 +34,7 @@ class Description(BaseModel):
     family: Family
     pooling: Pooling
     heads: Heads
+    transform: str | None = None
     max_tokens: int
     block_queries: int
     text_format: TextFormat
@@ -92,7 +93,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     try:
         description = Description.model_validate_json(path.read_bytes())
         backbone = _backbone(folder)
-        model = RewardModel(backbone, description.family, description.pooling, description.heads)
+        model = RewardModel(
+            backbone, description.family, description.pooling, description.heads, transform=description.transform
+        )
         load_model(model, folder / _WEIGHTS)
         tokenizer = TextTokenizer.from_file(folder / TOKENIZER_NAME)
         template = (folder / TEMPLATE_NAME).read_bytes().decode()

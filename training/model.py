@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from service.bundle.layout import BLOCK_GROUPS, BLOCK_INPUTS, Family, Pooling
@@ -27,6 +28,8 @@ class RewardModel(nn.Module):
         family: causal or bidirectional.
         pooling: where a score is read; causal models take `LAST` only.
         heads: the linear heads and what is made of them.
+        transform: an activation by its name in transformers, before which the pooled states pass a dense layer, and
+            after which the heads have a bias: of classifiers that were trained elsewhere.
         dropout: let the backbone's dropout act in training mode.
 
     Raises:
@@ -43,6 +46,7 @@ class RewardModel(nn.Module):
         pooling: Pooling,
         heads: Heads = Heads(),
         *,
+        transform: str | None = None,
         dropout: bool = False,
     ) -> None:
         super().__init__()
@@ -60,7 +64,8 @@ class RewardModel(nn.Module):
         self.heads = heads
         self.dropout = dropout
         hidden = backbone.config.get_text_config().hidden_size
-        self.head = nn.Linear(hidden, len(heads.weights), bias=False, dtype=torch.float32)
+        self.transform = None if transform is None else nn.Sequential(nn.Linear(hidden, hidden), ACT2FN[transform])
+        self.head = nn.Linear(hidden, len(heads.weights), bias=transform is not None, dtype=torch.float32)
         nn.init.normal_(self.head.weight, std=1 / (hidden + 1))
         self.tie_threshold = nn.Parameter(torch.zeros(1, dtype=torch.float32))  # FSDP takes no scalars
         weights = torch.tensor(list(heads.weights.values()), dtype=torch.float32)
@@ -138,7 +143,8 @@ class RewardModel(nn.Module):
         hidden = self.hidden_states(input_ids, plan)
         # Under autocast the head would run in bf16, whose steps make false ties between close scores.
         with torch.autocast(hidden.device.type, enabled=False):
-            return self._combine(self.head(self._pool(hidden.float(), plan, read_index)))
+            pooled = self._pool(hidden.float(), plan, read_index)
+            return self._combine(self.head(pooled if self.transform is None else self.transform(pooled)))
 
     def _combine(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores of the linear heads (N, K) -> `heads.outputs` (N, H)."""

@@ -41,6 +41,7 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
             f"model.max_tokens is {max_tokens}, but the backbone takes {backbone.max_positions} tokens at most"
         )
     set_seed(config.optimiser.seed)
+    transform = None if backbone.head is None else backbone.head.transform
     description = Description(
         name=config.name,
         base_model=backbone.source.name,
@@ -48,6 +49,7 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
         family=family,
         pooling=pooling,
         heads=config.model.heads,
+        transform=transform,
         max_tokens=max_tokens,
         block_queries=config.model.block_queries,
         text_format=backbone.text_format,
@@ -63,10 +65,11 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
         ),
     )
     formatter = Formatter(backbone.text_format, backbone.template, backbone.tokenizer, max_tokens)
-    model = RewardModel(backbone.model, family, pooling, config.model.heads, dropout=config.model.dropout)
+    model = RewardModel(
+        backbone.model, family, pooling, config.model.heads, transform=transform, dropout=config.model.dropout
+    )
     if backbone.head is not None:
-        with torch.no_grad():
-            model.head.weight.copy_(backbone.head.weight)
+        model.load_state_dict(backbone.head.weights, strict=False)
         if backbone.head.scored:
             check_scores(model, formatter, backbone.head.scored, config.model.block_queries)
     if config.model.attention == "flex":

@@ -1,9 +1,9 @@
-"""Reward models that were trained elsewhere: classifiers of transformers with one output, read at the last token.
+"""Reward models that were trained elsewhere: classifiers of transformers with one output.
 
-So TRL, OpenRLHF and most model cards keep them. Their text is what the tokenizer's chat template makes of a whole
-conversation; here prompt and response are tokenized apart. Whether both are the same tokens, and give the same score,
-is tried on a few conversations when such a model is loaded. Where the template changes an odd response, a warning says
-which.
+So TRL, OpenRLHF and most model cards keep them. A decoder's text is what the tokenizer's chat template makes of a whole
+conversation, read at its last token; here prompt and response are tokenized apart. An encoder's text is the pair of
+prompt and response, read at the first token. Whether both are the same tokens, and give the same score, is tried on a
+few conversations when such a model is loaded. Where the template changes an odd response, a warning says which.
 """
 
 import logging
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from service.bundle.text_format import EncodedItem, FormatError, Formatter, Message
 from training.attention import UnsupportedBackboneError
+from training.classifier_head import State
 from training.model import RewardModel
 from training.scoring import score_sequences
 
@@ -41,47 +41,65 @@ class Scored:
 
 @dataclass(frozen=True)
 class PretrainedHead:
-    """A head, (1, hidden) float32, and what it gives with its backbone."""
+    """The layers on top, see `training.classifier_head.take_head`, and what they give with their backbone."""
 
-    weight: torch.Tensor
+    weights: State
+    transform: str | None
     scored: tuple[Scored, ...]
 
 
-def load_classifier(location: str, **settings: Any) -> tuple[PreTrainedModel, torch.Tensor]:
-    """A classifier in float32, and the weight of its head, (1, hidden).
+def load_classifier(location: str, **settings: Any) -> PreTrainedModel:
+    """A classifier in float32, all of whose weights are in its files.
 
     Raises:
         OSError: transformers cannot load it.
-        UnsupportedBackboneError: it has no head, more than one output, or more than a linear layer on top.
+        UnsupportedBackboneError: it lacks weights, such as those of a head, or is an adapter.
     """
     classifier, info = AutoModelForSequenceClassification.from_pretrained(
         location, dtype=torch.float32, output_loading_info=True, **settings
     )
-    name = type(classifier).__name__
     if getattr(classifier, "_hf_peft_config_loaded", False):
         raise UnsupportedBackboneError(
             f"{location!r} is an adapter: merge it into its base first (peft's merge_and_unload), and save that"
         )
-    head = getattr(classifier, "score", None)
-    if not isinstance(head, nn.Linear) or head.bias is not None:
+    if missing := sorted(info["missing_keys"]):
         raise UnsupportedBackboneError(
-            f"model.head is pretrained, and that of {name} is not one linear layer without bias on the last token"
+            f"model.head is pretrained, and {location!r} has no head or is not whole: {missing[0]} is not among its "
+            "weights"
         )
-    if "score.weight" in info["missing_keys"]:
-        raise UnsupportedBackboneError(
-            f"model.head is pretrained, and {location!r} has no head: score.weight is not among its weights"
-        )
-    if head.out_features != 1:
-        raise UnsupportedBackboneError(
-            f"model.head is pretrained, and that of {location!r} has {head.out_features} outputs; a reward is one"
-        )
-    return classifier.eval(), head.weight.detach().clone()
+    loaded: PreTrainedModel = classifier.eval()
+    return loaded
+
+
+def score_pairs(
+    classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, formatter: Formatter
+) -> tuple[Scored, ...]:
+    """What an encoder as it came makes of some conversations: pairs of the prompt as a text and the response.
+
+    To be called before `training.backbone.prepare`.
+
+    Raises:
+        UnsupportedBackboneError: prompt and response are told apart by segments, which a layout does not have.
+    """
+    found = []
+    for prompt, response in CONVERSATIONS:
+        inputs = tokenizer(formatter.render(prompt), response, return_tensors="pt")
+        segments = inputs.pop("token_type_ids", None)
+        if segments is not None and segments.any() and getattr(classifier.config, "type_vocab_size", 0) > 1:
+            raise UnsupportedBackboneError(
+                f"model.head is pretrained, and {type(classifier).__name__} tells prompt and response apart by their "
+                "segments (token_type_ids), which are not computed here"
+            )
+        with torch.no_grad():
+            score = float(classifier(**inputs).logits[0, 0])
+        found.append(Scored(prompt, response, tuple(inputs["input_ids"][0].tolist()), score))
+    return tuple(found)
 
 
 def score_conversations(
     classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, formatter: Formatter
 ) -> tuple[Scored, ...]:
-    """What the model as it came makes of some conversations; to be called before `training.backbone.prepare`.
+    """What a decoder as it came makes of some conversations; to be called before `training.backbone.prepare`.
 
     Its chat template is rendered as transformers does, but for today's date, which some write: a score that depends on
     the day is not served. Conversations whose roles the template refuses are left out.
@@ -123,7 +141,7 @@ def check_scores(model: RewardModel, formatter: Formatter, scored: Sequence[Scor
             continue  # longer than model.max_tokens
         if tuple(item.ids.tolist()) != known.ids:
             raise UnsupportedBackboneError(
-                "model.head is pretrained, and its chat template makes other tokens of a conversation than prompt and "
+                "model.head is pretrained, and its tokenizer makes other tokens of a conversation than prompt and "
                 f"response apart have: {_difference(known.ids, item.ids.tolist())}"
             )
         items.append((item, known.score))
@@ -134,7 +152,7 @@ def check_scores(model: RewardModel, formatter: Formatter, scored: Sequence[Scor
         if not abs(ours - theirs) <= TOLERANCE * max(1.0, abs(theirs)):
             raise UnsupportedBackboneError(
                 f"model.head is pretrained, and the model gives {ours:.6g} where it came with {theirs:.6g}: its head "
-                "does more than to read the last token"
+                "does more than to read one token"
             )
 
 

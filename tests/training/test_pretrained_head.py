@@ -4,18 +4,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
+from service.bundle.layout import Family, plan_layout
 from service.bundle.text_format import EncodedItem, Message
 from tests.pocket import SPECIAL_IDS
-from tests.training.tiny import CHAT, SMALL, causal_tokenizer, encoder_tokenizer, save_backbone, toy_records
+from tests.training.tiny import (
+    CHAT,
+    DISENTANGLED,
+    SMALL,
+    causal_tokenizer,
+    encoder_tokenizer,
+    save_backbone,
+    toy_records,
+)
 from training.attention import UnsupportedBackboneError
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainingConfig
 from training.data import Splits
 from training.encoding import encode_records
+from training.export.graph import export_graph
 from training.fit import fit
 from training.new_checkpoint import new_checkpoint
 from training.prepare import PreparedData
@@ -87,6 +98,49 @@ def test_scores_and_tokens_are_those_it_came_with(tmp_path: Path, model_type: st
         np.testing.assert_allclose(score, [[wanted]], rtol=1e-4, atol=1e-5)
 
 
+ENCODERS: dict[str, dict[str, Any]] = {
+    "roberta": {"pad_token_id": 1, "type_vocab_size": 1},
+    "xlm-roberta": {"pad_token_id": 1, "type_vocab_size": 1},
+    "distilbert": {},
+    "mpnet": {},
+    "deberta-v2": {**DISENTANGLED, "pooler_hidden_size": SMALL["hidden_size"]},
+    "electra": {"type_vocab_size": 1},
+    "bert": {"type_vocab_size": 1},
+}
+
+
+@pytest.mark.parametrize("model_type", ENCODERS)
+def test_encoders_keep_the_layers_on_top(tmp_path: Path, model_type: str) -> None:
+    """In the module, in what is saved, and in the graph; and a training can go on from there."""
+    tokenizer = encoder_tokenizer()
+    folder = save_classifier(tmp_path / "rm", model_type, tokenizer, **ENCODERS[model_type])
+    checkpoint = taken_over(folder)
+    theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    items, wanted = [], []
+    for prompt, response in (("how many?", "3, I think"), ("how many?", "no"), ("", "what?")):
+        inputs = tokenizer(prompt, response, return_tensors="pt", return_token_type_ids=False)
+        (item,) = checkpoint.formatter.encode(prompt, [response])
+        assert isinstance(item, EncodedItem)
+        assert item.ids.tolist() == inputs["input_ids"][0].tolist()
+        items.append([item.ids])
+        with torch.no_grad():
+            wanted.append(theirs(**inputs).logits.item())
+    assert len({*wanted}) == len(wanted)
+    save_checkpoint(checkpoint, tmp_path / "run" / "model")
+    kept = load_checkpoint(tmp_path / "run" / "model")
+    again = taken_over(tmp_path / "run")
+    for model in (checkpoint.model.eval(), kept.model, again.model.eval()):
+        scores = np.concatenate(score_sequences(model, items, 16))[:, 0]
+        np.testing.assert_allclose(scores, wanted, rtol=1e-4, atol=1e-5)
+    learning = {id(p) for group in make_optimiser(kept.model, TrainingConfig()).param_groups for p in group["params"]}
+    assert {id(p) for name, p in kept.model.named_parameters() if name != "tie_threshold"} <= learning
+    if model_type == "deberta-v2":
+        export_graph(kept.model, tmp_path / "model.onnx", 16)
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+        layout = plan_layout([ids for (ids,) in items], Family.BIDIRECTIONAL, block_queries=16)
+        np.testing.assert_allclose(session.run(None, layout.arrays())[0][:, 0], wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_padding_that_ends_a_text_is_not_read(tmp_path: Path) -> None:
     """Where the end of a turn is the padding as well, a classifier reads the token before it."""
     template = LINE_FEED.replace("\n", "[SEP]")
@@ -143,12 +197,30 @@ def changes(change: str) -> PreTrainedTokenizerFast:
     return causal_tokenizer(CHAT.replace("message.content", f"message.content | {change}"))
 
 
+def with_segments() -> PreTrainedTokenizerFast:
+    """As BERT's."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=encoder_tokenizer().backend_tokenizer,
+        pad_token="[PAD]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
 @pytest.mark.parametrize(
     ("save", "reason"),
     [
-        (lambda f: save_backbone(f, "llama", num_labels=1), "has no head: score.weight is not among its weights"),
+        (lambda f: save_backbone(f, "llama", num_labels=1), "has no head or is not whole: score.weight is not"),
         (lambda f: save_classifier(f, num_labels=2), "has 2 outputs; a reward is one"),
-        (lambda f: save_classifier(f, "bert", encoder_tokenizer()), "is not one linear layer without bias on the last"),
+        (
+            lambda f: save_classifier(f, "bert", with_segments()),
+            "tells prompt and response apart by their segments",
+        ),
+        (
+            lambda f: save_classifier(f, "albert", encoder_tokenizer()),
+            "is neither one linear layer without bias on the",
+        ),
+        (lambda f: save_classifier(f, "roberta", encoder_tokenizer(), num_labels=2, pad_token_id=1), "has 2 outputs"),
+        (lambda f: save_backbone(f, "distilbert", encoder_tokenizer(), num_labels=1), "classifier.bias is not among"),
         (
             lambda f: save_classifier(f, tokenizer=causal_tokenizer(CHAT, pad_token="<|end|>"), pad_token_id=END),
             "what ends an answer is the padding token as well",

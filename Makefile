@@ -47,9 +47,7 @@ verify-frameworks: $(VENV)/.dev-installed ## run other systems' own clients agai
 	$(BIN)/python -m benchmarks.frameworks.run
 
 verify-training: $(VENV)/.dev-installed mpnet ## measure accuracy, calibration, training speed and data at scale again (quick forms)
-	$(BIN)/python -m benchmarks.data_at_scale --quick
-	$(BIN)/python -m benchmarks.training.run --quick
-	$(BIN)/python -m benchmarks.accuracy.run --quick
+	$(BIN)/python -m benchmarks.training.verify
 
 verify-operations: $(VENV)/.dev-installed build/scanners/.installed ## faults, rolling restart, overload, hostile clients, a short soak, the image (needs root, buildah, debootstrap, bubblewrap, haproxy)
 	$(BIN)/python -m benchmarks.operations.verify $(IMAGE_FLAGS)

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-_LIBRARIES = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "numpy", "fastapi", "uvicorn", "aiohttp")
+_LIBRARIES = (
+    *("torch", "transformers", "tokenizers", "accelerate", "peft", "trl"),
+    *("onnx", "onnxruntime", "numpy", "fastapi", "uvicorn", "aiohttp"),
+)
 
 
 @dataclass(frozen=True)

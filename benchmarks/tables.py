@@ -58,7 +58,7 @@ def claims(detail: bool) -> list[str]:
     for result in results():
         for target in result["targets"]:
             if target.get("detail", False) == detail:
-                lines.append(_line(*_cells(target), _command(result)))
+                lines.append(_line(*_cells(target, result), _command(result)))
     return lines
 
 
@@ -71,12 +71,16 @@ def summary() -> list[str]:
         count, held = count + len(own), held + sum(target["held"] for target in own)
         if result["benchmark"] == "frameworks":
             lines.append(_frameworks(own))
-        lines += [_line(*_cells(target)) for target in own if target["name"] in SHOWN.get(result["benchmark"], ())]
+        shown = SHOWN.get(result["benchmark"], ())
+        lines += [_line(*_cells(target, result)) for target in own if target["name"] in shown]
     return [*lines, "", f"{held} of {count} targets hold; [all of them, with commands](benchmarks/README.md)."]
 
 
-def _cells(target: dict[str, Any]) -> tuple[str, ...]:
-    return target["name"], target["target"], target["figure"], "yes" if target["held"] else "**no**"
+def _cells(target: dict[str, Any], result: dict[str, Any]) -> tuple[str, ...]:
+    """With the recipe of what was trained for it."""
+    recipe = result["figures"].get("recipe", {}).get("name")
+    name = target["name"] if recipe is None else f"{target['name']} (`{recipe}`)"
+    return name, target["target"], target["figure"], "yes" if target["held"] else "**no**"
 
 
 def _frameworks(targets: list[dict[str, Any]]) -> str:
@@ -122,7 +126,10 @@ def training() -> list[str]:
     found = [result for result in results() if result["benchmark"].startswith(_TRAINING)]
     lines = ["| claim | target | measured | held |", "|---|---|---|---|"]
     lines += [
-        _line(*_cells(target)) for result in found for target in result["targets"] if not target.get("detail", False)
+        _line(*_cells(target, result))
+        for result in found
+        for target in result["targets"]
+        if not target.get("detail", False)
     ]
     lines += ["", "| part | measured |", "|---|---|"]
     return lines + [_line(row["name"], row["figure"]) for result in found for row in result.get("rows", ())]

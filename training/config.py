@@ -76,7 +76,8 @@ class DataConfig(Section):
     drop it from training, or only say so."""
     decontaminate: Sources = ()
     """Evaluation files, in whatever columns: what is learnt must not share 13 words in a row with a text there, nor a
-    whole text of 6 to 12 words; on_leakage says what becomes of a training prompt that does."""
+    whole text of 6 to 12 words, nor both prompt and response if they are shorter; on_leakage says what becomes of a
+    training prompt that does."""
     mix: dict[str, Annotated[float, Field(gt=0, le=100)]] = {}
     """How often an epoch sees the records of a source, by its name: 2 for twice, 0.5 for half of them, drawn anew
     each epoch. Sources that are not named: once."""
@@ -191,7 +192,8 @@ class OptimiserConfig(Section):
     """How it is minimised: AdamW, linear warm-up, cosine decay."""
 
     learning_rate: float = Field(5e-5, gt=0)
-    """Peak learning rate of the backbone."""
+    """Peak learning rate of the backbone. The default is of encoders of up to some 100 M parameters; larger backbones
+    take 1e-5 and an epoch or two, and adapters (model.lora_rank) 1e-4."""
     head_learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate of the head. Default: 1e-3 for a new one, and that of the backbone for a pretrained one."""
     epochs: float = Field(3, ge=0)

@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-from service.bundle.manifest import MANIFEST_NAME
+from pydantic import ValidationError
+
+from service.bundle.manifest import MANIFEST_NAME, Manifest, Provenance
 from training.config import TrainingConfig
 from training.run_folder import BEGUN, CHECKPOINTS, RESULTS, TENSORBOARD, read_begun
 
@@ -18,9 +20,11 @@ def refuse_destination(config: TrainingConfig) -> None:
 
     Raises:
         ValueError: it is there and neither a bundle nor an empty folder; it is the run's own, or above it; or no
-            folder can be made there.
+            folder can be made there. Or see `refuse_another`.
     """
     bundle = destination_of(config, read_begun(config.run).configuration if config.resume else config)
+    if not config.resume:
+        refuse_another(config, bundle, None)
     free = not os.path.lexists(bundle)
     if not free and bundle.is_dir() and not bundle.is_symlink():
         free = (bundle / MANIFEST_NAME).is_file() or not any(bundle.iterdir())
@@ -37,3 +41,32 @@ def refuse_destination(config: TrainingConfig) -> None:
     above = next(folder for folder in place.parents if os.path.lexists(folder))
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise ValueError(f"--bundle {bundle}: no folder can be made in {above}; name another folder")
+
+
+def refuse_another(config: TrainingConfig, bundle: Path, provenance: Provenance | None) -> None:
+    """Refuse to replace the bundle of another training in the place where all go that name none.
+
+    Args:
+        config: of the command.
+        bundle: where the bundle is to go.
+        provenance: of the model that it is made of; none before it is trained.
+
+    Raises:
+        ValueError: there is one, and it was not said that it is to be replaced.
+    """
+    path = bundle / MANIFEST_NAME
+    if bundle != TrainingConfig().bundle or "bundle" in config.model_fields_set or config.overwrite:
+        return
+    if path.is_file() and (provenance is None or _provenance(path) != provenance):
+        raise ValueError(
+            f"{bundle} holds the bundle of another training, and no other place was named; name one with --bundle, or "
+            "this one, to replace it"
+        )
+
+
+def _provenance(path: Path) -> Provenance | None:
+    """None of a manifest that cannot be read."""
+    try:
+        return Manifest.model_validate_json(path.read_bytes()).provenance
+    except (OSError, ValidationError):
+        return None

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from tqdm import tqdm
 
 from service.bundle.layout import IntArray
@@ -65,3 +66,14 @@ def encode_records(records: Sequence[PreferenceRecord], formatter: Formatter, pr
 def truncated(examples: Sequence[Example]) -> int:
     """Items that were cut to fit."""
     return sum(item.removed > 0 for example in examples for item in example.items)
+
+
+def cut_alike(examples: Sequence[Example]) -> tuple[int, int]:
+    """How many judgements there are, and on how many of them both responses were cut to the same tokens."""
+    judged = alike = 0
+    for example in examples:
+        for judgement in example.record.judgements:
+            first, second = example.items[judgement.i], example.items[judgement.j]
+            judged += 1
+            alike += bool(first.removed or second.removed) and np.array_equal(first.ids, second.ids)
+    return judged, alike

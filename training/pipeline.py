@@ -22,8 +22,9 @@ from training.checkpoint_error import CheckpointError
 from training.config import DataConfig, TrainingConfig
 from training.data.record import PreferenceRecord
 from training.data.record_store import RecordStore
-from training.destination import destination_of
-from training.encoding import Example, encode_records, truncated
+from training.destination import destination_of, refuse_another
+from training.encoding import Example, cut_alike, encode_records, truncated
+from training.error_text import first_line
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.measure import measure
 from training.evaluation.metrics import FEW_CLUSTERS
@@ -85,8 +86,13 @@ def run_fit(config: TrainingConfig) -> FitResult:
     with processes.main_first():
         data = prepared(config.data, config.progress)
     report_data(data.account)
-    if not config.model.aspects and (named := _on_aspects(data)):
-        logger.warning("%d training judgements name an aspect; without model.aspects they all teach one score", named)
+    on_aspects, with_margin = _on_aspects_and_with_margin(data)
+    if on_aspects and not config.model.aspects:
+        logger.warning(
+            "%d training judgements name an aspect; without model.aspects they all teach one score", on_aspects
+        )
+    if with_margin and not config.loss.margin_weight:
+        logger.warning("the margins of %d training judgements are not used: loss.margin_weight is 0", with_margin)
     check_aspects(data.splits.train, [*data.splits.validation, *data.splits.test], config.model.heads)
     if config.loss.kind == "plackett-luce":
         refuse_unranked(data.splits.train)
@@ -102,6 +108,8 @@ def run_fit(config: TrainingConfig) -> FitResult:
     validation = encode_records(data.splits.validation, formatter, config.progress)
     if cut := (train.truncated if isinstance(train, TokenStore) else truncated(train)) + truncated(validation):
         logger.warning("%d items were longer than %d tokens and were cut", cut, formatter.max_tokens)
+    for name, part in (("training", train), ("validation", validation)):
+        _tell_of_alike(name, part, formatter.max_tokens)
     if begun is not None:
         if begun.data_sha256 != data.sha256:
             raise CheckpointError(f"{config.run}: the data have changed since the run began; train anew")
@@ -147,6 +155,24 @@ def _encoded(records: Sequence[PreferenceRecord], formatter: Formatter, progress
     return encode_records(records, formatter, progress)
 
 
+def _tell_of_alike(name: str, examples: Sequence[Example], max_tokens: int) -> None:
+    """Say how many pairs differ only in what was cut off; of examples in a store not, which are read one by one."""
+    judged, alike = (0, 0) if isinstance(examples, TokenStore) else cut_alike(examples)
+    if alike and alike == judged:
+        raise ValueError(
+            f"all {judged} {name} pairs have the same first {max_tokens} tokens: cut to these, nothing tells their "
+            "responses apart; raise model.max_tokens"
+        )
+    if alike:
+        logger.warning(
+            "%d of %d %s pairs have the same first %d tokens, and teach and tell nothing; raise model.max_tokens",
+            alike,
+            judged,
+            name,
+            max_tokens,
+        )
+
+
 def _refuse_own_folder(config: TrainingConfig) -> None:
     """A run whose weights a training begins with must not be replaced by it."""
     earlier = checkpoint_in(Path(config.model.backbone))
@@ -154,8 +180,14 @@ def _refuse_own_folder(config: TrainingConfig) -> None:
         raise ValueError(f"--run {config.run}: model.backbone is in it, and would be replaced; name another folder")
 
 
-def _on_aspects(data: PreparedData) -> int:
-    return sum(judgement.aspect is not None for record in data.splits.train for judgement in record.judgements)
+def _on_aspects_and_with_margin(data: PreparedData) -> tuple[int, int]:
+    """How many training judgements name an aspect, and how many have a margin."""
+    aspects = margins = 0
+    for record in data.splits.train:
+        for judgement in record.judgements:
+            aspects += judgement.aspect is not None
+            margins += bool(judgement.margin)
+    return aspects, margins
 
 
 def _as_begun(config: TrainingConfig, begun: TrainingConfig) -> TrainingConfig:
@@ -211,6 +243,7 @@ def run_export(config: TrainingConfig) -> Bundle:
         ValueError: other settings than the model was trained with.
         ParityError, BundleError: the result must not be served; nothing is written.
         ExportError: the backbone cannot be written as a graph, or the model not as a classifier, as it was told.
+        OSError: the bundle cannot be written.
     """
     checkpoint = load_checkpoint(config.run / "model")
     trained = recorded_configuration(config.run / "model", checkpoint.description.provenance.configuration)
@@ -223,11 +256,19 @@ def run_export(config: TrainingConfig) -> Bundle:
     export = trained.export.with_changes_of(config.export)
     reference = read_as(Reference, path, AGAIN) if export.reference and path.is_file() else None
     destination = destination_of(config, trained)
+    if not config.resume:
+        refuse_another(config, destination, checkpoint.description.provenance)
     report = config.run / "report.html"
     page = report.read_text(encoding="utf-8") if export.report and report.is_file() else None
     if export.transformers is not None:
         refuse_no_classifier(checkpoint.description, export.transformers)
-    bundle = export_bundle(checkpoint, calibration, evaluation, destination, reference, page)
+    try:
+        bundle = export_bundle(checkpoint, calibration, evaluation, destination, reference, page)
+    except OSError as error:
+        raise OSError(
+            f"{destination}: the bundle cannot be written ({first_line(error)}), and nothing of it is left there; make "
+            f"room, then `assay-train export --run {config.run}`"
+        ) from error
     logger.info("wrote %s, digest %s", destination, bundle.digest)
     if export.transformers is not None:
         export_classifier(checkpoint, export.transformers)
@@ -246,6 +287,8 @@ def report_data(account: dict[str, Any]) -> None:
             logger.warning("%s: %d", what.replace("_", " "), count)
     for row in account["skipped_rows"]:
         logger.warning("skipped %s:%s: %s", row["file"], row["line"], row["reason"])
+    if (found := account["contaminated"]) is not None and not found["count"]:
+        logger.info("no training prompt shares passages with data.decontaminate")
     shared = {f"shared with the test, {name}": finding for name, finding in (account["leakage"] or {}).items()}
     findings = {**account["hygiene"], **shared}
     findings["training_prompts_that_share_passages_with_data.decontaminate"] = account["contaminated"]

@@ -97,7 +97,7 @@ def prepare_data(config: DataConfig) -> PreparedData:
             raise DataError(str(error)) from error
         splits = Splits(believed, splits.validation, splits.test)
     parts = {name: [shuffle_sides(record, config.seed) for record in part] for name, part in vars(splits).items()}
-    refuse_empty(Splits(**parts), len(records), fractions)
+    refuse_empty(Splits(**parts), len(records), fractions, leaking.dropped + contaminated.dropped)
     return PreparedData(
         splits=Splits(**parts),
         sha256=with_evaluation(hash_parts(records, validation, test), passages),
@@ -123,13 +123,24 @@ def fractions_of(config: DataConfig) -> tuple[float, float, float]:
     return 1 - test - validation, validation, test
 
 
-def refuse_empty(splits: Splits, prompts: int, fractions: tuple[float, float, float]) -> None:
+def refuse_empty(splits: Splits, prompts: int, fractions: tuple[float, float, float], dropped: int = 0) -> None:
     """Refuse a part that teaches or tells nothing.
 
+    Args:
+        splits: the parts.
+        prompts: that they were made of.
+        fractions: of these.
+        dropped: training prompts that are held out, too, and were left out for that.
+
     Raises:
-        DataError: one of the parts, made of so many `prompts` by these `fractions`, is empty or all ties.
+        DataError: one of the parts is empty or all ties.
     """
     for name, part in vars(splits).items():
+        if not part and name == "train" and dropped:
+            raise DataError(
+                f"no train prompts: {dropped} of {prompts} are also in the validation or test data or in "
+                "data.decontaminate, and were dropped (data.on_leakage); name other data for them"
+            )
         if not part:
             raise DataError(
                 f"no {name} prompts: {prompts} prompts in shares of {_shares(fractions)} for training, "

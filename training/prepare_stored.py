@@ -151,7 +151,7 @@ class _Preparation:
         fractions = fractions_of(self.config)
         splits = Splits(train, *(part or split_off for part, split_off in zip(named, self.held_out, strict=True)))
         self.dropped = self.leaking.dropped + chosen_by.dropped
-        refuse_empty(splits, self.rows, fractions)
+        refuse_empty(splits, self.rows, fractions, self.leaking.dropped + self.contaminated.dropped)
         write_records(folder / "validation.jsonl", splits.validation)
         write_records(folder / "test.jsonl", splits.test)
         write(folder / _ACCOUNT, self._account(splits))

@@ -38,20 +38,27 @@ def fit(
         "optimiser.learning-rate": 1e-3, "optimiser.epochs": 3, "run": folder / run,
     }  # fmt: skip
     given = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    return subprocess.run(
-        [sys.executable, *(launch if processes > 1 else ["-m"]), module, "fit", *given, "--no-progress", *flags],
+    command = [sys.executable, *(launch if processes > 1 else ["-m"]), module, "fit", *given, "--no-progress", *flags]
+    with subprocess.Popen(
+        command,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-    )
+    ) as launcher:
+        try:
+            out, err = launcher.communicate(timeout=300)
+        except BaseException:  # whoever is stopped here would leave its workers behind
+            launcher.terminate()
+            raise
+    return subprocess.CompletedProcess(command, launcher.returncode, out, err)
 
 
 def curve(run: Path) -> list[dict[str, float]]:
     """What was logged, without times."""
     history: list[dict[str, Any]] = json.loads((run / "training.json").read_text())["history"]
-    kept = ("loss", "eval_loss", "eval_accuracy", "grad_norm", "learning_rate", "epoch")
+    kept = ("loss", "accuracy", "margin", "eval_loss", "eval_accuracy", "grad_norm", "learning_rate", "epoch")
     return [{name: row[name] for name in kept if name in row} for row in history]
 
 

@@ -102,3 +102,25 @@ def test_a_prompt_longer_than_the_model_is_cut_and_counted(
     with caplog.at_level("WARNING", "assay.training"):
         assert main() == 0
     assert any("items were longer than 64 tokens and were cut" in record.message for record in caplog.records)
+
+
+def test_responses_that_differ_in_what_is_cut_alone(
+    tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Found before hours of training that could only end at a loss of ln 2; where it is some, they are counted."""
+    same = "the same words again and again " * 10
+    rows = [{"prompt": f"{n}?", "chosen": f"{same}{n} yes", "rejected": f"{same}{n} no"} for n in range(40)]
+    arguments = ["fit", "--data.train", str(tmp_path / "d.jsonl"), "--model.backbone", str(backbone), "--no-progress"]
+    arguments += ["--run", str(tmp_path / "run"), "--model.max-tokens", "64", "--optimiser.epochs", "1"]
+    monkeypatch.setattr(sys, "argv", ["assay-train", *arguments])
+    (tmp_path / "d.jsonl").write_bytes(lines(rows))
+    assert main() == 1
+    assert re.search(r"all \d+ training pairs have the same first 64 tokens.*model.max_tokens", capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "d.jsonl").write_bytes(lines([*rows, *PAIRS]))
+    with caplog.at_level("WARNING", "assay.training"):
+        assert main() == 0
+    assert any(
+        re.search(r"\d+ of \d+ training pairs have the same first 64", record.message) for record in caplog.records
+    )

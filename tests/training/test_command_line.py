@@ -72,7 +72,7 @@ def test_help_of_a_command_lists_every_setting_with_its_meaning() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     text = " ".join(done.stdout.split())
     assert "--optimiser.learning-rate" in text
-    assert "Peak learning rate of the backbone. (default: 5e-05)" in text
+    assert "adapters (model.lora_rank) 1e-4. (default: 5e-05)" in text
     assert "--data.on-leakage {error,drop,report}" in text
 
 

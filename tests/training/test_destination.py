@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from service.bundle.layout import Family
+from tests.pocket import write_pocket_bundle
 from training.config import TrainingConfig
-from training.destination import refuse_destination
+from training.destination import refuse_another, refuse_destination
 
 
 def refuse(run: Path, bundle: Path) -> None:
@@ -55,3 +57,22 @@ def test_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"no folder can be made in .*file; name another"):
         refuse(tmp_path / "run", tmp_path / "file" / "bundles" / "mine")
+
+
+def test_another_training_s_bundle_stays_where_none_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All runs that name no place have the same; whoever names it means to replace what is there."""
+    monkeypatch.chdir(tmp_path)
+    place = TrainingConfig().bundle
+    refuse_destination(TrainingConfig())
+    place.parent.mkdir()
+    own = write_pocket_bundle(place, Family.CAUSAL).manifest.provenance
+    with pytest.raises(ValueError, match=r"bundles/default holds the bundle of another training.*--bundle"):
+        refuse_destination(TrainingConfig())
+    refuse_destination(TrainingConfig(overwrite=True))
+    refuse_destination(TrainingConfig(bundle=place))
+    refuse_another(TrainingConfig(), place, own)
+    with pytest.raises(ValueError, match="another training"):
+        refuse_another(TrainingConfig(), place, own.model_copy(update={"seed": own.seed + 1}))
+    (place / "bundle.json").write_text("{}")
+    with pytest.raises(ValueError, match="another training"):
+        refuse_another(TrainingConfig(), place, own)

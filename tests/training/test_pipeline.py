@@ -329,3 +329,33 @@ def test_data_on_disk_give_the_same_run(configure: Configure, tmp_path: Path) ->
             shutil.rmtree(path)
     run_fit(stored.model_copy(update={"resume": True}))
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(stored).items())
+
+
+def test_a_disk_that_fills_while_the_bundle_is_written(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configure({"epochs": 1})
+    run_fit(config)
+    run_evaluate(config)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.export.bundle.export_graph", full)
+        with pytest.raises(OSError, match=r"the bundle cannot be written \(.*No space left.*assay-train export"):
+            run_export(config)
+    assert not config.bundle.exists()
+    assert not [path for path in config.bundle.parent.iterdir() if path.name.startswith(".bundle")]
+
+
+def test_margins_that_nothing_looks_at_are_told(configure: Configure, caplog: pytest.LogCaptureFixture) -> None:
+    config = configure({"epochs": 1})
+    path = Path(config.data.train[0])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["judgements"][0]["margin"] = 1.5
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_fit(config)
+    assert "training judgements are not used: loss.margin_weight is 0" in caplog.text
+    caplog.clear()
+    run_fit(config.model_copy(update={"overwrite": True, "loss": LossConfig(margin_weight=0.5)}))
+    assert "are not used" not in caplog.text

@@ -325,3 +325,9 @@ def test_rows_with_other_names(tmp_path: Path, stored: bool) -> None:
     read = load_configuration("fit", flags, TrainingConfig).data
     data = prepare_stored(read, progress=False) if stored else prepare_data(read)
     assert sorted(str(record.prompt) for record in everything(data)) == sorted(row["question"] for row in rows)
+
+
+def test_what_was_dropped_is_the_reason_where_nothing_is_left(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "pairs.jsonl", 40)
+    with pytest.raises(DataError, match=r"no train prompts: \d+ of 40 are also in the validation or test data"):
+        prepare_data(config(path, test=(path,)))

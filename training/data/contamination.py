@@ -3,8 +3,9 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 from training.data.errors import DataError
@@ -14,7 +15,9 @@ from training.data.record import PreferenceRecord
 PASSAGE_WORDS = 13
 """Words in a row that do not come together twice by chance (Brown et al. 2020, appendix C)."""
 SHORT_WORDS = 6
-"""A shorter text says nothing by being in both: many answers are "Yes, of course"."""
+"""A shorter text says nothing by being in both: many answers are "Yes, of course". With its prompt, it does."""
+MOST_SHORT = 32
+"""Short texts of a row that are compared in pairs: columns and turns, not a list of thousands."""
 _CHARACTERS_A_WORD = 2
 
 # Chinese, Japanese and Korean are written without spaces, or with few: their words are counted in characters.
@@ -28,10 +31,12 @@ _TURN = re.compile(r"\n\n(?:Human|Assistant): ?")
 class Passages:
     """Hashes of what an evaluation holds: every 13 words in a row, and each text of 6 to 12 words as a whole.
 
-    Of texts in Chinese, Japanese or Korean, twice as many characters. `sha256` is of all the texts, in order.
+    Of texts in Chinese, Japanese or Korean, twice as many characters. `pairs` are of any two texts of less than 13
+    words in one row, the one before the other. `sha256` is of all the texts, in order.
     """
 
     hashes: frozenset[int]
+    pairs: frozenset[int]
     sha256: str
 
     def hold(self, text: str) -> bool:
@@ -39,9 +44,17 @@ class Passages:
         return not self.hashes.isdisjoint(_passages(text))
 
     def shared_by(self, record: PreferenceRecord) -> bool:
-        """Whether a turn of the prompt or a response has one of them; a system prompt is a whole data set's."""
-        turns = (turn.content for turn in record.messages if turn.role != "system")
-        return any(self.hold(text) for text in (*turns, *record.responses))
+        """Whether a turn of the prompt or a response has one of them, or the last turn and a response are two of a row.
+
+        A system prompt is a whole data set's.
+        """
+        turns = [turn.content for turn in record.messages if turn.role != "system"]
+        if any(self.hold(text) for text in (*turns, *record.responses)):
+            return True
+        if not self.pairs or not turns:
+            return False
+        asked = _words(turns[-1])
+        return any(_pair(asked, _words(response)) in self.pairs for response in record.responses)
 
 
 def read_passages(sources: Iterable[str]) -> Passages:
@@ -51,15 +64,20 @@ def read_passages(sources: Iterable[str]) -> Passages:
         DataError: a source that cannot be read, or a bad row.
     """
     hashes: set[int] = set()
+    pairs: set[int] = set()
     digest = hashlib.sha256()
     for source in sources:
         for row in raw_rows(source):
             if isinstance(row.columns, DataError):
                 raise DataError(row.columns.reason, file=row.file, line=row.line)
-            for text in _texts(row.columns):
+            texts = list(_texts(row.columns))
+            for text in texts:
                 hashes.update(_passages(text))
                 digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    return Passages(frozenset(hashes), digest.hexdigest())
+            # A long text is known by its passages.
+            short = [words for words in map(_words, dict.fromkeys(texts)) if 0 < len(words) < PASSAGE_WORDS]
+            pairs.update(_pair(one, other) for one, other in permutations(short[:MOST_SHORT], 2))
+    return Passages(frozenset(hashes), frozenset(pairs), digest.hexdigest())
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -75,8 +93,17 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
+def _words(text: str) -> list[str]:
+    words: list[str] = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return words
+
+
+def _pair(prompt: Sequence[str], response: Sequence[str]) -> int:
+    return hash((tuple(prompt), tuple(response)))
+
+
 def _passages(text: str) -> Iterator[int]:
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    words = _words(text)
     characters = sum(_OF_CHARACTERS.match(word) is not None for word in words)
     scripts = {1} if characters < len(words) else set()
     if characters:

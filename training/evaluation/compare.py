@@ -43,12 +43,21 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All pairs and those of each source, and what could not be compared."""
+    """All pairs and those of each source, and what could not be compared.
+
+    Attributes:
+        every, by_source: accuracies; by source where there are several.
+        log_loss_a, log_loss_b: at each model's temperature, in nats; ties count too.
+        log_loss_difference, log_loss_p_value: as those of `Difference`.
+        only_in_a, only_in_b: pairs that the other's test does not have.
+    """
 
     every: Difference
     by_source: list[Difference]
     log_loss_a: float
     log_loss_b: float
+    log_loss_difference: Interval
+    log_loss_p_value: float
     only_in_a: int
     only_in_b: int
 
@@ -82,15 +91,19 @@ def compare(
         )
     sources = sorted({a.source for a, _ in decided})
     parts = {source: [pair for pair in decided if pair[0].source == source] for source in sources}
+    preference = np.array([a.preference for a, _ in pairs])
     losses = [
-        metrics.log_loss(_margins(side), np.array([row.preference for row in side]), temperature)
+        metrics.pair_losses(_margins(side) / temperature, preference)
         for side, temperature in zip(zip(*pairs, strict=True), (temperature_a, temperature_b), strict=True)
     ]
+    cluster = _clusters([a for a, _ in pairs])
     return Comparison(
         every=_difference("all pairs", decided),
         by_source=[_difference(source, part) for source, part in parts.items()] if len(sources) > 1 else [],
-        log_loss_a=losses[0],
-        log_loss_b=losses[1],
+        log_loss_a=float(losses[0].mean()),
+        log_loss_b=float(losses[1].mean()),
+        log_loss_difference=metrics.clustered_interval(losses[1] - losses[0], cluster),
+        log_loss_p_value=permutation_p_value(losses[1] - losses[0], cluster),
         only_in_a=len(keyed_a) - len(shared),
         only_in_b=len(keyed_b) - len(shared),
     )
@@ -133,12 +146,11 @@ def _difference(name: str, pairs: Sequence[tuple[PairRow, PairRow]]) -> Differen
     side_a, side_b = zip(*pairs, strict=True)
     preference = np.array([row.preference for row in side_a])
     right_a, right_b = (metrics.correct(_margins(side), preference) for side in (side_a, side_b))
-    numbers: dict[str, int] = {}
-    cluster = np.array([numbers.setdefault(row.cluster, len(numbers)) for row in side_a])
+    cluster = _clusters(side_a)
     return Difference(
         name=name,
         pairs=len(pairs),
-        prompts=len(numbers),
+        prompts=int(cluster.max()) + 1,
         accuracy_a=float(right_a.mean()),
         accuracy_b=float(right_b.mean()),
         difference=metrics.clustered_interval(right_b - right_a, cluster),
@@ -148,6 +160,12 @@ def _difference(name: str, pairs: Sequence[tuple[PairRow, PairRow]]) -> Differen
         only_b=float(((1 - right_a) * right_b).sum()),
         neither=float(((1 - right_a) * (1 - right_b)).sum()),
     )
+
+
+def _clusters(rows: Sequence[PairRow]) -> IntArray:
+    """Numbers from 0 on of what belongs together."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(row.cluster, len(numbers)) for row in rows])
 
 
 def permutation_p_value(difference: FloatArray, cluster: IntArray, *, seed: int = 0, draws: int = DRAWS) -> float:

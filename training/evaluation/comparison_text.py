@@ -24,7 +24,9 @@ def comparison_text(name_a: str, name_b: str, comparison: Comparison) -> str:
         "|---|---|---|---|---|---|---|",
         *map(_row, parts),
         "",
-        f"Log loss at each model's temperature: {c.log_loss_a:.3f} and {c.log_loss_b:.3f} nats. Intervals are "
+        f"Log loss at each model's temperature: {c.log_loss_a:.3f} and {c.log_loss_b:.3f} nats, B - A "
+        f"{c.log_loss_difference.value:+.3f} ({c.log_loss_difference.low:+.3f} to {c.log_loss_difference.high:+.3f}), "
+        f"p {c.log_loss_p_value:.2g}. Intervals are "
         "bootstrapped over prompts; p is of a permutation test that lets the models change places prompt by prompt."
         + (
             f" {several} sources are tested besides: of as many, one in twenty looks different by chance."

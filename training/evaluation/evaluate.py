@@ -127,6 +127,11 @@ class Evaluation:
             return f"is not clearly above the rule that the {self.rule} answer wins"
         return None
 
+    @property
+    def temperature_is_bound(self) -> bool:
+        """See `training.evaluation.metrics.is_bound`."""
+        return metrics.is_bound(self.temperature)
+
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)

@@ -173,11 +173,21 @@ def calibration_error(margin: FloatArray, preference: FloatArray, temperature: f
     return sum(part.pairs * abs(part.confidence - part.observed) for part in parts) / len(margin)
 
 
+TEMPERATURES = (0.01, 100.0)
+"""The least and the greatest that is fitted."""
+
+
 def fit_temperature(margin: FloatArray, preference: FloatArray) -> float:
-    """The temperature of least log loss, within [0.01, 100] (temperature scaling, Guo et al. 2017)."""
+    """The temperature of least log loss, within `TEMPERATURES` (temperature scaling, Guo et al. 2017)."""
     loss: Callable[[float], float] = lambda exponent: log_loss(margin, preference, float(np.exp(exponent)))  # noqa: E731
-    best = minimize_scalar(loss, bounds=(np.log(0.01), np.log(100)), method="bounded")
+    best = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded")
     return float(np.exp(best.x))
+
+
+def is_bound(temperature: float) -> bool:
+    """Whether a fitted temperature is at an end of `TEMPERATURES`: the pairs do not tell how sure the scores are."""
+    least, greatest = TEMPERATURES
+    return not 1.1 * least < temperature < greatest / 1.01
 
 
 def length_margin(length_i: IntArray, length_j: IntArray) -> FloatArray:

@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -46,11 +46,19 @@ class Probes:
     """All probes, and how exactly a comparison turns round.
 
     Attributes:
+        left_out: changes that no response could be tried with, and how many there were: each would be cut, or stay the
+            same in tokens.
         swap_error: largest |margin(i, j) + margin(j, i)| when the two responses change places.
     """
 
     changes: list[Probe]
     swap_error: float
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def fooled_by(self) -> list[Probe]:
+        """Those that clearly raise the score more often than not; none of them should."""
+        return [probe for probe in self.changes if probe.raised.low > 0.5]
 
 
 def probe(records: Sequence[PreferenceRecord], score: Score, scale: float, most: int, seed: int = 0) -> Probes:
@@ -69,7 +77,7 @@ def probe(records: Sequence[PreferenceRecord], score: Score, scale: float, most:
     groups: dict[str, int] = {}
     cluster = np.array([groups.setdefault(records[place].split_key, len(groups)) for place, _ in drawn])
     before = score(items)
-    found = []
+    found, left_out = [], {}
     for name, (description, wanted, change) in CHANGES.items():
         others = [_other(place, drawn, generator) for place, _ in drawn]
         changed = [
@@ -78,6 +86,7 @@ def probe(records: Sequence[PreferenceRecord], score: Score, scale: float, most:
         ]
         places = [place for place, item in enumerate(changed) if item is not None and item != items[place]]
         if not places:
+            left_out[name] = len(items)
             continue
         after = score([item for place in places if (item := changed[place]) is not None])
         fit = np.array([
@@ -85,13 +94,15 @@ def probe(records: Sequence[PreferenceRecord], score: Score, scale: float, most:
             for number, place in enumerate(places)
         ])  # fmt: skip
         if not fit.any():
+            left_out[name] = len(items)
             continue
         difference = (after.rewards - before.rewards[places])[fit]
         raised = metrics.clustered_interval((np.sign(difference) + 1) / 2, cluster[places][fit])
         change_of_score = metrics.clustered_interval(difference / scale, cluster[places][fit])
         unfit = int((~fit).sum())
         found.append(Probe(name, description, wanted, len(difference), unfit, raised, change_of_score))
-    return Probes(found, _swap_error([(records[place], judgement) for place, judgement in drawn], score))
+    swap_error = _swap_error([(records[place], judgement) for place, judgement in drawn], score)
+    return Probes(found, swap_error, left_out)
 
 
 def _draw(records: Sequence[PreferenceRecord], most: int, generator: random.Random) -> list[tuple[int, Judgement]]:

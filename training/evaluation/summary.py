@@ -4,8 +4,8 @@ from training.evaluation.evaluate import Evaluation
 from training.evaluation.metrics import FEW_CLUSTERS, Interval
 
 
-def summary(name: str, evaluation: Evaluation) -> str:
-    """Markdown of the evaluation of the model `name`."""
+def summary(name: str, evaluation: Evaluation, learnt_prompts: int = 0) -> str:
+    """Markdown of the evaluation of the model `name`, which has learnt from some of the prompts it is tested on."""
     e = evaluation
     rows = [("accuracy", _percent(e.accuracy))]
     if e.annotator is not None:
@@ -21,7 +21,10 @@ def summary(name: str, evaluation: Evaluation) -> str:
         (f"log loss (nats; a coin: 0.693, the votes themselves: {e.log_loss_votes:.3f})", f"{e.log_loss:.3f}"),
         (f"Brier score (a coin: {e.brier_coin:.3f})", f"{e.brier:.3f}"),
         ("calibration error, before and after temperature", f"{e.ece_before:.3f}, {e.ece_after:.3f}"),
-        ("temperature (fitted on validation)", f"{e.temperature:.3f}"),
+        (
+            "temperature (fitted on validation)",
+            f"{e.temperature:.3f}" + ", its bound: too few validation pairs" * e.temperature_is_bound,
+        ),
         (
             "rank correlation of score and length within a prompt",
             "none" if e.spearman_length is None else f"{e.spearman_length:+.2f}",
@@ -56,6 +59,10 @@ def summary(name: str, evaluation: Evaluation) -> str:
         if e.verdict is None
         else f"**The accuracy {e.verdict}: do not rely on this model without more data.**"
     )
+    if learnt_prompts:
+        verdict += (
+            f" **But the model has learnt from {learnt_prompts} of the {e.prompts} prompts: the figures are too good.**"
+        )
     return "\n".join([*lines, verdict, ""])
 
 

@@ -61,6 +61,19 @@ def test_what_anybody_says_is_no_passage() -> None:
     )
 
 
+def test_a_short_prompt_with_its_response_is_one() -> None:
+    """In whatever columns or turns; what a short text is said to elsewhere does not count."""
+    for row in (
+        {"question": "What is 3 times 4?", "good": "It is 12.", "bad": "It is 13."},
+        {"chosen": "\n\nHuman: What is 3 times 4?\n\nAssistant: It is 12."},
+        {"messages": [{"role": "user", "content": "what is 3 TIMES 4"}, {"role": "assistant", "content": "it is 12"}]},
+    ):
+        passages = _passages_of(row)
+        assert passages.shared_by(record("What is 3 times 4?", "No idea", "It is 12"))
+        assert not passages.shared_by(record("What is 4 times 3?", "No idea", "It is 12"))
+        assert not passages.shared_by(record("What is 3 times 4?", "No idea", "Who asks?"))
+
+
 def test_a_bad_evaluation_is_named(tmp_path: Path) -> None:
     (tmp_path / "e.jsonl").write_text('{"a": 1}\n{')
     with pytest.raises(DataError, match=r"e\.jsonl:2: invalid JSON"):

@@ -42,6 +42,10 @@ def test_the_better_model_is_found() -> None:
     assert every.p_value < 0.001
     assert every.both + every.only_a + every.only_b + every.neither == pytest.approx(600)
     assert found.log_loss_b < found.log_loss_a
+    assert found.log_loss_difference.value == pytest.approx(found.log_loss_b - found.log_loss_a)
+    assert found.log_loss_difference.high < 0
+    assert found.log_loss_p_value < 0.001
+    assert f"B - A {found.log_loss_difference.value:+.3f} (" in comparison_text("a", "b", found)
     assert "B is more accurate on these pairs." in comparison_text("a", "b", found)
     turned = compare(rows_of(RECORDS, 0.05), rows_of(RECORDS, 0.4))
     assert "A is more accurate on these pairs." in comparison_text("a", "b", turned)

@@ -128,3 +128,22 @@ def test_what_did_not_fit_whole_says_nothing() -> None:
     }
     assert (found["padding"].responses, found["padding"].unfit) == (10, 5)
     assert (found["empty"].responses, found["empty"].unfit) == (15, 0)
+
+
+def test_what_cannot_be_tried_is_counted_and_what_fools_is_named() -> None:
+    def scores(items: Sequence[tuple[Prompt, str]]) -> TextScores:
+        return told(items, [float(len(response)) for _, response in items])
+
+    long = [
+        record.model_copy(update={"responses": [text + "x" * (LIMIT - len(text)) for text in record.responses]})
+        for record in records()
+    ]
+    found = probe(long, scores, 2.0, 20)
+    assert {name: found.left_out.get(name) for name in ("padding", "repetition", "flattery")} == {
+        "padding": 20, "repetition": 20, "flattery": 20,
+    }  # fmt: skip
+    assert not {one.name for one in found.changes} & set(found.left_out)
+    assert {one.name for one in found.changes} | set(found.left_out) == set(CHANGES)
+    assert {one.name for one in probe(records(), scores, 2.0, 200).fooled_by} == {
+        "markdown", "padding", "repetition", "flattery",
+    }  # fmt: skip

@@ -108,7 +108,7 @@ def _decoded_json(raw: bytes | str) -> Any:
     try:
         return json.loads(raw if isinstance(raw, str) else raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        return DataError(f"not UTF-8: {error.reason} at byte {error.start}")
+        return DataError(f"not UTF-8: {error.reason} at byte {error.start}; save the file as UTF-8")
     except json.JSONDecodeError as error:
         return DataError(f"invalid JSON: {error.msg} (line {error.lineno}, column {error.colno} of the value)")
     except ValueError:  # the interpreter's limit on the digits of an integer

@@ -27,6 +27,7 @@ class Subject:
         text_format_sha256: of prompts and responses as tokens.
         data: the account of the run's data, as its `data.json`.
         provenance: of the weights.
+        learnt_prompts: how many of the tested prompts it has learnt from.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Subject:
     text_format_sha256: str
     data: dict[str, Any]
     provenance: Provenance
+    learnt_prompts: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _plots(evaluation: Evaluation, analysis: Analysis, decided: JudgedPairs, res
         drawn["best of n"] = plots.best_of_n_curve(analysis.best_of_n)
     if analysis.disagreement is not None:
         drawn["disagreement"] = plots.disagreement_chart(analysis.disagreement)
-    if analysis.probes is not None:
+    if analysis.probes is not None and analysis.probes.changes:
         drawn["probes"] = plots.probe_chart(analysis.probes.changes)
     return drawn
 

@@ -43,7 +43,13 @@ def lengths_of(items: Sequence[tuple[Prompt, str]]) -> TextScores:
     )
 
 
-def rendered(records: list[PreferenceRecord], heads: Heads = Heads(), probes: bool = True) -> str:
+def rendered(
+    records: list[PreferenceRecord],
+    heads: Heads = Heads(),
+    probes: bool = True,
+    temperature: float = 0.7,
+    learnt_prompts: int = 0,
+) -> str:
     examples = encode_records(records, pocket_formatter(max_tokens=256), progress=False)
     generator = np.random.default_rng(0)
     scores: list[FloatArray] = [
@@ -52,13 +58,13 @@ def rendered(records: list[PreferenceRecord], heads: Heads = Heads(), probes: bo
         for record in records
     ]
     rewards = [part[:, 0] for part in scores]
-    evaluation = evaluate(examples, rewards, 0.7)
+    evaluation = evaluate(examples, rewards, temperature)
     made = probe(records, lengths_of, 1.0, 5) if probes else None
-    analysis = analyse(examples, scores, heads, 0.7, made)
+    analysis = analyse(examples, scores, heads, temperature, made)
     pairs = judged_pairs(examples, rewards)
     subject = Subject(
         "mine", "a backbone", heads.outputs, 256, "0" * 64, ACCOUNT,
-        tiny_checkpoint(Family.CAUSAL).description.provenance,
+        tiny_checkpoint(Family.CAUSAL).description.provenance, learnt_prompts,
     )  # fmt: skip
     lengths = [[len(text) for text in record.responses] for record in records]
     decided = pairs.select(pairs.preference != 0.5)
@@ -122,6 +128,17 @@ def test_sections_are_those_that_the_model_has(heads: Heads, section: str | None
     assert set(linked) == set(headings)
     assert "probes" not in re.findall(r"<h2 id=\"(\w+)\"", rendered(toy_records(30, responses=2), heads, probes=False))
     assert 'id="bestofn"' in rendered(toy_records(30, responses=3), heads)
+
+
+def test_what_makes_the_figures_doubtful_is_said_with_them() -> None:
+    records = toy_records(30, responses=2)
+    sound = rendered(records)
+    assert "too good" not in sound
+    assert "at its bound" not in sound
+    doubtful = rendered(records, temperature=0.01, learnt_prompts=7)
+    assert "has learnt from 7 of the 30 prompts: the figures are too good" in doubtful
+    assert "is at its bound" in doubtful
+    assert re.search(r"do so more often than not:.*padding \(100.0 %\)", doubtful, re.DOTALL)  # it likes length
 
 
 def test_texts_cannot_become_markup() -> None:

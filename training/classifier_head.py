@@ -33,6 +33,11 @@ def take_head(classifier: PreTrainedModel) -> tuple[State, str | None]:
             f"model.head is pretrained, and that of {classifier.name_or_path!r} has {last.out_features} outputs; a "
             "reward is one"
         )
+    if dense is not None and dense.weight.shape != (last.in_features, last.in_features):
+        raise UnsupportedBackboneError(
+            f"model.head is pretrained, and the dense layer of {type(classifier).__name__} is of shape "
+            f"{tuple(dense.weight.shape)}; it must be square"
+        )
     named = {"head": last} if dense is None else {"head": last, "transform.0": dense}
     weights = {f"{name}.{key}": value for name, layer in named.items() for key, value in layer.state_dict().items()}
     return {name: weight.detach().clone() for name, weight in weights.items()}, activation

@@ -192,8 +192,8 @@ class OptimiserConfig(Section):
     """How it is minimised: AdamW, linear warm-up, cosine decay."""
 
     learning_rate: float = Field(5e-5, gt=0)
-    """Peak learning rate of the backbone. The default is of encoders of up to some 100 M parameters; larger backbones
-    take 1e-5 and an epoch or two, and adapters (model.lora_rank) 1e-4."""
+    """Peak learning rate of the backbone. The default is of encoders of 20 to 110 M parameters; larger ones and
+    decoders take 1e-5 and an epoch or two, and adapters (model.lora_rank) 1e-4."""
     head_learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate of the head. Default: 1e-3 for a new one, and that of the backbone for a pretrained one."""
     epochs: float = Field(3, ge=0)

@@ -59,8 +59,8 @@ def refuse_another(config: TrainingConfig, bundle: Path, provenance: Provenance 
         return
     if path.is_file() and (provenance is None or _provenance(path) != provenance):
         raise ValueError(
-            f"{bundle} holds the bundle of another training, and no other place was named; name one with --bundle, or "
-            "this one, to replace it"
+            f"{bundle} holds the bundle of another training, and this command names no place; name one with --bundle, "
+            "or this one, to replace it"
         )
 
 

@@ -1,6 +1,5 @@
 """Preference data that a run does not know, prepared to test its model on."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,18 +14,18 @@ from training.data import (
     merge_by_prompt,
     shuffle_sides,
 )
+from training.data.leakage import learnt_prompts
 from training.data.pairs import pairs_of
+from training.learnt import Learnt
 from training.prepare import judgements_of, read_sources, size_of, unique_ids, without_copies
 
 
-def prepare_new_data(
-    config: DataConfig, learnt: Sequence[PreferenceRecord] | None
-) -> tuple[list[PreferenceRecord], dict[str, Any]]:
+def prepare_new_data(config: DataConfig, learnt: Learnt) -> tuple[list[PreferenceRecord], dict[str, Any]]:
     """The records of `config.test`, cleaned as a run's own, and an account of them as a run's `data.json`.
 
     Args:
         config: how they are read and merged; `train` names what the model has learnt from.
-        learnt: training and validation records, to tell what they share with the test; None if they are not there.
+        learnt: what the model comes from, to tell what that shares with the test, if all of it is known.
 
     Raises:
         DataError: a source or row that cannot be read, or no pair with a majority.
@@ -51,7 +50,8 @@ def prepare_new_data(
         "repeated_judgements_removed": repeated,
         "leaking_prompts_dropped": 0,
         "hygiene": asdict(hygiene),
-        "leakage": None if learnt is None else asdict(check_leakage(learnt, records)),
+        "leakage": None if learnt.unknown else asdict(check_leakage([*learnt.trained, *learnt.chosen_by], records)),
+        "learnt_prompts": learnt_prompts(learnt.trained, records),
         "contaminated": None,
         "annotators": None,
     }

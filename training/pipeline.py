@@ -108,7 +108,7 @@ def run_fit(config: TrainingConfig) -> FitResult:
     validation = encode_records(data.splits.validation, formatter, config.progress)
     if cut := (train.truncated if isinstance(train, TokenStore) else truncated(train)) + truncated(validation):
         logger.warning("%d items were longer than %d tokens and were cut", cut, formatter.max_tokens)
-    for name, part in (("training", train), ("validation", validation)):
+    for name, part in (("training", train if config.optimiser.epochs else []), ("validation", validation)):
         _tell_of_alike(name, part, formatter.max_tokens)
     if begun is not None:
         if begun.data_sha256 != data.sha256:
@@ -160,16 +160,17 @@ def _tell_of_alike(name: str, examples: Sequence[Example], max_tokens: int) -> N
     judged, alike = (0, 0) if isinstance(examples, TokenStore) else cut_alike(examples)
     if alike and alike == judged:
         raise ValueError(
-            f"all {judged} {name} pairs have the same first {max_tokens} tokens: cut to these, nothing tells their "
-            "responses apart; raise model.max_tokens"
+            f"cut to {max_tokens} tokens, the responses of all {judged} {name} pairs are the same: nothing tells them "
+            "apart; raise model.max_tokens"
         )
     if alike:
         logger.warning(
-            "%d of %d %s pairs have the same first %d tokens, and teach and tell nothing; raise model.max_tokens",
+            "cut to %d tokens, the responses of %d of %d %s pairs are the same, and teach and tell nothing; raise "
+            "model.max_tokens",
+            max_tokens,
             alike,
             judged,
             name,
-            max_tokens,
         )
 
 
@@ -256,8 +257,7 @@ def run_export(config: TrainingConfig) -> Bundle:
     export = trained.export.with_changes_of(config.export)
     reference = read_as(Reference, path, AGAIN) if export.reference and path.is_file() else None
     destination = destination_of(config, trained)
-    if not config.resume:
-        refuse_another(config, destination, checkpoint.description.provenance)
+    refuse_another(config, destination, checkpoint.description.provenance)
     report = config.run / "report.html"
     page = report.read_text(encoding="utf-8") if export.report and report.is_file() else None
     if export.transformers is not None:

@@ -26,7 +26,7 @@ from training.data import (
 from training.data.annotators import with_posteriors
 from training.data.contamination import Passages, read_passages
 from training.data.exclusion import Exclusion
-from training.data.leakage import shared_with
+from training.data.leakage import learnt_prompts, shared_with
 from training.data.pairs import pairs_of
 
 
@@ -110,6 +110,7 @@ def prepare_data(config: DataConfig) -> PreparedData:
             "leaking_prompts_dropped": sum(each.dropped for each in {leaking, chosen_by}),
             "hygiene": asdict(hygiene),
             "leakage": leakage,
+            "learnt_prompts": learnt_prompts(parts["train"], parts["test"]),
             "contaminated": None if passages is None else asdict(contaminated.found),
             "annotators": annotators,
         },

@@ -258,6 +258,7 @@ class _Preparation:
             "leakage": {"training_prompts_in_what_is_held_out": asdict(self.leaking.found)}
             if self.config.validation or self.config.test
             else None,
+            "learnt_prompts": None,  # what is learnt goes by, and is not there to be compared once more
             "contaminated": None if self.passages is None else asdict(self.contaminated.found),
             "annotators": None,
         }

@@ -37,9 +37,13 @@ def shard(model: RewardModel, bf16: bool) -> None:
         bf16: gather the layers' weights in bfloat16, as autocast would round them; gradients are summed in float32.
 
     Raises:
-        UnsupportedBackboneError: its layers are not told apart.
+        UnsupportedBackboneError: its layers are not told apart, or its head came from a classifier of an encoder.
         ValueError: there are more processes than parts of a parameter.
     """
+    if model.transform is not None:
+        raise UnsupportedBackboneError(
+            "optimiser.fsdp: a head with a bias cannot be divided among processes; train this encoder without it"
+        )
     layers = layers_of(model.backbone)
     if not layers:
         raise UnsupportedBackboneError(

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import shutil
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ def joined(split: SplitPackage) -> Path:
         importlib.metadata.PackageNotFoundError: a package is not installed.
         OSError: what the packages hold is not what is expected, or the folder cannot be written.
     """
-    kept = Path(HF_HOME) / "assay" / f"{split.folder}-{split.sha256[:12]}"
+    kept = Path(HF_HOME) / "assay" / f"{split.folder}-{split.sha256[:12]}"  # and no dot in it, for `with_suffix`
     if (kept / _WEIGHTS).is_file():
         return kept
     parts = [_part(package) for package in split.packages]
@@ -48,7 +49,8 @@ def joined(split: SplitPackage) -> Path:
             if not (kept / _WEIGHTS).is_file():
                 _join(split, parts, kept)
     except OSError as error:
-        raise OSError(f"its weights cannot be joined in {kept}: {error}; HF_HOME is where it is") from error
+        advice = "" if error.errno is None else "; make room there, or set HF_HOME to another place"
+        raise OSError(f"its weights cannot be joined in {kept}: {error}{advice}") from error
     return kept
 
 
@@ -66,7 +68,7 @@ def _join(split: SplitPackage, parts: Sequence[Path], kept: Path) -> None:
         try:
             with zipfile.ZipFile(archive) as opened:
                 opened.extractall(scratch)
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise OSError(f"the parts in {', '.join(split.packages)} are no archive: {error}") from error
         archive.unlink()
         _check(scratch / split.folder / _WEIGHTS, split)

@@ -94,7 +94,7 @@ def measure_on_new_data(run: Path, settings: DataConfig, folder: Path, progress:
     learnt = learnt_by(provenance, run / "model")
     for reason in learnt.unknown:
         logger.warning("what the test shares with the training data is not known: %s", reason)
-    records, account = prepare_new_data(config, None if learnt.unknown else [*learnt.trained, *learnt.chosen_by])
+    records, account = prepare_new_data(config, learnt)
     report_data(account)
     check_known_aspects(records, checkpoint.description.heads)
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ def side_by_side() -> list[Target]:
             result.write()
             result.report()
             targets += result.targets
-    except Exception as error:  # whatever went wrong is the figure, data that are not there too
+    except (Exception, SystemExit) as error:  # whatever went wrong is the figure, data that are not there too
         targets.append(not_held("accuracy", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"))
     return targets
 

@@ -116,11 +116,15 @@ def test_responses_that_differ_in_what_is_cut_alone(
     monkeypatch.setattr(sys, "argv", ["assay-train", *arguments])
     (tmp_path / "d.jsonl").write_bytes(lines(rows))
     assert main() == 1
-    assert re.search(r"all \d+ training pairs have the same first 64 tokens.*model.max_tokens", capsys.readouterr().err)
+    assert re.search(
+        r"cut to 64 tokens, the responses of all \d+ training pairs are the same.*model.max_tok",
+        capsys.readouterr().err,
+    )
     assert not (tmp_path / "run").exists()
     (tmp_path / "d.jsonl").write_bytes(lines([*rows, *PAIRS]))
     with caplog.at_level("WARNING", "assay.training"):
         assert main() == 0
     assert any(
-        re.search(r"\d+ of \d+ training pairs have the same first 64", record.message) for record in caplog.records
+        re.search(r"cut to 64 tokens, the responses of \d+ of \d+ training pairs are the same", record.message)
+        for record in caplog.records
     )

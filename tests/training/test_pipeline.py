@@ -331,6 +331,16 @@ def test_data_on_disk_give_the_same_run(configure: Configure, tmp_path: Path) ->
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(stored).items())
 
 
+def test_data_on_disk_are_evaluated_on_a_named_test(configure: Configure, tmp_path: Path) -> None:
+    test = tmp_path / "test.jsonl"
+    write_records(test, toy_records(20, seed=3))
+    usual = configure().data
+    config = configure({"epochs": 1}, data=usual.model_copy(update={"store": tmp_path / "store", "test": (str(test),)}))
+    run_fit(config)
+    run_evaluate(config)
+    assert "has learnt from" not in (config.run / "summary.md").read_text()
+
+
 def test_a_disk_that_fills_while_the_bundle_is_written(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configure({"epochs": 1})
     run_fit(config)

@@ -213,6 +213,11 @@ def test_prompts_that_are_also_in_the_test_data(tmp_path: Path, what: str) -> No
     assert parts["train"] + parts["validation"] == (30 if what == "drop" else 40)
     assert data.account["leaking_prompts_dropped"] == (10 if what == "drop" else 0)
     assert data.account["leakage"]["prompt"]["count"] == 10
+    trained, tested = (
+        {str(record.prompt).lower() for record in part} for part in (data.splits.train, data.splits.test)
+    )
+    assert data.account["learnt_prompts"] == len(trained & tested)
+    assert bool(trained & tested) == (what == "report")
 
 
 def test_a_group_is_not_divided_between_training_and_a_named_test(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ PASSAGE_WORDS = 13
 """Words in a row that do not come together twice by chance (Brown et al. 2020, appendix C)."""
 SHORT_WORDS = 6
 """A shorter text says nothing by being in both: many answers are "Yes, of course". With its prompt, it does."""
-MOST_SHORT = 32
+MOST_SHORT = 12
 """Short texts of a row that are compared in pairs: columns and turns, not a list of thousands."""
 _CHARACTERS_A_WORD = 2
 
@@ -41,20 +41,20 @@ class Passages:
 
     def hold(self, text: str) -> bool:
         """Whether a text has one of them; case, punctuation, white space and forms of Unicode are ignored."""
-        return not self.hashes.isdisjoint(_passages(text))
+        return not self.hashes.isdisjoint(_passages(_words(text)))
 
     def shared_by(self, record: PreferenceRecord) -> bool:
         """Whether a turn of the prompt or a response has one of them, or the last turn and a response are two of a row.
 
         A system prompt is a whole data set's.
         """
-        turns = [turn.content for turn in record.messages if turn.role != "system"]
-        if any(self.hold(text) for text in (*turns, *record.responses)):
+        turns = [_words(turn.content) for turn in record.messages if turn.role != "system"]
+        responses = [_words(response) for response in record.responses]
+        if any(not self.hashes.isdisjoint(_passages(words)) for words in (*turns, *responses)):
             return True
-        if not self.pairs or not turns:
+        if not turns or len(turns[-1]) >= PASSAGE_WORDS:
             return False
-        asked = _words(turns[-1])
-        return any(_pair(asked, _words(response)) in self.pairs for response in record.responses)
+        return any(_pair(turns[-1], words) in self.pairs for words in responses if len(words) < PASSAGE_WORDS)
 
 
 def read_passages(sources: Iterable[str]) -> Passages:
@@ -70,13 +70,14 @@ def read_passages(sources: Iterable[str]) -> Passages:
         for row in raw_rows(source):
             if isinstance(row.columns, DataError):
                 raise DataError(row.columns.reason, file=row.file, line=row.line)
-            texts = list(_texts(row.columns))
-            for text in texts:
-                hashes.update(_passages(text))
+            short: list[list[str]] = []
+            for text in _texts(row.columns):
+                words = _words(text)
+                hashes.update(_passages(words))
                 digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-            # A long text is known by its passages.
-            short = [words for words in map(_words, dict.fromkeys(texts)) if 0 < len(words) < PASSAGE_WORDS]
-            pairs.update(_pair(one, other) for one, other in permutations(short[:MOST_SHORT], 2))
+                if 0 < len(words) < PASSAGE_WORDS and len(short) < MOST_SHORT:
+                    short.append(words)
+            pairs.update(_pair(one, other) for one, other in permutations(short, 2))
     return Passages(frozenset(hashes), frozenset(pairs), digest.hexdigest())
 
 
@@ -102,8 +103,7 @@ def _pair(prompt: Sequence[str], response: Sequence[str]) -> int:
     return hash((tuple(prompt), tuple(response)))
 
 
-def _passages(text: str) -> Iterator[int]:
-    words = _words(text)
+def _passages(words: Sequence[str]) -> Iterator[int]:
     characters = sum(_OF_CHARACTERS.match(word) is not None for word in words)
     scripts = {1} if characters < len(words) else set()
     if characters:

@@ -52,6 +52,11 @@ def leaking(
     return [record for record in test if not known.isdisjoint(_TRAITS[kind](record))]
 
 
+def learnt_prompts(trained: Iterable[PreferenceRecord], test: Iterable[PreferenceRecord]) -> int:
+    """How many prompts of the test, those of one group counting once, a model that has learnt `trained` knows."""
+    return len({record.split_key for record in leaking(trained, test, "prompt")})
+
+
 def shared_with(test: Sequence[PreferenceRecord]) -> Callable[[PreferenceRecord], bool]:
     """Whether a record shares a prompt, a group or, word for word, a judged pair with one of `test`."""
     kinds: tuple[Shared, ...] = ("prompt", "pair")

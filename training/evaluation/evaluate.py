@@ -128,9 +128,9 @@ class Evaluation:
         return None
 
     @property
-    def temperature_is_bound(self) -> bool:
-        """See `training.evaluation.metrics.is_bound`."""
-        return metrics.is_bound(self.temperature)
+    def bound_reason(self) -> str | None:
+        """See `training.evaluation.metrics.bound_reason`."""
+        return metrics.bound_reason(self.temperature)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -12,7 +12,7 @@ from training.data.record import PreferenceRecord
 from training.encoding import Example, encode_records
 from training.evaluation.analysis import analyse
 from training.evaluation.evaluate import Evaluation, calibrate, evaluate, judged_pairs
-from training.evaluation.metrics import FloatArray, is_bound
+from training.evaluation.metrics import FloatArray, bound_reason
 from training.evaluation.pair_table import pair_rows, write_rows
 from training.evaluation.probes import probe
 from training.evaluation.report.page import Subject, page, responses_of
@@ -43,12 +43,8 @@ def measure(run: Path, checkpoint: Checkpoint, data: PreparedData, probe_respons
     calibration = calibrate(
         *_scored(checkpoint, data.splits.validation, progress), partial(column_of, heads=checkpoint.description.heads)
     )
-    if is_bound(calibration.temperature):
-        logger.warning(
-            "the temperature is at its bound (%.3g): the validation prompts do not tell how sure the scores are, so "
-            "probabilities will be too sure or too unsure; hold out more of them",
-            calibration.temperature,
-        )
+    if (reason := bound_reason(calibration.temperature)) is not None:
+        logger.warning("the temperature is at its bound (%.3g): %s", calibration.temperature, reason)
     test = _scored(checkpoint, data.splits.test, progress)
     if (reference := select_reference(test[0], rewards_of(test[1]))) is not None:
         write(run / "reference.json", reference.model_dump(mode="json"))
@@ -73,14 +69,6 @@ def measure_new_data(
     return _report(folder, checkpoint, test, calibration, account, probe_responses, progress)
 
 
-def learnt_prompts(account: dict[str, Any]) -> int:
-    """How many of the tested prompts the model has learnt from, as far as it is known."""
-    if account["leakage"] is None or account["leaking_prompts_dropped"]:
-        return 0
-    count: int = account["leakage"]["prompt"]["count"]
-    return count
-
-
 def _scored(
     checkpoint: Checkpoint, records: Sequence[PreferenceRecord], progress: bool
 ) -> tuple[list[Example], list[FloatArray]]:
@@ -103,7 +91,8 @@ def _report(
     evaluation = evaluate(test, scores, calibration.temperature, column)
     write(folder / "calibration.json", calibration.model_dump(mode="json"))
     write(folder / "evaluation.json", evaluation.as_json())
-    (folder / "summary.md").write_text(summary(description.name, evaluation, learnt_prompts(account)), encoding="utf-8")
+    learnt_prompts = account["learnt_prompts"] or 0
+    (folder / "summary.md").write_text(summary(description.name, evaluation, learnt_prompts), encoding="utf-8")
     write_rows(folder / "pairs.jsonl", pair_rows(test, scores, column))
     probes = None
     if probe_responses:
@@ -118,7 +107,7 @@ def _report(
         max_tokens=description.max_tokens,
         text_format_sha256=checkpoint.formatter.sha256,
         data=account,
-        learnt_prompts=learnt_prompts(account),
+        learnt_prompts=learnt_prompts,
         provenance=description.provenance,
     )
     lengths = [[len(text) for text in example.record.responses] for example in test]

@@ -184,10 +184,14 @@ def fit_temperature(margin: FloatArray, preference: FloatArray) -> float:
     return float(np.exp(best.x))
 
 
-def is_bound(temperature: float) -> bool:
-    """Whether a fitted temperature is at an end of `TEMPERATURES`: the pairs do not tell how sure the scores are."""
+def bound_reason(temperature: float) -> str | None:
+    """What it means that a fitted temperature is at an end of `TEMPERATURES`; none of one between them."""
     least, greatest = TEMPERATURES
-    return not 1.1 * least < temperature < greatest / 1.01
+    if temperature <= 1.1 * least:
+        return "all validation pairs are ordered rightly, so that they do not tell how sure scores are: hold out more"
+    if temperature >= greatest / 1.01:
+        return "the scores do not tell who wins on the validation pairs"
+    return None
 
 
 def length_margin(length_i: IntArray, length_j: IntArray) -> FloatArray:

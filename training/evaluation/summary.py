@@ -23,7 +23,7 @@ def summary(name: str, evaluation: Evaluation, learnt_prompts: int = 0) -> str:
         ("calibration error, before and after temperature", f"{e.ece_before:.3f}, {e.ece_after:.3f}"),
         (
             "temperature (fitted on validation)",
-            f"{e.temperature:.3f}" + ", its bound: too few validation pairs" * e.temperature_is_bound,
+            f"{e.temperature:.3f}" + ("" if e.bound_reason is None else f", its bound: {e.bound_reason}"),
         ),
         (
             "rank correlation of score and length within a prompt",

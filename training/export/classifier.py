@@ -33,7 +33,7 @@ def refuse_no_classifier(description: Description, folder: Path) -> None:
     """
     if description.family is not Family.CAUSAL or description.heads.kind != "single":
         raise _cannot(
-            "classifiers of transformers read one head at the last token of a decoder, and this is a "
+            "only a decoder with one head can be written as a classifier, and this is a "
             f"{description.family} model with the heads {', '.join(description.heads.weights)}"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

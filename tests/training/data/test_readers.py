@@ -210,7 +210,7 @@ OTHER = {"question": "2+2?", "response_j": "4", "response_k": "5", "gap": 2.0}
 def test_columns_of_other_names(tmp_path: Path, kind: str) -> None:
     """A column that had the format's name before is set aside; cells of CSV are read as what they stand for."""
     path = tmp_path / f"rows.{kind}"
-    row = {**OTHER, "prompt": "a template"}
+    row = {**OTHER, "prompt": "a template"} | ({"margin": "slightly better"} if kind == "csv" else {"margin": 7.0})
     if kind == "csv":
         with path.open("w", newline="") as stream:
             writer = csv.writer(stream)
@@ -236,7 +236,7 @@ def test_names_that_rows_have_stay_where_nothing_else_is_there(file: Path) -> No
 def test_a_column_that_is_not_there_is_named(file: Path) -> None:
     rows = [OTHER, {**OTHER, "question": "1+1?", "response_j": None}, {"question": "3+3?", "response_k": "5"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = read_records(file, columns={**RENAMED, "margin": "gap"}, on_bad_row="skip")
+    result = read_records(file, columns=RENAMED, on_bad_row="skip")
     assert [bad.reason for bad in result.skipped] == [
         "column 'chosen' is null",
         "column 'chosen' is missing (data.columns: the row has no column 'response_j')",
@@ -245,6 +245,19 @@ def test_a_column_that_is_not_there_is_named(file: Path) -> None:
         DataError, match="no known format has these columns .*data.columns: the row has no column 'answer'"
     ):
         read_records(file, columns={"prompt": "question", "chosen": "answer"})
+
+
+def test_a_column_that_no_row_has_is_no_slip_of_the_pen(file: Path) -> None:
+    """A prompt is optional: misspelt, it would only be empty."""
+    file.write_text(json.dumps(OTHER))
+    with pytest.raises(DataError, match="data.columns: no row has a column 'quesion'"):
+        read_records(file, columns={**RENAMED, "prompt": "quesion"})
+
+
+def test_one_column_may_have_two_names(file: Path) -> None:
+    file.write_text(json.dumps(OTHER))
+    record = read_records(file, columns={**RENAMED, "group": "question"}).records[0]
+    assert record.prompt == record.group == "2+2?"
 
 
 def test_a_name_that_no_format_has_is_refused(file: Path) -> None:

@@ -98,7 +98,9 @@ class Reading:
 
     def __iter__(self) -> Iterator[tuple[RawRow, PreferenceRecord]]:
         found = False
+        renamed: set[str] = set()
         for row in raw_rows(self._name, self._columns):
+            renamed |= row.renamed
             try:
                 if self._known is None and not isinstance(row.columns, DataError):
                     self._known = detect(row.columns)
@@ -119,12 +121,15 @@ class Reading:
             raise DataError(lost, file=str(self._name))
         if not found and not self.skipped:
             raise DataError("no rows", file=str(self._name))
+        # Where none is there, the source has the names of the format.
+        if renamed and (never := [theirs for theirs in self._columns.values() if theirs not in renamed]):
+            raise DataError(f"data.columns: no row has a column {never[0]!r}", file=str(self._name))
 
     def _lost(self, row: RawRow) -> str | None:
         """A column that a row does not have, though it was said what it is."""
         if isinstance(row.columns, DataError):
             return None
-        return next((theirs for ours, theirs in self._columns.items() if ours not in row.columns), None)
+        return next((theirs for theirs in self._columns.values() if theirs not in row.renamed), None)
 
     def refuse(self, row: RawRow, error: DataError) -> None:
         """Count a row that gives no record, or stop at it."""

@@ -29,11 +29,12 @@ _MESSAGE_CELLS = frozenset({"prompt", "chosen", "rejected"})
 
 @dataclass(frozen=True)
 class RawRow:
-    """A row as it stands in its source: its columns, or why it could not be read."""
+    """A row as it stands in its source: its columns, or why it could not be read; which of them were renamed."""
 
     file: str
     line: int
     columns: dict[str, Any] | DataError
+    renamed: frozenset[str] = frozenset()
 
 
 def raw_rows(path_or_name: str | Path, renamed: Mapping[str, str] = MappingProxyType({})) -> Iterator[RawRow]:
@@ -43,7 +44,9 @@ def raw_rows(path_or_name: str | Path, renamed: Mapping[str, str] = MappingProxy
     column that had such a name before is left out. Raises `DataError` where the source as a whole cannot be read.
     """
     name = str(path_or_name)
-    names = {theirs: ours for ours, theirs in renamed.items()}
+    names: Names = {}
+    for ours, theirs in renamed.items():
+        names.setdefault(theirs, []).append(ours)
     if name.startswith(HUGGING_FACE):
         rows = _hugging_face(name)
     else:
@@ -54,16 +57,26 @@ def raw_rows(path_or_name: str | Path, renamed: Mapping[str, str] = MappingProxy
         rows = (row for file in files for row in _file_rows(file, names))
     for row in rows:
         if names and isinstance(row.columns, dict):
-            row = RawRow(row.file, row.line, _by_other_names(row.columns, names))
+            row = RawRow(row.file, row.line, _by_other_names(row.columns, names), frozenset(names) & row.columns.keys())
         yield row
 
 
-def _by_other_names(columns: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    taken = {ours for theirs, ours in names.items() if theirs in columns}
-    return {names.get(name, name): value for name, value in columns.items() if name in names or name not in taken}
+Names = dict[str, list[str]]
+"""What a column of a source is called here: mostly one name."""
 
 
-def _file_rows(path: Path, names: Mapping[str, str]) -> Iterator[RawRow]:
+def _by_other_names(columns: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    taken = _taken(columns, names)
+    kept = {name: value for name, value in columns.items() if name not in names and name not in taken}
+    return kept | {ours: columns[theirs] for theirs in names if theirs in columns for ours in names[theirs]}
+
+
+def _taken(columns: Iterable[str], names: Names) -> set[str]:
+    """Names that other columns get."""
+    return {ours for column in columns for ours in names.get(column, ())}
+
+
+def _file_rows(path: Path, names: Names) -> Iterator[RawRow]:
     kind = kind_of(path)
     if kind is None:
         raise DataError(f"unknown kind of file; known are {KINDS_IN_WORDS}", file=str(path))
@@ -123,7 +136,7 @@ def _object(value: Any) -> dict[str, Any] | DataError:
     return DataError(f"a row must be a JSON object, not {type(value).__name__}")
 
 
-def _csv(stream: IO[bytes], file: str, names: Mapping[str, str]) -> Iterator[RawRow]:
+def _csv(stream: IO[bytes], file: str, names: Names) -> Iterator[RawRow]:
     csv.field_size_limit(2**31 - 1)  # The default refuses texts above 128 KiB.
     rows = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
     try:
@@ -166,10 +179,13 @@ def _lines_of_a_bad_row(file: str, first: int, last: int, reason: str) -> Iterat
         yield RawRow(file, line, DataError(reason + where))
 
 
-def _csv_columns(header: list[str], cells: list[str], names: Mapping[str, str]) -> dict[str, Any] | DataError:
+def _csv_columns(header: list[str], cells: list[str], names: Names) -> dict[str, Any] | DataError:
     columns: dict[str, Any] = {}
+    taken = _taken(header, names)
     for name, cell in zip(header, cells, strict=True):
-        value = _cell(names.get(name, name), cell)
+        if name in taken and name not in names:
+            continue
+        value = _cell(names.get(name, [name])[0], cell)
         if isinstance(value, DataError):
             return DataError(f"column {name!r}: {value.reason}")
         columns[name] = value

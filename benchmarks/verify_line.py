@@ -9,7 +9,7 @@ of this one; training has `make verify-training`.
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import client_calls, packed_throughput, ppo_client, served_parity
@@ -55,7 +55,7 @@ def measure(name: str, claim: Callable[[], Result]) -> list[Target]:
         result = claim()
         result.write()
     except (Exception, SystemExit) as error:  # whatever went wrong is the figure, data that are not there too
-        return [not_held(name, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")]
+        return [failed(name, error)]
     result.report()
     return result.targets
 
@@ -64,6 +64,18 @@ def not_held(name: str, reason: str) -> Target:
     """Report a claim that could not be measured."""
     print(f"NOT HELD  {name}: {reason}", flush=True)
     return Target(name, "measured", reason, False)
+
+
+def failed(name: str, error: BaseException) -> Target:
+    """Report a claim whose measurement ended with an error."""
+    return not_held(name, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+
+
+def conclude(targets: Sequence[Target], began: float) -> int:
+    """Say how many are held, and how long it took since `began` (of `time.monotonic`); the status of the command."""
+    held = sum(target.held for target in targets)
+    print(f"{held} of {len(targets)} targets held, {time.monotonic() - began:.0f} s")
+    return 0 if held == len(targets) else 1
 
 
 def main() -> int:
@@ -78,9 +90,7 @@ def main() -> int:
             files = ", ".join(FILES)
             missing = f"its public preference data ({files}) are not in {folder}; set ASSAY_DATA to their folder"
             targets.append(not_held(name, missing))
-    held = sum(target.held for target in targets)
-    print(f"{held} of {len(targets)} targets held, {time.monotonic() - began:.0f} s")
-    return 0 if held == len(targets) else 1
+    return conclude(targets, began)
 
 
 if __name__ == "__main__":

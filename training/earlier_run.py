@@ -5,8 +5,6 @@ from pathlib import Path
 from training.attention import UnsupportedBackboneError
 from training.backbone import Backbone, Source, load_backbone, max_positions
 from training.checkpoint import checkpoint_in, load_checkpoint
-from training.classifier_head import State
-from training.model import RewardModel
 from training.pretrained_head import PretrainedHead
 
 
@@ -40,13 +38,7 @@ def load_start(name: str, with_head: bool = False) -> Backbone:
         family=description.family,
         max_positions=max_positions(model.backbone),
         source=Source(str(folder), description.base_model, description.licence),
-        head=PretrainedHead(_on_top(model), description.transform, scored=()) if with_head else None,
+        head=PretrainedHead(model.on_top.state_dict(), description.transform, scored=()) if with_head else None,
         pooling=description.pooling if with_head else None,
         provenance=description.provenance,
     )
-
-
-def _on_top(model: RewardModel) -> State:
-    """The layers that give the score."""
-    weights = model.state_dict()
-    return {name: weights[name].clone() for name in weights if name.startswith(("head.", "transform."))}

@@ -94,6 +94,12 @@ class RewardModel(nn.Module):
                 layer.training = mode
         return self
 
+    @property
+    def on_top(self) -> nn.ModuleDict:
+        """The layers that turn pooled states into scores; their weights have the same names as in this module."""
+        transform = {} if self.transform is None else {"transform": self.transform}
+        return nn.ModuleDict({"head": self.head, **transform})
+
     def checkpoint_gradients(self) -> None:
         """Keep the activations between layers alone, and compute those within again for the gradient.
 

@@ -13,7 +13,6 @@ from service.bundle.manifest import Provenance
 from service.bundle.text_format import Formatter
 from training.adapters import add_adapters
 from training.checkpoint import Checkpoint, Description
-from training.classifier_head import State
 from training.config import TrainingConfig
 from training.earlier_run import load_start
 from training.freezing import freeze
@@ -70,7 +69,7 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
         backbone.model, family, pooling, config.model.heads, transform=transform, dropout=config.model.dropout
     )
     if backbone.head is not None:
-        _put_on_top(model, backbone.head.weights)
+        model.on_top.load_state_dict(backbone.head.weights)
         if backbone.head.scored:
             check_scores(model, formatter, backbone.head.scored, config.model.block_queries)
     if config.model.attention == "flex":
@@ -84,14 +83,6 @@ def new_checkpoint(config: TrainingConfig, data: PreparedData) -> Checkpoint:
     if config.model.lora_rank:
         add_adapters(model, config.model.lora_rank, config.model.lora_alpha)
     return Checkpoint(model, formatter, description)
-
-
-def _put_on_top(model: RewardModel, weights: State) -> None:
-    """All of the layers that give the score, and nothing else."""
-    result = model.load_state_dict(weights, strict=False)
-    left = [name for name in result.missing_keys if not name.startswith(("backbone.", "tie_threshold"))]
-    assert not left, left
-    assert not result.unexpected_keys, result.unexpected_keys
 
 
 def _commit() -> str | None:

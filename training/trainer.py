@@ -204,8 +204,7 @@ def make_optimiser(model: RewardModel, config: TrainingConfig) -> torch.optim.Op
     plain = [p for p in model.backbone.parameters() if p.requires_grad and p.ndim < 2]
     fast = settings.head_learning_rate
     head_rate = fast if fast is not None else 1e-3 if config.model.head == "new" else settings.learning_rate
-    on_top = [*model.head.parameters(), *([] if model.transform is None else model.transform.parameters())]
-    head = [*on_top, *([model.tie_threshold] if config.loss.kind in KNOW_TIES else [])]
+    head = [*model.on_top.parameters(), *([model.tie_threshold] if config.loss.kind in KNOW_TIES else [])]
     return torch.optim.AdamW(
         [
             {"params": decayed, "lr": settings.learning_rate, "weight_decay": settings.weight_decay},

@@ -18,7 +18,7 @@ from benchmarks.result import Result, Target
 from benchmarks.scale import __main__ as scale
 from benchmarks.serving import soak
 from benchmarks.serving.peers.assay import Assay
-from benchmarks.verify_line import measure, not_held
+from benchmarks.verify_line import conclude, measure, not_held
 
 TESTS = {
     "faults of connections, processes and engines": (
@@ -60,9 +60,7 @@ def main() -> int:
             targets.append(not_held(name, f"{', '.join(missing)}: not installed; apt-get install them"))
         else:
             targets += measure(name, part)
-    held = sum(target.held for target in targets)
-    print(f"{held} of {len(targets)} targets held, {time.monotonic() - began:.0f} s")
-    return 0 if held == len(targets) else 1
+    return conclude(targets, began)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from benchmarks import data_at_scale
 from benchmarks.accuracy import run as accuracy
 from benchmarks.result import Result, Target
 from benchmarks.training import run as speed
-from benchmarks.verify_line import measure, not_held
+from benchmarks.verify_line import conclude, failed, measure
 
 ONE_BY_ONE: dict[str, Callable[[], Result]] = {
     "data at scale": functools.partial(data_at_scale.run, True),
@@ -33,7 +33,7 @@ def side_by_side() -> list[Target]:
             result.report()
             targets += result.targets
     except (Exception, SystemExit) as error:  # whatever went wrong is the figure, data that are not there too
-        targets.append(not_held("accuracy", f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"))
+        targets.append(failed("accuracy", error))
     return targets
 
 
@@ -42,9 +42,7 @@ def main() -> int:
     began = time.monotonic()
     targets = [target for name, part in ONE_BY_ONE.items() for target in measure(name, part)]
     targets += side_by_side()
-    held = sum(target.held for target in targets)
-    print(f"{held} of {len(targets)} targets held, {time.monotonic() - began:.0f} s")
-    return 0 if held == len(targets) else 1
+    return conclude(targets, began)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,10 @@ class Passages:
 
     def hold(self, text: str) -> bool:
         """Whether a text has one of them; case, punctuation, white space and forms of Unicode are ignored."""
-        return not self.hashes.isdisjoint(_passages(_words(text)))
+        return self._hold(_words(text))
+
+    def _hold(self, words: Sequence[str]) -> bool:
+        return not self.hashes.isdisjoint(_passages(words))
 
     def shared_by(self, record: PreferenceRecord) -> bool:
         """Whether a turn of the prompt or a response has one of them, or the last turn and a response are two of a row.
@@ -50,7 +53,7 @@ class Passages:
         """
         turns = [_words(turn.content) for turn in record.messages if turn.role != "system"]
         responses = [_words(response) for response in record.responses]
-        if any(not self.hashes.isdisjoint(_passages(words)) for words in (*turns, *responses)):
+        if any(self._hold(words) for words in (*turns, *responses)):
             return True
         if not turns or len(turns[-1]) >= PASSAGE_WORDS:
             return False

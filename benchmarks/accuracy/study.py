@@ -120,15 +120,23 @@ STUDIES = {
             "frozen layers 3, learning rate 0.0001": Variant(
                 {"model": {"frozen_layers": 3}, "optimiser": {"learning_rate": 1e-4}}
             ),
-            "512 tokens": model(max_tokens=512),
             "ensemble of 5": model(ensemble=5),
+        },
+    ),
+    "responses-tokens": Study(
+        "minilm-responses",
+        "responses_development",
+        {
+            "256 tokens, epochs 2": Variant({"model": {"max_tokens": 256}, "optimiser": {"epochs": 2}}),
+            "256 tokens, epochs 1": Variant({"model": {"max_tokens": 256}, "optimiser": {"epochs": 1}}),
+            "512 tokens, epochs 1": Variant({"model": {"max_tokens": 512}, "optimiser": {"epochs": 1}}),
         },
     ),
 }
 
 
 def study(name: str, only: Sequence[str] | None, seeds: int, quick: bool) -> Result:
-    """All variants of a recipe beside the recipe itself."""
+    """All variants of a recipe beside the recipe itself; all are trained before the first is told."""
     asked = STUDIES[name]
     recipe, variants = read_recipe(asked.recipe), asked.variants
     if unknown := set(only or ()) - set(variants):
@@ -137,17 +145,18 @@ def study(name: str, only: Sequence[str] | None, seeds: int, quick: bool) -> Res
         "the recipe": Variant(),
         **{key: v for key, v in variants.items() if v.of(recipe) != recipe or v.hard_labels},
     }
-    found: dict[str, tuple[Figures, float]] = {}
-    for key, variant in tried.items():
-        if only and key != "the recipe" and key not in only:
-            continue
-        folds = range(1) if quick else None
-        (runs,) = cross_validate(
+    chosen = {key: variant for key, variant in tried.items() if not only or key == "the recipe" or key in only}
+    folds = range(1) if quick else None
+    trained = cross_validate(
+        *(
             Asked(asked.protocol, variant.of(recipe), range(seeds), folds, hard_labels=variant.hard_labels)
+            for variant in chosen.values()
         )
+    )
+    found: dict[str, tuple[Figures, float]] = {}
+    for key, runs in zip(chosen, trained, strict=True):
         seconds = sum(fold.seconds for run in runs for fold in run) / len(runs)
         found[key] = figures(Pooled.of(runs)), seconds
-        print(f"{key}: {_line(*found[key], asked.of_length)}", flush=True)
     ranked = sorted(found, key=lambda key: -found[key][0].accuracy.value)
     return Result(
         f"study_{name.replace('-', '_')}",

@@ -42,9 +42,9 @@ RECIPES = {
 
 
 QUICK_FOLDS = {"convarg": (0, 8, 16, 24), "convarg_debates": (0, 8), "ethics": (0,), "responses": (0,)}
-QUICKER = {"ethics": optimiser(epochs=0.2), "responses": optimiser(epochs=1)}
-"""Where a whole training would take longer than all else: on two cores without bf16, what is left takes a quarter of an
-hour each."""
+QUICKER = {"ethics": optimiser(epochs=0.2)}
+"""Where a whole training would take longer than all else: on two cores, what is left takes some six minutes, as a fold of
+responses does; without bf16 more than twice as long."""
 
 
 def asked(part: str, seeds: int, quick: bool) -> Asked:

@@ -17,9 +17,16 @@ from pydantic_settings import (
 from pydantic_settings.exceptions import SettingsError
 
 from training.config import Section, TrainingConfig
+from training.flags import FlagParser
 from training.recipes import names, recipe_path
 
 _Config = TypeVar("_Config", bound=Section)
+
+_SHOWN = {
+    "evaluate": ("--config", "--run", "--report.", "--progress"),
+    "export": ("--config", "--run", "--bundle", "--export."),
+}
+"""What these commands read; a file of settings may hold those of the training too, if they are the run's."""
 
 
 class ConfigurationError(ValueError):
@@ -39,13 +46,19 @@ def load_configuration(command: str, arguments: Sequence[str], kind: type[_Confi
     first.add_argument("--config", type=Path)
     known, rest = first.parse_known_args(list(arguments))
     flags = [_spelling(argument) for argument in rest]
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         prog=f"assay-train {command}",
+        shown=_SHOWN.get(command, ("--",)),
         usage=f"assay-train {command}{' MODEL' * (command == 'import')} [--config FILE.toml|RECIPE] [flags]",
         description="Every setting is a flag, and a TOML key of the same name with _ for -. Flags win over the file. "
         "A list is given by repeating its flag (--data.train a.jsonl --data.train b.jsonl), a table by NAME=VALUE "
         "(--data.mix a=2)." + (f" Recipes: {', '.join(names())}." if kind is TrainingConfig else ""),
-        allow_abbrev=False,
+    )
+    parser.add_argument(  # was read above; here it is for the help
+        "--config",
+        metavar="FILE.toml|RECIPE",
+        default=argparse.SUPPRESS,
+        help="Settings as a file or recipe." + " Those of the training must be the run's." * (command in _SHOWN),
     )
     from_file = {} if known.config is None else _read(known.config)
 

@@ -20,7 +20,8 @@ _ALIKE: dict[str, Callable[[Checkpoint], Any]] = {
     "backbone": lambda checkpoint: checkpoint.description.base_model,
     "architecture": lambda checkpoint: _shapes(checkpoint),
     "pooling": lambda checkpoint: checkpoint.description.pooling.value,
-    "heads": lambda checkpoint: (checkpoint.description.heads.weights, checkpoint.description.transform),
+    # Rows of the head follow the order of the names, which dictionaries do not compare.
+    "heads": lambda checkpoint: (tuple(checkpoint.description.heads.weights.items()), checkpoint.description.transform),
     "max_tokens": lambda checkpoint: checkpoint.description.max_tokens,
     "text format": lambda checkpoint: checkpoint.formatter.sha256,
     "data": lambda checkpoint: checkpoint.description.provenance.data_sha256,

@@ -273,7 +273,7 @@ class TrainingConfig(Section):
     def _fractions_leave_something(self) -> Self:
         data = self.data
         held_out = (0 if data.validation else data.validation_fraction) + (0 if data.test else data.test_fraction)
-        if held_out >= 1:
+        if held_out > 1 or (held_out == 1 and self.optimiser.epochs):
             raise ValueError(f"test and validation fractions sum to {held_out:g}: nothing is left to train on")
         return self
 

@@ -78,7 +78,7 @@ def fit(
         FileNotFoundError: `config.resume` without a checkpoint.
         FloatingPointError: the loss is not finite.
     """
-    if not train or not validation:
+    if not validation or not (train or config.optimiser.epochs == 0):
         raise ValueError(f"{len(train)} prompts to train on and {len(validation)} to validate on: both need some")
     if not config.optimiser.epochs:
         judgements = sum(len(example.record.judgements) for example in train)

@@ -8,8 +8,8 @@ from training.config import DataConfig, TrainingConfig
 from training.error_text import first_complaint
 from training.settings import ConfigurationError, load_configuration
 
-_VALIDATION, _HELD_OUT = 0.4, 0.9
-"""Share of the data that calibrates, and of what is held out in all, where nothing else is said."""
+_VALIDATION = 0.4
+"""Share of the data that calibrates, where nothing else is said; all others are for the test."""
 _KEPT = {
     "data": set(DataConfig.model_fields) - {"mix", "annotators", "store"},
     "model": {"backbone", "max_tokens", "block_queries"},
@@ -44,7 +44,7 @@ def import_configuration(arguments: Sequence[str]) -> TrainingConfig:
     content = config.model_dump(exclude_unset=True)
     data = content.setdefault("data", {})
     validation = data.setdefault("validation_fraction", _VALIDATION)
-    data.setdefault("test_fraction", max(_HELD_OUT - validation, (1 - validation) / 2))
+    data.setdefault("test_fraction", 1 - validation)
     content["model"]["head"] = "pretrained"
     content["optimiser"] = content.get("optimiser", {}) | {"epochs": 0}
     try:

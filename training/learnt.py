@@ -8,7 +8,7 @@ from service.bundle.manifest import Provenance
 from training.config import DataConfig
 from training.data import PreferenceRecord, Splits
 from training.data.errors import DataError
-from training.data.leakage import leaking
+from training.data.leakage import shared_with
 from training.prepare import prepare_data
 from training.run_folder import recorded_configuration
 
@@ -62,8 +62,8 @@ def refuse_learnt(splits: Splits, earlier: Provenance, model: Path, config: Data
     learnt = learnt_by(earlier, model)
     for reason in learnt.unknown:
         logger.warning("whether %s has learnt from what is held out here is not known: %s", model, reason)
-    shared = leaking(learnt.trained, splits.validation, "prompt")
-    shared += leaking([*learnt.trained, *learnt.chosen_by], splits.test, "prompt")
+    shared = list(filter(shared_with(learnt.trained), splits.validation))
+    shared += filter(shared_with([*learnt.trained, *learnt.chosen_by]), splits.test)
     if not shared:
         return
     count = len(splits.validation) + len(splits.test)

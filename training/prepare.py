@@ -64,8 +64,9 @@ def prepare_data(config: DataConfig) -> PreparedData:
     read = [read_sources(sources, config, skipped) for sources in (config.train, config.validation, config.test)]
     records, validation, test = unique_ids([given for given, _ in read])
     (_, again), (_, validation_again), (_, test_again) = read
-    for name in ("aspects", "mix"):  # before merging: all votes of a source may go into another's records
-        refuse_unknown(name, getattr(config, name), {record.source for record in [*records, *validation, *test]})
+    # Before merging: all votes of a source may go into another's records.
+    refuse_unknown("aspects", config.aspects, {record.source for record in [*records, *validation, *test]})
+    refuse_unknown("mix", config.mix, {record.source for record in records})
     hygiene = check([*records, *validation, *test])  # before merging, which would hide what is there twice
     judgements = judgements_of(records)
     if config.deduplicate:
@@ -121,7 +122,7 @@ def fractions_of(config: DataConfig) -> tuple[float, float, float]:
     """Shares of the prompts for training, validation and test."""
     validation = 0.0 if config.validation else config.validation_fraction
     test = 0.0 if config.test else config.test_fraction
-    return 1 - test - validation, validation, test
+    return max(0.0, round(1 - test - validation, 12)), validation, test  # of two that add up to 1 nothing is left
 
 
 def refuse_empty(splits: Splits, prompts: int, fractions: tuple[float, float, float], dropped: int = 0) -> None:
@@ -137,6 +138,8 @@ def refuse_empty(splits: Splits, prompts: int, fractions: tuple[float, float, fl
         DataError: one of the parts is empty or all ties.
     """
     for name, part in vars(splits).items():
+        if name == "train" and not fractions[0]:  # a model that is imported as it is learns nothing
+            continue
         if not part and name == "train" and dropped:
             raise DataError(
                 f"no train prompts: {dropped} of {prompts} are also in the validation or test data or in "
@@ -147,8 +150,12 @@ def refuse_empty(splits: Splits, prompts: int, fractions: tuple[float, float, fl
                 f"no {name} prompts: {prompts} prompts in shares of {_shares(fractions)} for training, "
                 "validation and test leave it empty; use more data, other fractions or another data.seed"
             )
-        decided = [pair for pair in pairs_of(part) if pair.direction]
-        if decided and all(pair.text_i == pair.text_j for pair in decided):
+        decided = apart = False
+        for pair in pairs_of(part):  # records in a store are read one by one, and mostly the first will do
+            decided = decided or pair.direction != 0
+            if apart := pair.direction != 0 and pair.text_i != pair.text_j:
+                break
+        if decided and not apart:
             raise DataError(f"every {name} pair with a majority compares a text with itself: nothing to learn")
         if not decided:
             raise DataError(
@@ -222,7 +229,7 @@ def refuse_unknown(setting: str, named: Iterable[str], sources: set[str]) -> Non
     """
     if unknown := sorted(set(named) - sources):
         known = ", ".join(sorted(sources))
-        raise DataError(f"data.{setting} names the source {unknown[0]!r}, and the sources are {known}")
+        raise DataError(f"data.{setting} names the source {unknown[0]!r}, and the sources for it are {known}")
 
 
 def in_held_out(

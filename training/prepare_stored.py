@@ -80,8 +80,8 @@ def prepare_stored(config: DataConfig, progress: bool = True) -> PreparedData:
         finally:
             shutil.rmtree(part, ignore_errors=True)
     account: dict[str, Any] = read(folder / _ACCOUNT)
-    for name in ("aspects", "mix"):
-        refuse_unknown(name, getattr(config, name), set(account["source_names"]))
+    refuse_unknown("aspects", config.aspects, {name for names in account["source_names"].values() for name in names})
+    refuse_unknown("mix", config.mix, set(account["source_names"]["train"]))
     held_out = (read_records(folder / f"{name}.jsonl").records for name in ("validation", "test"))
     splits = Splits(RecordStore(folder / "train"), *held_out)
     if any(len(part) != account["parts"][name]["prompts"] for name, part in vars(splits).items()):
@@ -124,7 +124,7 @@ class _Preparation:
         self.config = config
         self.progress = progress
         self.skipped: list[BadRow] = []
-        self.sources: set[str] = set()
+        self.sources: dict[str, set[str]] = {name: set() for name in ("train", "validation", "test")}
         self.passages = read_passages(config.decontaminate) if config.decontaminate else None
         self.contaminated = in_evaluation(self.passages, config, at_once=True)
         self.leaking = in_held_out([], config)
@@ -229,7 +229,7 @@ class _Preparation:
 
     def _noted(self, record: PreferenceRecord) -> PreferenceRecord:
         """A sum of hashes does not depend on the order, and needs no more memory with every record."""
-        self.sources.add(record.source)
+        self.sources[self._named or "train"].add(record.source)
         digest = hashlib.sha256((self._named + record.model_dump_json(exclude_none=True)).encode()).digest()
         self._digest = (self._digest + int.from_bytes(digest, "big")) % 2**256
         return record
@@ -251,14 +251,16 @@ class _Preparation:
             "parts": {name: size_of(part) for name, part in vars(splits).items()},
             "repeated_judgements_removed": self.repeated,
             "leaking_prompts_dropped": self.dropped,
-            "source_names": sorted(self.sources),
+            "source_names": {part: sorted(names) for part, names in self.sources.items()},
             "hygiene": {"records_dropped_as_another_group_has_their_prompt_in_another_part": asdict(self.crossing)}
             if self.crossing.count
             else {},
             "leakage": {"training_prompts_in_what_is_held_out": asdict(self.leaking.found)}
             if self.config.validation or self.config.test
             else None,
-            "learnt_prompts": None,  # what is learnt goes by, and is not there to be compared once more
+            # What is learnt goes by, and is not there to be compared once more: if some is in the test, how much is not
+            # known.
+            "learnt_prompts": None if self.leaking.found.count > self.leaking.dropped else 0,
             "contaminated": None if self.passages is None else asdict(self.contaminated.found),
             "annotators": None,
         }

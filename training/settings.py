@@ -60,7 +60,7 @@ def load_configuration(command: str, arguments: Sequence[str], kind: type[_Confi
         default=argparse.SUPPRESS,
         help="Settings as a file or recipe." + " Those of the training must be the run's." * (command in _SHOWN),
     )
-    from_file = {} if known.config is None else _read(known.config)
+    from_file = {} if known.config is None else _read(known.config, kind)
 
     class Settings(BaseSettings, kind):  # type: ignore[valid-type, misc]
         """The configuration, read from flags and file."""
@@ -99,16 +99,21 @@ def _spelling(argument: str) -> str:
     return name.replace("_", "-") + equals + value
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, kind: type[Section]) -> dict[str, Any]:
     if not path.is_file():
         recipe = recipe_path(str(path))
         if recipe is None:
             raise ConfigurationError(f"--config {path}: no such file, and no recipe; they are {', '.join(names())}")
         path = recipe
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not TOML, or not UTF-8
         raise ConfigurationError(f"{path}: not TOML: {error}") from error
+    for name, field in kind.model_fields.items():  # flags of a section would take the place of whatever else it is
+        section = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        if section and not isinstance(content.get(name, {}), dict):
+            raise ConfigurationError(f"{path}: {name} must be a table, [{name}], and not {content[name]!r}")
+    return content
 
 
 def _explain(error: ValidationError | SettingsError, config: Path | None) -> str:

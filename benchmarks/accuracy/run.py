@@ -43,7 +43,7 @@ RECIPES = {
 
 QUICK_FOLDS = {"convarg": (0, 8, 16, 24), "convarg_debates": (0, 8), "ethics": (0,), "responses": (0,)}
 QUICKER = {"ethics": optimiser(epochs=0.2)}
-"""Where a whole training would take longer than all else: on two cores, what is left takes some six minutes, as a fold of
+"""Where a whole training would take longer than all else: what is left takes some six minutes on a core, as a fold of
 responses does; without bf16 more than twice as long."""
 
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.training.verify
 
-Needs root, whose limits on memory one of them sets, and the public data; half an hour on two cores that compute in bf16.
-A few folds of one seed stand for all: intervals are wide, and a calibration error of a hundred pairs is mostly noise.
+Needs root, whose limits on memory one of them sets, and the public data; half an hour on two cores that
+compute in bf16. A few folds of one seed stand for all: intervals are wide, and a calibration error of a hundred pairs
+is mostly noise.
 """
 
 import functools

@@ -17,6 +17,7 @@ from training.config import DataConfig, ModelConfig, OptimiserConfig, TrainingCo
 from training.data import write_records
 from training.evaluation.pair_table import read_test
 from training.heads import Heads
+from training.model import RewardModel
 from training.pipeline import run_evaluate, run_export, run_fit
 from training.trained_runs import average_runs
 
@@ -33,6 +34,9 @@ def save(tmp_path: Path) -> Save:
         checkpoint = tiny_checkpoint(family, seed)
         of = checkpoint.description.provenance.model_copy(update=provenance or {})
         description = checkpoint.description.model_copy(update={"provenance": of, **changes})
+        if len(description.heads.weights) > 1:
+            model = RewardModel(checkpoint.model.backbone, family, description.pooling, description.heads)
+            checkpoint = replace(checkpoint, model=model)
         folder = tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}"
         save_checkpoint(replace(checkpoint, description=description), folder)
         return folder
@@ -100,6 +104,15 @@ def test_runs_of_before_data_seed_were_split_by_their_seed(save: Save) -> None:
 def test_heads_of_one_kind_alone_have_a_mean(save: Save) -> None:
     with pytest.raises(ValueError, match="not the heads of"):
         average_checkpoints([save(0), save(1, heads=Heads(weights={"reward": 2.0}))])
+
+
+def test_rows_of_heads_that_were_named_in_another_order_are_not_mixed(save: Save) -> None:
+    one, other = (
+        Heads(kind="aspects", weights=dict.fromkeys(names, 1.0)) for names in (("help", "harm"), ("harm", "help"))
+    )
+    assert one == other
+    with pytest.raises(ValueError, match="not the heads of"):
+        average_checkpoints([save(0, heads=one), save(1, heads=other)])
 
 
 def test_runs_that_differ_in_their_seed_are_averaged_evaluated_and_exported(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.training.tiny import causal_tokenizer, toy_records
 from training.__main__ import main
 from training.data import write_records
 from training.importing import import_configuration
+from training.prepare import prepare_data
 from training.settings import ConfigurationError
 
 
@@ -78,7 +79,17 @@ def test_from_trl_to_a_bundle(
 def test_most_of_the_data_are_held_out_unless_said_otherwise() -> None:
     config = import_configuration(["some/model", "--data.validation-fraction", "0.2"])
     assert (config.model.backbone, config.model.head, config.optimiser.epochs) == ("some/model", "pretrained", 0)
-    assert (config.data.validation_fraction, config.data.test_fraction) == (0.2, pytest.approx(0.7))
+    assert (config.data.validation_fraction, config.data.test_fraction) == (0.2, pytest.approx(0.8))
+
+
+@pytest.mark.parametrize("share", ["0.3", "0.4", "0.45"])
+def test_what_is_imported_needs_no_data_to_learn_from(share: str, tmp_path: Path) -> None:
+    write_records(tmp_path / "toy.jsonl", toy_records(20, responses=2))
+    asked = ["some/model", "--data.train", str(tmp_path / "toy.jsonl"), "--data.validation-fraction", share]
+    for seed in range(8):
+        data = prepare_data(import_configuration([*asked, "--data.seed", str(seed)]).data)
+        assert not data.splits.train
+        assert len(data.splits.validation) + len(data.splits.test) == 20
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 
 from tests.training.tiny import toy_records
 from training.config import DataConfig, TrainingConfig
-from training.data import DataError, PreferenceRecord, write_records
-from training.prepare import PreparedData, prepare_data, unique_ids
+from training.data import DataError, PreferenceRecord, Splits, write_records
+from training.data.lazy_sequence import LazySequence
+from training.prepare import PreparedData, prepare_data, refuse_empty, unique_ids
 from training.prepare_stored import prepare_stored
 from training.settings import load_configuration
 
@@ -308,8 +309,34 @@ def test_the_hash_knows_what_is_named_for_which_part(tmp_path: Path) -> None:
 
 def test_a_source_of_the_mix_that_is_not_there(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "pairs.jsonl", 40)
-    with pytest.raises(DataError, match=r"data.mix names the source 'pears', and the sources are pairs"):
+    with pytest.raises(DataError, match=r"data.mix names the source 'pears', and the sources for it are pairs"):
         prepare_data(config(path, mix={"pears": 2.0}))
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_source_of_the_test_alone_cannot_be_mixed(tmp_path: Path, stored: bool) -> None:
+    train, test = write_pairs(tmp_path / "pairs.jsonl", 40), write_pairs(tmp_path / "only-test.jsonl", 10, "other")
+    asked = config(train, test=(test,), mix={"only-test": 2.0}, store=tmp_path / "store" if stored else None)
+    with pytest.raises(DataError, match=r"data.mix names the source 'only-test', and the sources for it are pairs"):
+        prepare_stored(asked, False) if stored else prepare_data(asked)
+
+
+def test_of_many_records_no_more_are_read_than_it_takes_to_see_that_they_teach_something() -> None:
+    few = toy_records(3)
+
+    class Records(LazySequence[PreferenceRecord]):
+        read = 0
+
+        def __len__(self) -> int:
+            return 1000
+
+        def at(self, number: int) -> PreferenceRecord:
+            self.read += 1
+            return few[number % 3]
+
+    records = Records()
+    refuse_empty(Splits(records, few, few), 1006, (0.8, 0.1, 0.1))
+    assert records.read < 10
 
 
 @pytest.mark.parametrize("stored", [False, True])

@@ -149,7 +149,7 @@ def test_a_part_that_is_lost_is_noticed(tmp_path: Path) -> None:
 def test_a_mix_is_checked_also_where_the_store_is_found(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "a.jsonl", 60)
     prepare_stored(stored(tmp_path, path, mix={"a": 2.0}), False)
-    with pytest.raises(DataError, match="data.mix names the source 'b', and the sources are a"):
+    with pytest.raises(DataError, match="data.mix names the source 'b', and the sources for it are a"):
         prepare_stored(stored(tmp_path, path, mix={"b": 2.0}), False)
 
 
@@ -158,6 +158,9 @@ def test_leakage_is_counted_where_it_is_only_reported(tmp_path: Path) -> None:
     data = prepare_stored(stored(tmp_path, train, test=test, on_leakage="report"), False)
     assert data.account["leakage"]["training_prompts_in_what_is_held_out"]["count"] == 20
     assert data.account["leaking_prompts_dropped"] == 0
+    assert data.account["learnt_prompts"] is None  # some, and nobody knows how many
+    dropped = prepare_stored(stored(tmp_path, train, test=test, on_leakage="drop"), False)
+    assert dropped.account["learnt_prompts"] == 0
 
 
 @pytest.mark.parametrize("policy", ["drop", "report", "error"])

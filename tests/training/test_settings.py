@@ -151,3 +151,13 @@ def test_every_recipe_says_what_it_is_for_and_can_be_read(name: str) -> None:
     assert path is not None
     assert path.read_text().startswith("# ")
     assert read_recipe(name).model_fields_set <= {"model", "loss", "optimiser", "data"}
+
+
+@pytest.mark.parametrize("line", ['model = "smollm2"', "data = 5", "optimiser = []"])
+def test_a_section_that_is_no_table_is_not_passed_over_for_flags(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(line + "\n")
+    name = line.partition(" ")[0]
+    for flags in ([], ["--model.max-tokens", "32"], ["--data.train", "a.jsonl"], ["--optimiser.epochs", "1"]):
+        with pytest.raises(ConfigurationError, match=rf"mine\.toml: {name} must be a table, \[{name}\]"):
+            load_configuration("fit", ["--config", str(path), *flags], TrainingConfig)

@@ -103,6 +103,10 @@ def test_training_data_that_are_gone_are_no_obstacle(
         train.write_bytes(content)
     assert found.prompts == 20
     assert "what the test shares with the training data is not known: " in caplog.text
+    said = "Whether the model has learnt from some of the prompts is not known"
+    assert said in (tmp_path / "summary.md").read_text()
+    assert said in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "report.json").read_text())["subject"]["provenance"]["data_sha256"]
 
 
 def test_what_cannot_be_tested_is_one_line(run: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What a test set shares with the training set."""
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,7 @@ from training.data.near_duplicates import near_duplicate_clusters
 from training.data.pairs import pairs_of
 from training.data.record import PreferenceRecord, normalise
 
-Shared = Literal["prompt", "response", "pair", "sentence"]
+Shared = Literal["prompt", "dialogue", "response", "pair", "sentence"]
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -47,21 +47,23 @@ def check_leakage(train: Iterable[PreferenceRecord], test: Iterable[PreferenceRe
 def leaking(
     train: Iterable[PreferenceRecord], test: Iterable[PreferenceRecord], kind: Shared
 ) -> list[PreferenceRecord]:
-    """The test records that share a prompt, a response, a pair or a sentence of a response with training."""
+    """The test records that share a prompt, its opening, a response, a pair or a sentence of one with training."""
     known = {trait for record in train for trait in _TRAITS[kind](record)}
     return [record for record in test if not known.isdisjoint(_TRAITS[kind](record))]
 
 
 def learnt_prompts(trained: Iterable[PreferenceRecord], test: Iterable[PreferenceRecord]) -> int:
     """How many prompts of the test, those of one group counting once, a model that has learnt `trained` knows."""
-    return len({record.split_key for record in leaking(trained, test, "prompt")})
+    knows = shared_with(trained)
+    return len({record.split_key for record in test if knows(record)})
 
 
-def shared_with(test: Sequence[PreferenceRecord]) -> Callable[[PreferenceRecord], bool]:
-    """Whether a record shares a prompt, a group or, word for word, a judged pair with one of `test`."""
-    kinds: tuple[Shared, ...] = ("prompt", "pair")
-    known = {kind: {trait for record in test for trait in _TRAITS[kind](record)} for kind in kinds}
-    groups = {record.group for record in test} - {None}
+def shared_with(others: Iterable[PreferenceRecord]) -> Callable[[PreferenceRecord], bool]:
+    """Whether a record shares a dialogue, a group or, word for word, a judged pair with one of `others`."""
+    others = list(others)
+    kinds: tuple[Shared, ...] = ("dialogue", "pair")
+    known = {kind: {trait for record in others for trait in _TRAITS[kind](record)} for kind in kinds}
+    groups = {record.group for record in others} - {None}
 
     def shares(record: PreferenceRecord) -> bool:
         return record.group in groups or any(not known[kind].isdisjoint(_TRAITS[kind](record)) for kind in kinds)
@@ -77,6 +79,11 @@ def sentences(text: str) -> set[str]:
 def _prompts(record: PreferenceRecord) -> Iterator[Hashable]:
     if record.has_prompt:
         yield record.loose_prompt_key
+
+
+def _openings(record: PreferenceRecord) -> Iterator[Hashable]:
+    if record.has_prompt:
+        yield record.opening_key
 
 
 def _responses(record: PreferenceRecord) -> Iterator[Hashable]:
@@ -95,6 +102,7 @@ def _sentences(record: PreferenceRecord) -> Iterator[Hashable]:
 
 _TRAITS: dict[Shared, Callable[[PreferenceRecord], Iterator[Hashable]]] = {
     "prompt": _prompts,
+    "dialogue": _openings,
     "response": _responses,
     "pair": _pairs,
     "sentence": _sentences,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal, Self
@@ -15,6 +16,8 @@ _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=Fal
 
 
 Choice = Literal["i", "j", "tie"]
+
+_REPLY = re.compile(r"\n\s*Assistant:")
 
 _OTHER: dict[Choice, Choice] = {"i": "j", "j": "i", "tie": "tie"}
 
@@ -170,22 +173,33 @@ class PreferenceRecord(BaseModel):
 
     @property
     def split_key(self) -> str:
-        """What must not be divided between training and test: the group, else the prompt.
+        """What must not be divided between training and test: the group, else how the prompt opens.
 
-        Prompts that differ in case and white space alone have one key. Records without a prompt (comparisons
-        of bare texts) have nothing to share but their responses, so the key is then that of the set of
-        responses.
+        A dialogue opens with its first turn that is not the system's, and is one dialogue at every later turn; a prompt
+        of one turn is its own opening. Case and white space do not count. Records without a prompt (comparisons of bare
+        texts) have nothing to share but their responses, so the key is then that of the set of responses.
         """
         if self.group is not None:
             return f"group:{self.group}"
         if not self.has_prompt:
             return f"responses:{_digest(sorted({normalise(text) for text in self.responses}))}"
-        return self.loose_prompt_key
+        return self.opening_key
 
     @property
     def loose_prompt_key(self) -> str:
         """A hash of the prompt that ignores case and white space."""
-        return f"prompt:{_digest([[turn.role, normalise(turn.content)] for turn in self.messages])}"
+        return _loose_key(self.messages)
+
+    @property
+    def opening_key(self) -> str:
+        """The same of the first turns, up to one that is not the system's; of a `Human:` transcript up to the reply."""
+        if isinstance(self.prompt, str):
+            transcript = self.prompt.lstrip().startswith("Human:")
+            return _loose_key(
+                [Message(role="user", content=_REPLY.split(self.prompt, 1)[0])] if transcript else self.messages
+            )
+        first = next((place for place, turn in enumerate(self.prompt) if turn.role != "system"), len(self.prompt))
+        return _loose_key(self.prompt[: first + 1])
 
     @property
     def messages(self) -> Sequence[Message]:
@@ -210,6 +224,10 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _loose_key(messages: Sequence[Message]) -> str:
+    return f"prompt:{_digest([[turn.role, normalise(turn.content)] for turn in messages])}"
 
 
 def _digest(value: object) -> str:

@@ -15,6 +15,9 @@ from training.evaluation.agreement import annotator_accuracy, model_as_annotator
 from training.evaluation.length_bias import length_trend
 from training.evaluation.metrics import Bin, FloatArray, Interval
 
+LEAST_FOR_A_VERDICT = 6
+"""Prompts without which no two-sided sign test reaches 5 %: a coin gets five alike in a sixteenth of the cases."""
+
 LEAST_PROMPTS = 5
 """Prompts that a category must have for its accuracy to be given: an interval over fewer would only look sure."""
 
@@ -90,6 +93,7 @@ class Evaluation:
             none where one of them does not vary.
         truncated: share of items that were cut to fit.
         by_category: accuracy of each category of at least `LEAST_PROMPTS` prompts, where the data name categories.
+        learnt_prompts: how many of the prompts the model has learnt from; none where that is not known.
     """
 
     prompts: int
@@ -117,14 +121,29 @@ class Evaluation:
     rule: Literal["longer", "shorter"] = "longer"
     above_rule: Interval | None = None
     reliability: list[Bin] = field(default_factory=list)
+    learnt_prompts: int | None = 0
 
     @property
     def verdict(self) -> str | None:
         """Why not to rely on the model, or None: it must be better than a coin and than either rule of length."""
         if self.accuracy.low <= 0.5:
             return "is not clearly above a coin's"
+        if (self.accuracy.clusters or LEAST_FOR_A_VERDICT) < LEAST_FOR_A_VERDICT:
+            return f"is of fewer than {LEAST_FOR_A_VERDICT} prompts, which luck can get right"
         if self.above_rule is not None and self.above_rule.low <= 0:
             return f"is not clearly above the rule that the {self.rule} answer wins"
+        return None
+
+    @property
+    def caveat(self) -> str | None:
+        """What figures do not tell: that the model knows what it is tested on, or that nobody knows whether it does."""
+        if self.learnt_prompts is None:
+            return (
+                "Whether the model has learnt from some of the prompts is not known: if so, the figures are too good."
+            )
+        if self.learnt_prompts:
+            known = f"{self.learnt_prompts} of the {self.prompts} prompts"
+            return f"But the model has learnt from {known}: the figures are too good."
         return None
 
     @property

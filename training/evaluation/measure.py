@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,12 @@ def _report(
     description = checkpoint.description
     column = partial(column_of, heads=description.heads)
     test, scores = scored
-    evaluation = evaluate(test, scores, calibration.temperature, column)
+    evaluation = replace(
+        evaluate(test, scores, calibration.temperature, column), learnt_prompts=account["learnt_prompts"]
+    )
     write(folder / "calibration.json", calibration.model_dump(mode="json"))
     write(folder / "evaluation.json", evaluation.as_json())
-    learnt_prompts = account["learnt_prompts"] or 0
-    (folder / "summary.md").write_text(summary(description.name, evaluation, learnt_prompts), encoding="utf-8")
+    (folder / "summary.md").write_text(summary(description.name, evaluation), encoding="utf-8")
     write_rows(folder / "pairs.jsonl", pair_rows(test, scores, column))
     probes = None
     if probe_responses:
@@ -107,7 +109,6 @@ def _report(
         max_tokens=description.max_tokens,
         text_format_sha256=checkpoint.formatter.sha256,
         data=account,
-        learnt_prompts=learnt_prompts,
         provenance=description.provenance,
     )
     lengths = [[len(text) for text in example.record.responses] for example in test]
@@ -115,6 +116,12 @@ def _report(
         subject, evaluation, analysis, calibration, pairs.select(pairs.preference != 0.5),
         responses_of(rewards_of(scores), lengths),
     )  # fmt: skip
-    write(folder / "report.json", {"evaluation": evaluation.as_json(), "analysis": analysis.as_json()})
+    report = {
+        "subject": subject.as_json(),
+        "calibration": calibration.model_dump(mode="json"),
+        "evaluation": evaluation.as_json(),
+        "analysis": analysis.as_json(),
+    }
+    write(folder / "report.json", report)
     (folder / "report.html").write_text(html, encoding="utf-8")
     return evaluation

@@ -4,8 +4,8 @@ from training.evaluation.evaluate import Evaluation
 from training.evaluation.metrics import FEW_CLUSTERS, Interval
 
 
-def summary(name: str, evaluation: Evaluation, learnt_prompts: int = 0) -> str:
-    """Markdown of the evaluation of the model `name`, which has learnt from some of the prompts it is tested on."""
+def summary(name: str, evaluation: Evaluation) -> str:
+    """Markdown of the evaluation of the model `name`."""
     e = evaluation
     rows = [("accuracy", _percent(e.accuracy))]
     if e.annotator is not None:
@@ -59,10 +59,8 @@ def summary(name: str, evaluation: Evaluation, learnt_prompts: int = 0) -> str:
         if e.verdict is None
         else f"**The accuracy {e.verdict}: do not rely on this model without more data.**"
     )
-    if learnt_prompts:
-        verdict += (
-            f" **But the model has learnt from {learnt_prompts} of the {e.prompts} prompts: the figures are too good.**"
-        )
+    if e.caveat is not None:
+        verdict += f" **{e.caveat}**"
     return "\n".join([*lines, verdict, ""])
 
 

@@ -231,3 +231,36 @@ def test_unknown_choices_are_refused(tmp_path: Path) -> None:
         read_records(tmp_path, format="xml")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="on_bad_row is 'ignore'"):
         read_records(tmp_path, on_bad_row="ignore")  # type: ignore[arg-type]
+
+
+def test_messages_in_the_spelling_of_python_are_no_text(tmp_path: Path) -> None:
+    for number, cell in enumerate(("[{'role': 'user', 'content': 'p'}]", '[{""content"": ""p""')):
+        file = tmp_path / f"{number}.csv"
+        file.write_text(f'prompt,chosen,rejected\n"{cell}",a,b\n[{{sic}}],a,b\n')
+        result = read_records(file, on_bad_row="skip")
+        assert [row.line for row in result.skipped] == [2]
+        assert "column 'prompt': looks like a list of messages, but is no JSON list" in result.skipped[0].reason
+        assert [record.prompt for record in result.records] == ["[{sic}]"]
+
+
+def test_what_python_cannot_have_is_a_bad_row_of_parquet(tmp_path: Path) -> None:
+    raw = pa.array([b"a", b"\xff", b"a"], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    days = pa.array([0, 0, 10**7], pa.date32())
+    columns = {"prompt": pa.array(["p", "q", "r"]), "chosen": text, "rejected": pa.array(["b"] * 3), "day": days}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"rows\.parquet:2: column 'chosen': .*utf-8"):
+        read_records(tmp_path / "rows.parquet")
+    result = read_records(tmp_path / "rows.parquet", on_bad_row="skip")
+    assert [(row.line, row.reason.partition(":")[0]) for row in result.skipped] == [
+        (2, "column 'chosen'"),
+        (3, "column 'day'"),
+    ]
+    assert [record.prompt for record in result.records] == ["p"]
+
+
+def test_columns_of_parquet_that_have_one_name(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], ["chosen", "chosen", "rejected"])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="more than one column is named 'chosen'"):
+        read_records(tmp_path / "rows.parquet", on_bad_row="skip")

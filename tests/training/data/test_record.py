@@ -110,3 +110,37 @@ def test_split_key() -> None:
     bare = record(prompt="")
     assert bare.split_key == record(prompt="", responses=["b", "a"]).split_key
     assert bare.split_key != record(prompt="", responses=["a", "c"]).split_key
+
+
+USER, REPLY, LATER = (
+    {"role": "user", "content": "Why?"},
+    {"role": "assistant", "content": "So."},
+    {"role": "user", "content": "And?"},
+)
+SYSTEM = {"role": "system", "content": "Be kind."}
+
+
+@pytest.mark.parametrize(
+    ("turns", "opening"),
+    [
+        ([USER], "why? "),
+        ([USER, REPLY, LATER], "Why?"),
+        ([SYSTEM, USER, REPLY, LATER], [SYSTEM, USER]),
+        ("\n\nHuman: Why?\n\nAssistant: So.\n\nHuman: And?\n\nAssistant:", "\n\nHuman: Why?\n\nAssistant:"),
+    ],
+)
+def test_a_dialogue_is_one_at_all_its_turns(turns: Any, opening: Any) -> None:
+    assert record(prompt=turns).split_key == record(prompt=opening).split_key
+
+
+def test_dialogues_that_open_otherwise_are_several() -> None:
+    prompts: list[Any] = [
+        [USER, REPLY, LATER],
+        [SYSTEM, USER, REPLY, LATER],
+        [SYSTEM],
+        [LATER, REPLY, USER],
+        "\n\nHuman: Why?\n\nAssistant:",
+        "Human nature.\n\nAssistant: what is that?",
+        "Human nature.",
+    ]
+    assert len({record(prompt=prompt).split_key for prompt in prompts}) == len(prompts)

@@ -4,9 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.bundle.text_format import Message
+from training.data.leakage import shared_with
 from training.data.record import Judgement, PreferenceRecord
 from training.data.splits import Splits, split
 
+NAMES = {"user": "Human", "assistant": "Assistant"}
 FRACTIONS = (0.4, 0.3, 0.3)
 many = st.lists(st.from_type(PreferenceRecord), max_size=12, unique_by=lambda record: record.id)
 
@@ -15,7 +18,7 @@ def places(parts: Splits) -> dict[str, str]:
     return {record.id: name for name, part in vars(parts).items() for record in part}
 
 
-def prompted(name: str, prompt: str, group: str | None = None) -> PreferenceRecord:
+def prompted(name: str, prompt: str | list[Message], group: str | None = None) -> PreferenceRecord:
     judgement = Judgement(i=0, j=1, i_wins=1, j_wins=0)
     return PreferenceRecord(
         id=name, prompt=prompt, responses=["a", "b"], judgements=[judgement], source="s", group=group
@@ -84,3 +87,20 @@ def test_a_zero_fraction_is_empty() -> None:
 def test_refused_fractions(fractions: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="add up to 1"):
         split([], fractions)
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_the_turns_of_a_dialogue_are_in_one_part(as_text: bool) -> None:
+    """And no chosen answer of the test stands in a prompt that is learnt from."""
+    rows = []
+    for number in range(60):
+        first = [Message(role="user", content=f"question {number}")]
+        second = [*first, Message(role="assistant", content=f"good {number}"), Message(role="user", content="go on")]
+        for turn, messages in enumerate((first, second)):
+            text = "".join(f"\n\n{NAMES[m.role]}: {m.content}" for m in messages) + "\n\nAssistant:"
+            rows.append(prompted(f"{number}-{turn}", text if as_text else messages))
+    where = places(split(rows, FRACTIONS, 0))
+    assert len(set(where.values())) == 3
+    assert all(where[f"{number}-0"] == where[f"{number}-1"] for number in range(60))
+    knows = shared_with([record for record in rows if record.id.endswith("-0")])
+    assert all(map(knows, rows))

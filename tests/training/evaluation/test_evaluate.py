@@ -150,6 +150,9 @@ def test_verdict() -> None:
     assert verdict([10, 100], shorter, 1.0) == "is not clearly above the rule that the shorter answer wins"
     longer = [1 - wins for wins in shorter]
     assert verdict([10, 100], longer, 0.9) == "is not clearly above the rule that the longer answer wins"
+    for count, told in ((5, "is of fewer than 6 prompts, which luck can get right"), (6, None)):
+        few = [example([30, 30], [(0, 1, 1, 0, 0)], prompt=f"{n}") for n in range(count)]
+        assert evaluate(few, [array(1, 0)] * count, 1.0).verdict == told
     page = summary("mine", evaluate(EXAMPLES, SCORES, 1.0))
     assert "**The accuracy is not clearly above a coin's: do not rely on this model" in page
 

@@ -1,5 +1,6 @@
 """Files and data sets to preference records, with every row accounted for."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -10,6 +11,8 @@ from training.data.errors import DataError
 from training.data.readers.formats import COLUMNS, ROW_READERS, Format, detect
 from training.data.readers.rows import HUGGING_FACE, RawRow, raw_rows
 from training.data.record import PreferenceRecord
+
+logger = logging.getLogger("assay.training")
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Reading:
 
     def __iter__(self) -> Iterator[tuple[RawRow, PreferenceRecord]]:
         found = False
+        implicit = 0
         renamed: set[str] = set()
         for row in raw_rows(self._name, self._columns):
             renamed |= row.renamed
@@ -114,6 +118,7 @@ class Reading:
                 self.refuse(row, error)
                 continue
             found = True
+            implicit += _begins_alike(row, self._known)
             yield row, record
         if self._known is None:
             count = len(self.skipped)
@@ -121,6 +126,13 @@ class Reading:
             raise DataError(lost, file=str(self._name))
         if not found and not self.skipped:
             raise DataError("no rows", file=str(self._name))
+        if implicit:
+            logger.warning(
+                "%s: %d rows have no prompt, and what both texts begin with was taken for it. Answers that begin alike "
+                "make it longer, and bring one question into training and test: better give a column prompt",
+                self._name,
+                implicit,
+            )
         # Where none is there, the source has the names of the format.
         if renamed and (never := [theirs for theirs in self._columns.values() if theirs not in renamed]):
             raise DataError(f"data.columns: no row has a column {never[0]!r}", file=str(self._name))
@@ -136,6 +148,17 @@ class Reading:
         if self._on_bad_row == "error":
             raise DataError(error.reason, file=row.file, line=row.line) from error
         self.skipped.append(BadRow(row.file, row.line, error.reason))
+
+
+def _begins_alike(row: RawRow, known: Format | None) -> bool:
+    """Whether the prompt is what two whole texts have in common."""
+    columns = row.columns
+    return (
+        known == "trl"
+        and isinstance(columns, dict)
+        and columns.get("prompt") is None
+        and isinstance(columns.get("chosen"), str)
+    )
 
 
 def _record(row: RawRow, known: Format | None) -> PreferenceRecord:

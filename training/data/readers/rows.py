@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ _INSTALL = "pip install 'assay[train]'"
 # What the cells of these CSV columns hold; every other cell is text.
 _NUMBER_CELLS = frozenset({"votes_a", "votes_b", "ties", "margin", "weight"})
 _JSON_CELLS = frozenset({"responses", "judgements", "ranks", "scores", "qualities", "votes"})
+_MESSAGE_KEY = re.compile(r"""\s*\[\{\s*['"](role|content)['"]\s*:""")
 _MESSAGE_CELLS = frozenset({"prompt", "chosen", "rejected"})
 
 
@@ -205,6 +207,8 @@ def _cell(column: str, cell: str) -> Any:
         value = _decoded_json(cell)
         if isinstance(value, list) and all(isinstance(turn, dict) and "role" in turn for turn in value):
             return value
+        if _MESSAGE_KEY.match(cell):
+            return DataError("looks like a list of messages, but is no JSON list of them; write such cells as JSON")
     return cell
 
 
@@ -213,10 +217,32 @@ def _parquet(path: Path) -> Iterator[RawRow]:
     arrow = _library("pyarrow", "Parquet files")
     try:
         with parquet.ParquetFile(path) as file:
-            batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=1024))
+            names = file.schema_arrow.names
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise DataError(f"more than one column is named {twice[0]!r}", file=str(path))
+            batches = (_rows_of(batch) for batch in file.iter_batches(batch_size=1024))
             yield from _numbered(str(path), (row for batch in batches for row in batch))
     except (OSError, arrow.ArrowException) as error:
         raise DataError(f"cannot be read as Parquet: {error}", file=str(path)) from error
+
+
+def _rows_of(batch: Any) -> list[dict[str, Any] | DataError]:
+    """Rows as values of Python; of a batch that holds some which Python cannot have, one by one."""
+    try:
+        rows: list[dict[str, Any] | DataError] = batch.to_pylist()
+    except (ValueError, OverflowError):
+        rows = [_row_of(batch.slice(place, 1)) for place in range(batch.num_rows)]
+    return rows
+
+
+def _row_of(batch: Any) -> dict[str, Any] | DataError:
+    row = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            (row[name],) = column.to_pylist()
+        except (ValueError, OverflowError) as error:  # no UTF-8; a date before the year 1 or after 9999
+            return DataError(f"column {name!r}: {first_line(error)}")
+    return row
 
 
 def _hugging_face(name: str) -> Iterator[RawRow]:
@@ -245,7 +271,7 @@ def _hugging_face(name: str) -> Iterator[RawRow]:
     yield from _numbered(name, loaded)
 
 
-def _numbered(file: str, rows: Iterable[dict[str, Any]]) -> Iterator[RawRow]:
+def _numbered(file: str, rows: Iterable[dict[str, Any] | DataError]) -> Iterator[RawRow]:
     for number, row in enumerate(rows, start=1):
         yield RawRow(file, number, _object(row))
 

@@ -27,7 +27,6 @@ class Subject:
         text_format_sha256: of prompts and responses as tokens.
         data: the account of the run's data, as its `data.json`.
         provenance: of the weights.
-        learnt_prompts: how many of the tested prompts it has learnt from.
     """
 
     name: str
@@ -37,7 +36,10 @@ class Subject:
     text_format_sha256: str
     data: dict[str, Any]
     provenance: Provenance
-    learnt_prompts: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**vars(self), "provenance": self.provenance.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)

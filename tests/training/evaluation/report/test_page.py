@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -48,7 +49,7 @@ def rendered(
     heads: Heads = Heads(),
     probes: bool = True,
     temperature: float = 0.7,
-    learnt_prompts: int = 0,
+    learnt_prompts: int | None = 0,
 ) -> str:
     examples = encode_records(records, pocket_formatter(max_tokens=256), progress=False)
     generator = np.random.default_rng(0)
@@ -58,13 +59,13 @@ def rendered(
         for record in records
     ]
     rewards = [part[:, 0] for part in scores]
-    evaluation = evaluate(examples, rewards, temperature)
+    evaluation = replace(evaluate(examples, rewards, temperature), learnt_prompts=learnt_prompts)
     made = probe(records, lengths_of, 1.0, 5) if probes else None
     analysis = analyse(examples, scores, heads, temperature, made)
     pairs = judged_pairs(examples, rewards)
     subject = Subject(
         "mine", "a backbone", heads.outputs, 256, "0" * 64, ACCOUNT,
-        tiny_checkpoint(Family.CAUSAL).description.provenance, learnt_prompts,
+        tiny_checkpoint(Family.CAUSAL).description.provenance,
     )  # fmt: skip
     lengths = [[len(text) for text in record.responses] for record in records]
     decided = pairs.select(pairs.preference != 0.5)
@@ -137,6 +138,8 @@ def test_what_makes_the_figures_doubtful_is_said_with_them() -> None:
     assert "at its bound" not in sound
     doubtful = rendered(records, temperature=0.01, learnt_prompts=7)
     assert "has learnt from 7 of the 30 prompts: the figures are too good" in doubtful
+    unknown = rendered(records, learnt_prompts=None)
+    assert "Whether the model has learnt from some of the prompts is not known" in unknown
     assert "is at its bound: all validation pairs are ordered rightly" in doubtful
     assert "is at its bound: the scores do not tell who wins" in rendered(records, temperature=99.9)
     assert re.search(r"do so more often than not:.*padding \(100.0 %\)", doubtful, re.DOTALL)  # it likes length

@@ -175,6 +175,8 @@ def main() -> int:
     check = parser.parse_args().check
     behind = [readme for readme in tables() if rendered(readme) != readme.read_text(encoding="utf-8")]
     if check:
+        for readme in behind:
+            print(f"{readme} is not what the results say: run `python -m benchmarks.tables`")
         return 1 if behind else 0
     for readme in behind:
         readme.write_text(rendered(readme), encoding="utf-8")

@@ -208,9 +208,9 @@ def _of_members(pooled: Pooled) -> Disagreement:
 def _result(
     part: str, quick: bool, targets: list[Target], found: dict[str, Figures], rows: list[Row], pooled: Pooled
 ) -> Result:
-    recipe = RECIPES[part]
+    trained = asked(part, len(pooled.margins), quick).recipe
     content = {
-        "recipe": {"name": recipe, **read_recipe(recipe).model_dump(mode="json", exclude_unset=True)},
+        "recipe": {"name": RECIPES[part], **trained.model_dump(mode="json", exclude_unset=True)},
         "seeds": len(pooled.margins),
         **{name: asdict(value) for name, value in found.items()},
     }

@@ -168,7 +168,7 @@ def run(name: str, workload: Workload, steps: int, bf16: bool) -> dict[str, Any]
     """Train so many steps; seconds and loss of each, pairs and tokens of a step, peak memory of the process in MiB."""
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
-        config, checkpoint = untrained(workload, steps, Path(folder), bf16)
+        config, checkpoint = untrained(workload, Path(folder), bf16)
         examples = examples_of(workload, steps, checkpoint)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         timer = Timer()

@@ -114,7 +114,7 @@ def measure(part: str, quick: bool) -> Result:
 
     def train(timer: Timer) -> list[float]:
         with tempfile.TemporaryDirectory() as folder:
-            config, checkpoint = untrained(workload, steps, Path(folder), computes_bf16())
+            config, checkpoint = untrained(workload, Path(folder), computes_bf16())
             assay(config, checkpoint, examples_of(workload, steps, checkpoint), timer)
         return timer.seconds
 

@@ -55,8 +55,8 @@ WORKLOADS = {
 }
 
 
-def untrained(workload: Workload, steps: int, run: Path, bf16: bool) -> tuple[TrainingConfig, Checkpoint]:
-    """The model before training, and what Assay trains it with: one epoch of so many steps at a constant pace."""
+def untrained(workload: Workload, run: Path, bf16: bool) -> tuple[TrainingConfig, Checkpoint]:
+    """The model before training, and what Assay trains it with: one epoch, without a warm-up."""
     config = TrainingConfig(
         run=run,
         progress=False,

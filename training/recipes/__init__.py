@@ -1,4 +1,7 @@
-"""Settings that were found by experiment, one file for a backbone and a kind of data: `--config NAME` reads one."""
+"""Settings that figures were measured with, one file for a backbone and a kind of data: `--config NAME` reads one.
+
+Each says what was compared before, and where; figures of a test chose nothing.
+"""
 
 import tomllib
 from pathlib import Path

@@ -1,6 +1,7 @@
 """The configuration of one command: defaults, then one TOML file, then flags."""
 
 import argparse
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,7 +119,8 @@ def _read(path: Path, kind: type[Section]) -> dict[str, Any]:
 
 def _explain(error: ValidationError | SettingsError, config: Path | None) -> str:
     if isinstance(error, SettingsError):
-        return str(error)
+        table = re.match(r"Parsing error encountered for (\S+): not enough values to unpack", str(error))
+        return str(error) if table is None else f"{table[1]}: a table is given by NAME=VALUE; again for the next"
     complaints = []
     for problem in error.errors(include_url=False):
         name = ".".join(map(str, problem["loc"]))

@@ -161,3 +161,9 @@ def test_a_section_that_is_no_table_is_not_passed_over_for_flags(line: str, tmp_
     for flags in ([], ["--model.max-tokens", "32"], ["--data.train", "a.jsonl"], ["--optimiser.epochs", "1"]):
         with pytest.raises(ConfigurationError, match=rf"mine\.toml: {name} must be a table, \[{name}\]"):
             load_configuration("fit", ["--config", str(path), *flags], TrainingConfig)
+
+
+@pytest.mark.parametrize("name", ["data.mix", "data.columns", "model.aspects"])
+def test_a_table_is_given_by_name_and_value(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^{name}: a table is given by NAME=VALUE; again for the next$"):
+        load_configuration("fit", [f"--{name}", "a"], TrainingConfig)

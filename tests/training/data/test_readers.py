@@ -271,3 +271,18 @@ def test_all_names_that_formats_read_can_be_given() -> None:
     for golden in GOLDEN.glob("*.jsonl"):
         for line in golden.read_text().splitlines():
             assert set(json.loads(line)) <= COLUMNS
+
+
+def test_rows_without_a_prompt_are_counted_in_a_warning(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of one question two prompts are made, and nothing else says so."""
+    rows = [
+        {"chosen": f"Q: 2+2?\n{opening} {k}", "rejected": f"Q: 2+2?\n{opening} x"}
+        for k, opening in ((1, "Well."), (2, "No."))
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len({record.split_key for record in read_records(file).records}) == 2
+    assert "rows.jsonl: 2 rows have no prompt" in caplog.text
+    caplog.clear()
+    read_row(file, {"chosen": [USER, reply("4")], "rejected": [USER, reply("5")]})
+    read_row(file, {"prompt": "Q: 2+2?", "chosen": "4", "rejected": "5"})
+    assert not caplog.text

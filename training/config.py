@@ -52,11 +52,11 @@ class DataConfig(Section):
     """What the rows call a column, by the name that the format has for it: chosen=response_j,rejected=response_k."""
     test: Sources = ()
     """Data to test on; without it a part of the training prompts is held out."""
-    test_fraction: float = Field(0.15, ge=0, lt=1)
+    test_fraction: float = Field(0.15, ge=0, le=1)
     """Share of prompts held out for the test, when no test data are named."""
     validation: Sources = ()
     """Data for early stopping and calibration; without it a part of the training prompts is held out."""
-    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    validation_fraction: float = Field(0.1, gt=0, le=1)
     """Share of prompts held out for early stopping and calibration, when no validation data are named."""
     seed: int = 0
     """Of which prompts are held out, and of the order of a prompt's responses. Trainings that differ in optimiser.seed

@@ -50,7 +50,7 @@ class FlagParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Of a flag that there is not, name the one that was probably meant."""
-        if unknown := re.match(r"unrecognized arguments: (--[^\s=]+)", message):
+        if unknown := re.match(r"unrecognized arguments:.*? (--[^\s=]+)", message):
             known = [flag for action in self._actions for flag in action.option_strings]
             if meant := difflib.get_close_matches(unknown[1], known, 1):
                 message += f"; did you mean {meant[0]}?"

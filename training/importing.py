@@ -43,8 +43,10 @@ def import_configuration(arguments: Sequence[str]) -> TrainingConfig:
         raise ConfigurationError("resume is of training, and import has nothing to go on with; leave it out")
     content = config.model_dump(exclude_unset=True)
     data = content.setdefault("data", {})
-    validation = data.setdefault("validation_fraction", _VALIDATION)
-    data.setdefault("test_fraction", 1 - validation)
+    if not data.get("validation"):
+        data.setdefault("validation_fraction", 1.0 if data.get("test") else _VALIDATION)
+    if not data.get("test"):
+        data.setdefault("test_fraction", 1.0 if data.get("validation") else 1 - data["validation_fraction"])
     content["model"]["head"] = "pretrained"
     content["optimiser"] = content.get("optimiser", {}) | {"epochs": 0}
     try:

@@ -23,11 +23,13 @@ class Learnt:
         trained: what they have learnt from.
         chosen_by: what chose among their states, and calibrated them.
         unknown: for each training whose records are not there as they were, the reason.
+        elsewhere: whether they begin with a reward model of elsewhere, of which nobody knows what it has learnt from.
     """
 
     trained: list[PreferenceRecord] = field(default_factory=list)
     chosen_by: list[PreferenceRecord] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    elsewhere: bool = False
 
 
 def learnt_by(provenance: Provenance, model: Path) -> Learnt:
@@ -37,7 +39,7 @@ def learnt_by(provenance: Provenance, model: Path) -> Learnt:
         provenance: of the model.
         model: its folder, for messages.
     """
-    learnt = Learnt()
+    learnt = Learnt(elsewhere=began_elsewhere(provenance, model))
     training: Provenance | None = provenance
     while training is not None:
         config = recorded_configuration(model, training.configuration)
@@ -53,6 +55,13 @@ def learnt_by(provenance: Provenance, model: Path) -> Learnt:
     return learnt
 
 
+def began_elsewhere(provenance: Provenance, model: Path) -> bool:
+    """Whether the first of a model's trainings began with a reward model that was not trained here."""
+    while provenance.began_with is not None:
+        provenance = provenance.began_with
+    return recorded_configuration(model, provenance.configuration).model.head == "pretrained"
+
+
 def refuse_learnt(splits: Splits, earlier: Provenance, model: Path, config: DataConfig) -> None:
     """Refuse held-out prompts that an earlier run has learnt from, whose weights a training begins with.
 
@@ -62,8 +71,8 @@ def refuse_learnt(splits: Splits, earlier: Provenance, model: Path, config: Data
     learnt = learnt_by(earlier, model)
     for reason in learnt.unknown:
         logger.warning("whether %s has learnt from what is held out here is not known: %s", model, reason)
-    shared = list(filter(shared_with(learnt.trained), splits.validation))
-    shared += filter(shared_with([*learnt.trained, *learnt.chosen_by]), splits.test)
+    shared = list(filter(shared_with(learnt.trained, of_one_run=False), splits.validation))
+    shared += filter(shared_with([*learnt.trained, *learnt.chosen_by], of_one_run=False), splits.test)
     if not shared:
         return
     count = len(splits.validation) + len(splits.test)

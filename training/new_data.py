@@ -42,7 +42,7 @@ def prepare_new_data(config: DataConfig, learnt: Learnt) -> tuple[list[Preferenc
     if not any(pair.direction for pair in pairs_of(records)):
         raise DataError("no pair has a majority, so there is nothing to measure", file=", ".join(config.test))
     records = [shuffle_sides(record, config.seed) for record in records]
-    known = learnt_prompts(learnt.trained, records)
+    known = learnt_prompts(learnt.trained, records, of_one_run=False)
     return records, {
         "sources": {"train": config.train, "validation": config.validation, "test": config.test},
         "rows": {"read": hygiene.records, "skipped": len(skipped)},
@@ -52,7 +52,7 @@ def prepare_new_data(config: DataConfig, learnt: Learnt) -> tuple[list[Preferenc
         "leaking_prompts_dropped": 0,
         "hygiene": asdict(hygiene),
         "leakage": None if learnt.unknown else asdict(check_leakage([*learnt.trained, *learnt.chosen_by], records)),
-        "learnt_prompts": None if learnt.unknown and not known else known,
+        "learnt_prompts": None if (learnt.unknown or learnt.elsewhere) and not known else known,
         "contaminated": None,
         "annotators": None,
     }

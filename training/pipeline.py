@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from training.export.bundle import export_bundle
 from training.export.classifier import export_classifier, refuse_no_classifier
 from training.fit import FitResult, checkpoint_to_resume, fit, refuse_unranked
 from training.judgement_weights import check_aspects
-from training.learnt import refuse_learnt
+from training.learnt import began_elsewhere, refuse_learnt
 from training.new_checkpoint import new_checkpoint
 from training.prepare import PreparedData, prepare_data
 from training.prepare_stored import prepare_stored
@@ -230,6 +230,8 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
         )
     remove(config.run, EVALUATION)  # not before there can be another
     move_to_accelerator(checkpoint.model)
+    if began_elsewhere(provenance, config.run / "model"):
+        data = replace(data, account={**data.account, "learnt_prompts": None})
     report = trained.report.with_changes_of(config.report)
     evaluation = measure(config.run, checkpoint, data, report.probe_responses, config.progress)
     write(config.run / "evaluated.json", {"weights_sha256": weights_sha256(config.run / "model")})

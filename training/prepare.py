@@ -111,7 +111,7 @@ def prepare_data(config: DataConfig) -> PreparedData:
             "leaking_prompts_dropped": sum(each.dropped for each in {leaking, chosen_by}),
             "hygiene": asdict(hygiene),
             "leakage": leakage,
-            "learnt_prompts": learnt_prompts(parts["train"], parts["test"]),
+            "learnt_prompts": learnt_prompts(parts["train"], parts["test"]) if config.test else 0,
             "contaminated": None if passages is None else asdict(contaminated.found),
             "annotators": annotators,
         },
@@ -148,7 +148,8 @@ def refuse_empty(splits: Splits, prompts: int, fractions: tuple[float, float, fl
         if not part:
             raise DataError(
                 f"no {name} prompts: {prompts} prompts in shares of {_shares(fractions)} for training, "
-                "validation and test leave it empty; use more data, other fractions or another data.seed"
+                f"validation and test leave it empty; {_of_one_dialogue(splits)}use more data, other fractions or "
+                "another data.seed"
             )
         decided = apart = False
         for pair in pairs_of(part):  # records in a store are read one by one, and mostly the first will do
@@ -163,6 +164,18 @@ def refuse_empty(splits: Splits, prompts: int, fractions: tuple[float, float, fl
                 f"{'learn' if name == 'train' else 'measure'} there; use more data, other fractions or another "
                 "data.seed"
             )
+
+
+def _of_one_dialogue(splits: Splits) -> str:
+    """Whether most records are kept together, as words for the error."""
+    keys = Counter(record.split_key for part in vars(splits).values() for record in part)
+    most = max(keys.values(), default=0)
+    if most < 2 or 2 * most < keys.total():
+        return ""
+    return (
+        f"{most} of them are of one group, or open alike and are taken for one dialogue (name what belongs together in "
+        "a column group); else "
+    )
 
 
 def unique_ids(parts: Sequence[Sequence[PreferenceRecord]]) -> list[list[PreferenceRecord]]:
@@ -279,6 +292,14 @@ def hash_parts(records: Sequence[PreferenceRecord], *named: Sequence[PreferenceR
 def hash_records(records: Sequence[PreferenceRecord]) -> str:
     """SHA-256 of the records, whatever their order."""
     digest = hashlib.sha256()
-    for line in sorted(record.model_dump_json(exclude_none=True) for record in records):
+    for line in sorted(map(hashed_line, records)):
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
+
+
+def hashed_line(record: PreferenceRecord) -> str:
+    """What the hash of data knows of a record: all of it, and which rule divides a dialogue.
+
+    Before there was one they were divided turn by turn: a run of then must not be measured on what is the test now.
+    """
+    return record.model_dump_json(exclude_none=True) + record.opening_key * (record.group is None and record.goes_on)

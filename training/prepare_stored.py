@@ -38,6 +38,7 @@ from training.data.splits import part_of
 from training.prepare import (
     PreparedData,
     fractions_of,
+    hashed_line,
     in_evaluation,
     in_held_out,
     refuse_empty,
@@ -230,7 +231,7 @@ class _Preparation:
     def _noted(self, record: PreferenceRecord) -> PreferenceRecord:
         """A sum of hashes does not depend on the order, and needs no more memory with every record."""
         self.sources[self._named or "train"].add(record.source)
-        digest = hashlib.sha256((self._named + record.model_dump_json(exclude_none=True)).encode()).digest()
+        digest = hashlib.sha256((self._named + hashed_line(record)).encode()).digest()
         self._digest = (self._digest + int.from_bytes(digest, "big")) % 2**256
         return record
 

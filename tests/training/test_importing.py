@@ -57,6 +57,10 @@ def test_from_trl_to_a_bundle(
     assert bundle.digest in capsys.readouterr().out
     assert bundle.manifest.name == "of-trl"
     assert "nothing: the reward model as it came" in (tmp_path / "run" / "report.html").read_text()
+    assert (
+        "Whether the model has learnt from some of the prompts is not known"
+        in (bundle.folder / "report" / "summary.md").read_text()
+    )
 
     theirs = AutoModelForSequenceClassification.from_pretrained(trained).eval()
     prompt, responses = "xyz 1", ["ab++", "abcd"]
@@ -80,6 +84,16 @@ def test_most_of_the_data_are_held_out_unless_said_otherwise() -> None:
     config = import_configuration(["some/model", "--data.validation-fraction", "0.2"])
     assert (config.model.backbone, config.model.head, config.optimiser.epochs) == ("some/model", "pretrained", 0)
     assert (config.data.validation_fraction, config.data.test_fraction) == (0.2, pytest.approx(0.8))
+
+
+@pytest.mark.parametrize(
+    ("named", "fractions"),
+    [([], (0.4, 0.6)), (["validation"], (0.1, 1.0)), (["test"], (1.0, 0.15)), (["validation", "test"], (0.1, 0.15))],
+)
+def test_what_is_not_named_is_all_that_is_left(named: list[str], fractions: tuple[float, float]) -> None:
+    flags = [flag for name in named for flag in (f"--data.{name}", "named.jsonl")]
+    data = import_configuration(["some/model", *flags]).data
+    assert (data.validation_fraction, data.test_fraction) == pytest.approx(fractions)
 
 
 @pytest.mark.parametrize("share", ["0.3", "0.4", "0.45"])

@@ -10,9 +10,9 @@ import pytest
 
 from tests.training.tiny import toy_records
 from training.config import DataConfig, TrainingConfig
-from training.data import DataError, PreferenceRecord, Splits, write_records
+from training.data import DataError, PreferenceRecord, Splits, read_records, write_records
 from training.data.lazy_sequence import LazySequence
-from training.prepare import PreparedData, prepare_data, refuse_empty, unique_ids
+from training.prepare import PreparedData, hashed_line, prepare_data, refuse_empty, unique_ids
 from training.prepare_stored import prepare_stored
 from training.settings import load_configuration
 
@@ -363,3 +363,40 @@ def test_what_was_dropped_is_the_reason_where_nothing_is_left(tmp_path: Path) ->
     path = write_pairs(tmp_path / "pairs.jsonl", 40)
     with pytest.raises(DataError, match=r"no train prompts: \d+ of 40 are also in the validation or test data"):
         prepare_data(config(path, test=(path,)))
+
+
+def dialogues(path: Path, first: list[dict[str, str]] | None = None, count: int = 40) -> str:
+    """Of two turns each, as rows of messages."""
+    rows = []
+    for number in range(count):
+        opening = first or [{"role": "user", "content": f"question {number}"}]
+        later = [{"role": "assistant", "content": "so"}, {"role": "user", "content": f"and {number}?"}]
+        for prompt in (opening, [*opening, *later]):
+            answer = [{"role": "assistant", "content": f"{text} {number} {len(prompt)}"} for text in ("good", "bad")]
+            rows.append({"prompt": prompt, "chosen": answer[:1], "rejected": answer[1:]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_dialogue_is_not_divided(tmp_path: Path, stored: bool) -> None:
+    asked = config(dialogues(tmp_path / "rows.jsonl"), store=tmp_path / "store" if stored else None)
+    data = prepare_stored(asked, False) if stored else prepare_data(asked)
+    keys = [{record.split_key for record in part} for part in vars(data.splits).values()]
+    assert [len(one & other) for one in keys for other in keys if one is not other] == [0] * 6
+    assert data.account["learnt_prompts"] == 0
+
+
+def test_runs_whose_dialogues_were_divided_by_turns_are_known_by_their_hash(tmp_path: Path) -> None:
+    """Else they would be measured on what is the test now, of which they have learnt some."""
+    (first, later) = read_records(dialogues(tmp_path / "rows.jsonl", count=1)).records
+    assert hashed_line(first) == first.model_dump_json(exclude_none=True)
+    assert hashed_line(later) == later.model_dump_json(exclude_none=True) + first.split_key
+    of_a_group = later.model_copy(update={"group": "g"})
+    assert hashed_line(of_a_group) == of_a_group.model_dump_json(exclude_none=True)
+
+
+def test_where_all_dialogues_open_alike_the_error_says_so(tmp_path: Path) -> None:
+    path = dialogues(tmp_path / "rows.jsonl", [{"role": "user", "content": "Play a wizard."}])
+    with pytest.raises(DataError, match=r"80 prompts .* 80 of them are of one group, or open alike .* column group"):
+        prepare_data(config(path, merge_prompts=False, deduplicate=False))

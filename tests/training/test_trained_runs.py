@@ -60,7 +60,7 @@ def test_other_data_leave_the_run_alone_and_say_what_they_share(
     assert "shared with the test before anything was dropped: prompt</td><td>50" in page
     learnt = json.loads((run / "data.json").read_text())["parts"]["train"]["prompts"]  # the others chose among states
     assert 0 < learnt < 50
-    said = f"the model has learnt from {learnt} of the 80 prompts: the figures are too good"
+    said = f"the model has learnt from {learnt} of the 80 prompts, their dialogues or groups: the figures are too good"
     assert said in page
     assert said in (folder / "summary.md").read_text()
     assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before

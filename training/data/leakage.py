@@ -10,7 +10,7 @@ from training.data.near_duplicates import near_duplicate_clusters
 from training.data.pairs import pairs_of
 from training.data.record import PreferenceRecord, normalise
 
-Shared = Literal["prompt", "dialogue", "response", "pair", "sentence"]
+Shared = Literal["prompt", "response", "pair", "sentence"]
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -47,26 +47,40 @@ def check_leakage(train: Iterable[PreferenceRecord], test: Iterable[PreferenceRe
 def leaking(
     train: Iterable[PreferenceRecord], test: Iterable[PreferenceRecord], kind: Shared
 ) -> list[PreferenceRecord]:
-    """The test records that share a prompt, its opening, a response, a pair or a sentence of one with training."""
+    """The test records that share a prompt, a response, a pair or a sentence of a response with training."""
     known = {trait for record in train for trait in _TRAITS[kind](record)}
     return [record for record in test if not known.isdisjoint(_TRAITS[kind](record))]
 
 
-def learnt_prompts(trained: Iterable[PreferenceRecord], test: Iterable[PreferenceRecord]) -> int:
-    """How many prompts of the test, those of one group counting once, a model that has learnt `trained` knows."""
-    knows = shared_with(trained)
+def learnt_prompts(
+    trained: Iterable[PreferenceRecord], test: Iterable[PreferenceRecord], *, of_one_run: bool = True
+) -> int:
+    """How many prompts of the test, those of one group counting once, a model that has learnt `trained` knows.
+
+    Arguments as of `shared_with`.
+    """
+    knows = shared_with(trained, of_one_run=of_one_run)
     return len({record.split_key for record in test if knows(record)})
 
 
-def shared_with(others: Iterable[PreferenceRecord]) -> Callable[[PreferenceRecord], bool]:
-    """Whether a record shares a dialogue, a group or, word for word, a judged pair with one of `others`."""
+def shared_with(others: Iterable[PreferenceRecord], *, of_one_run: bool = True) -> Callable[[PreferenceRecord], bool]:
+    """Whether a record shares a prompt, its dialogue or group, or, word for word, a judged pair with one of `others`.
+
+    Args:
+        others: compared with.
+        of_one_run: groups have their names from one hand; else those of two sources are two, whatever their names.
+    """
     others = list(others)
-    kinds: tuple[Shared, ...] = ("dialogue", "pair")
+    kinds: tuple[Shared, ...] = ("prompt", "pair")
     known = {kind: {trait for record in others for trait in _TRAITS[kind](record)} for kind in kinds}
-    groups = {record.group for record in others} - {None}
+
+    def together(record: PreferenceRecord) -> Hashable:
+        return record.split_key if of_one_run or record.group is None else (record.source, record.split_key)
+
+    keys = {together(record) for record in others}
 
     def shares(record: PreferenceRecord) -> bool:
-        return record.group in groups or any(not known[kind].isdisjoint(_TRAITS[kind](record)) for kind in kinds)
+        return together(record) in keys or any(not known[kind].isdisjoint(_TRAITS[kind](record)) for kind in kinds)
 
     return shares
 
@@ -79,11 +93,6 @@ def sentences(text: str) -> set[str]:
 def _prompts(record: PreferenceRecord) -> Iterator[Hashable]:
     if record.has_prompt:
         yield record.loose_prompt_key
-
-
-def _openings(record: PreferenceRecord) -> Iterator[Hashable]:
-    if record.has_prompt:
-        yield record.opening_key
 
 
 def _responses(record: PreferenceRecord) -> Iterator[Hashable]:
@@ -102,7 +111,6 @@ def _sentences(record: PreferenceRecord) -> Iterator[Hashable]:
 
 _TRAITS: dict[Shared, Callable[[PreferenceRecord], Iterator[Hashable]]] = {
     "prompt": _prompts,
-    "dialogue": _openings,
     "response": _responses,
     "pair": _pairs,
     "sentence": _sentences,

@@ -17,7 +17,8 @@ _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=Fal
 
 Choice = Literal["i", "j", "tie"]
 
-_REPLY = re.compile(r"\n\s*Assistant:")
+_ASKED = re.compile(r"human: (?!assistant:).*?(?= assistant:)")
+"""Of a transcript without differences of case and white space, what stands before the first reply."""
 
 _OTHER: dict[Choice, Choice] = {"i": "j", "j": "i", "tie": "tie"}
 
@@ -175,9 +176,9 @@ class PreferenceRecord(BaseModel):
     def split_key(self) -> str:
         """What must not be divided between training and test: the group, else how the prompt opens.
 
-        A dialogue opens with its first turn that is not the system's, and is one dialogue at every later turn; a prompt
-        of one turn is its own opening. Case and white space do not count. Records without a prompt (comparisons of bare
-        texts) have nothing to share but their responses, so the key is then that of the set of responses.
+        A dialogue opens with its first user turn, and is one dialogue at every later turn; a prompt of one turn is its
+        own opening. Case and white space do not count. Records without a prompt (comparisons of bare texts) have
+        nothing to share but their responses, so the key is then that of the set of responses.
         """
         if self.group is not None:
             return f"group:{self.group}"
@@ -188,18 +189,26 @@ class PreferenceRecord(BaseModel):
     @property
     def loose_prompt_key(self) -> str:
         """A hash of the prompt that ignores case and white space."""
-        return _loose_key(self.messages)
+        return _loose_key([(turn.role, normalise(turn.content)) for turn in self.messages])
 
     @property
     def opening_key(self) -> str:
-        """The same of the first turns, up to one that is not the system's; of a `Human:` transcript up to the reply."""
-        if isinstance(self.prompt, str):
-            transcript = self.prompt.lstrip().startswith("Human:")
-            return _loose_key(
-                [Message(role="user", content=_REPLY.split(self.prompt, 1)[0])] if transcript else self.messages
-            )
-        first = next((place for place, turn in enumerate(self.prompt) if turn.role != "system"), len(self.prompt))
-        return _loose_key(self.prompt[: first + 1])
+        """A hash of how the prompt begins, up to its first user turn with any text; case and white space do not count.
+
+        Of a transcript in one text (`Human: ... Assistant: ...`), that is what stands before the first reply.
+        """
+        turns = [(turn.role, normalise(turn.content)) for turn in self.messages]
+        if len(turns) == 1:
+            role, text = turns[0]
+            asked = _ASKED.match(text)
+            return _loose_key([(role, text if asked is None else asked[0])])
+        first = next((place for place, (role, text) in enumerate(turns) if role == "user" and text), len(turns))
+        return _loose_key(turns[: first + 1])
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the prompt is a dialogue that goes on after its opening."""
+        return self.opening_key != self.loose_prompt_key
 
     @property
     def messages(self) -> Sequence[Message]:
@@ -226,8 +235,8 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def _loose_key(messages: Sequence[Message]) -> str:
-    return f"prompt:{_digest([[turn.role, normalise(turn.content)] for turn in messages])}"
+def _loose_key(turns: Sequence[tuple[str, str]]) -> str:
+    return f"prompt:{_digest([list(turn) for turn in turns])}"
 
 
 def _digest(value: object) -> str:

@@ -121,7 +121,7 @@ class Evaluation:
     rule: Literal["longer", "shorter"] = "longer"
     above_rule: Interval | None = None
     reliability: list[Bin] = field(default_factory=list)
-    learnt_prompts: int | None = 0
+    learnt_prompts: int | None = None
 
     @property
     def verdict(self) -> str | None:
@@ -143,7 +143,7 @@ class Evaluation:
             )
         if self.learnt_prompts:
             known = f"{self.learnt_prompts} of the {self.prompts} prompts"
-            return f"But the model has learnt from {known}: the figures are too good."
+            return f"But the model has learnt from {known}, their dialogues or groups: the figures are too good."
         return None
 
     @property

@@ -234,13 +234,14 @@ def test_unknown_choices_are_refused(tmp_path: Path) -> None:
 
 
 def test_messages_in_the_spelling_of_python_are_no_text(tmp_path: Path) -> None:
-    for number, cell in enumerate(("[{'role': 'user', 'content': 'p'}]", '[{""content"": ""p""')):
-        file = tmp_path / f"{number}.csv"
-        file.write_text(f'prompt,chosen,rejected\n"{cell}",a,b\n[{{sic}}],a,b\n')
-        result = read_records(file, on_bad_row="skip")
-        assert [row.line for row in result.skipped] == [2]
-        assert "column 'prompt': looks like a list of messages, but is no JSON list" in result.skipped[0].reason
-        assert [record.prompt for record in result.records] == ["[{sic}]"]
+    code = ["[{sic}]", "[{'role': 'admin'}]", "[{'role': 'admin', 'content': 1}] is what it returns"]
+    cells = ["[{'role': 'user', 'content': 'p'}]", *code]
+    file = tmp_path / "rows.csv"
+    file.write_text("prompt,chosen,rejected\n" + "".join(f'"{cell}",a,b\n' for cell in cells))
+    result = read_records(file, on_bad_row="skip")
+    assert [row.line for row in result.skipped] == [2]
+    assert "column 'prompt': is a list of messages in the spelling of Python" in result.skipped[0].reason
+    assert [record.prompt for record in result.records] == code
 
 
 def test_what_python_cannot_have_is_a_bad_row_of_parquet(tmp_path: Path) -> None:
@@ -254,9 +255,8 @@ def test_what_python_cannot_have_is_a_bad_row_of_parquet(tmp_path: Path) -> None
     result = read_records(tmp_path / "rows.parquet", on_bad_row="skip")
     assert [(row.line, row.reason.partition(":")[0]) for row in result.skipped] == [
         (2, "column 'chosen'"),
-        (3, "column 'day'"),
     ]
-    assert [record.prompt for record in result.records] == ["p"]
+    assert [record.prompt for record in result.records] == ["p", "r"]  # whatever the day
 
 
 def test_columns_of_parquet_that_have_one_name(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -141,6 +141,22 @@ def test_dialogues_that_open_otherwise_are_several() -> None:
         [LATER, REPLY, USER],
         "\n\nHuman: Why?\n\nAssistant:",
         "Human nature.\n\nAssistant: what is that?",
+        "Human:\n\nAssistant: Hi.\n\nHuman: Why?\n\nAssistant:",
+        "Human:\n\nAssistant: Hi.\n\nHuman: When?\n\nAssistant:",
+        [REPLY, USER],
+        [REPLY, LATER],
+        [{"role": "user", "content": " "}, REPLY, USER],
+        [{"role": "user", "content": " "}, REPLY, LATER],
         "Human nature.",
     ]
     assert len({record(prompt=prompt).split_key for prompt in prompts}) == len(prompts)
+
+
+@given(st.from_type(PreferenceRecord))
+@example(record(prompt="Human: Why?\n\nAssistant:"))
+@example(record(prompt=[USER, REPLY, LATER]))
+def test_equal_prompts_open_alike(given_record: PreferenceRecord) -> None:
+    louder = [turn.model_copy(update={"content": f" {turn.content}\n"}) for turn in given_record.messages]
+    other = given_record.model_copy(update={"prompt": louder})
+    assert other.loose_prompt_key == given_record.loose_prompt_key
+    assert other.opening_key == given_record.opening_key

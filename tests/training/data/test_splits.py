@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.bundle.text_format import Message
-from training.data.leakage import shared_with
+from training.data.leakage import learnt_prompts, shared_with
 from training.data.record import Judgement, PreferenceRecord
 from training.data.splits import Splits, split
 
@@ -104,3 +104,21 @@ def test_the_turns_of_a_dialogue_are_in_one_part(as_text: bool) -> None:
     assert all(where[f"{number}-0"] == where[f"{number}-1"] for number in range(60))
     knows = shared_with([record for record in rows if record.id.endswith("-0")])
     assert all(map(knows, rows))
+
+
+def test_groups_of_unrelated_data_have_names_of_their_own() -> None:
+    ours = [prompted(f"{number}", f"question {number}", f"{number}") for number in range(5)]
+    changes = {"responses": ["c", "d"], "source": "t"}
+    theirs = [record.model_copy(update={"prompt": f"theirs {record.id}", **changes}) for record in ours]
+    assert learnt_prompts(ours, theirs) == 5
+    assert learnt_prompts(ours, theirs, of_one_run=False) == 0
+    same = [record.model_copy(update={"source": "s"}) for record in theirs]
+    assert learnt_prompts(ours, same, of_one_run=False) == 5
+    assert learnt_prompts(ours, [prompted("x", " QUESTION 3")], of_one_run=False) == 1
+
+
+@given(many, st.integers(0, 3))
+def test_nothing_of_the_test_was_learnt(rows: list[PreferenceRecord], seed: int) -> None:
+    parts = split(rows, FRACTIONS, seed)
+    with_prompts = [record for record in parts.test if record.has_prompt]
+    assert learnt_prompts(parts.train, with_prompts) == 0

@@ -1,10 +1,10 @@
 """Rows of files: JSON lines, JSON lists, CSV, Parquet and Hugging Face data sets, one dictionary a row."""
 
+import ast
 import csv
 import gzip
 import io
 import json
-import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +25,6 @@ _INSTALL = "pip install 'assay[train]'"
 # What the cells of these CSV columns hold; every other cell is text.
 _NUMBER_CELLS = frozenset({"votes_a", "votes_b", "ties", "margin", "weight"})
 _JSON_CELLS = frozenset({"responses", "judgements", "ranks", "scores", "qualities", "votes"})
-_MESSAGE_KEY = re.compile(r"""\s*\[\{\s*['"](role|content)['"]\s*:""")
 _MESSAGE_CELLS = frozenset({"prompt", "chosen", "rejected"})
 
 
@@ -207,9 +206,20 @@ def _cell(column: str, cell: str) -> Any:
         value = _decoded_json(cell)
         if isinstance(value, list) and all(isinstance(turn, dict) and "role" in turn for turn in value):
             return value
-        if _MESSAGE_KEY.match(cell):
-            return DataError("looks like a list of messages, but is no JSON list of them; write such cells as JSON")
+        if _is_python(cell):
+            return DataError("is a list of messages in the spelling of Python; write such cells as JSON")
     return cell
+
+
+def _is_python(cell: str) -> bool:
+    """Whether a cell has messages as `str` writes them, and as pandas puts lists into a CSV."""
+    try:
+        value = ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return isinstance(value, list) and all(
+        isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in value
+    )
 
 
 def _parquet(path: Path) -> Iterator[RawRow]:
@@ -240,8 +250,10 @@ def _row_of(batch: Any) -> dict[str, Any] | DataError:
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             (row[name],) = column.to_pylist()
-        except (ValueError, OverflowError) as error:  # no UTF-8; a date before the year 1 or after 9999
-            return DataError(f"column {name!r}: {first_line(error)}")
+        except (ValueError, OverflowError) as error:
+            if not _library("pyarrow.types", "Parquet files").is_temporal(column.type):
+                return DataError(f"column {name!r}: {first_line(error)}")
+            row[name] = None  # a time beyond Python's, which no format reads
     return row
 
 

@@ -137,7 +137,7 @@ def test_what_makes_the_figures_doubtful_is_said_with_them() -> None:
     assert "too good" not in sound
     assert "at its bound" not in sound
     doubtful = rendered(records, temperature=0.01, learnt_prompts=7)
-    assert "has learnt from 7 of the 30 prompts: the figures are too good" in doubtful
+    assert "has learnt from 7 of the 30 prompts, their dialogues or groups: the figures are too good" in doubtful
     unknown = rendered(records, learnt_prompts=None)
     assert "Whether the model has learnt from some of the prompts is not known" in unknown
     assert "is at its bound: all validation pairs are ordered rightly" in doubtful

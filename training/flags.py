@@ -3,8 +3,7 @@
 import argparse
 import difflib
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 _VALUES = {
@@ -35,18 +34,9 @@ class FlagParser(argparse.ArgumentParser):
         for action in self._actions:
             if isinstance(action.metavar, str):
                 action.metavar = _VALUES.get(action.metavar, action.metavar)
-        with self._others_hidden():
-            return super().format_help()
-
-    @contextmanager
-    def _others_hidden(self) -> Iterator[None]:
-        texts = [(action, action.help) for action in self._actions]
-        for action in self._actions:
             if not action.option_strings[0].startswith(self.shown):
                 action.help = argparse.SUPPRESS
-        yield
-        for action, text in texts:
-            action.help = text
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Of a flag that there is not, name the one that was probably meant."""

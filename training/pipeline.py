@@ -230,7 +230,7 @@ def run_evaluate(config: TrainingConfig) -> Evaluation:
         )
     remove(config.run, EVALUATION)  # not before there can be another
     move_to_accelerator(checkpoint.model)
-    if began_elsewhere(provenance, config.run / "model"):
+    if not data.account["learnt_prompts"] and began_elsewhere(provenance, config.run / "model"):
         data = replace(data, account={**data.account, "learnt_prompts": None})
     report = trained.report.with_changes_of(config.report)
     evaluation = measure(config.run, checkpoint, data, report.probe_responses, config.progress)

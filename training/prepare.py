@@ -302,4 +302,5 @@ def hashed_line(record: PreferenceRecord) -> str:
 
     Before there was one they were divided turn by turn: a run of then must not be measured on what is the test now.
     """
-    return record.model_dump_json(exclude_none=True) + record.opening_key * (record.group is None and record.goes_on)
+    line = record.model_dump_json(exclude_none=True)
+    return line + record.opening_key if record.group is None and record.goes_on else line

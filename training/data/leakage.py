@@ -80,6 +80,8 @@ def shared_with(others: Iterable[PreferenceRecord], *, of_one_run: bool = True) 
     keys = {together(record) for record in others}
 
     def shares(record: PreferenceRecord) -> bool:
+        if not keys:  # nothing is held out by name, and millions of records may be asked about
+            return False
         return together(record) in keys or any(not known[kind].isdisjoint(_TRAITS[kind](record)) for kind in kinds)
 
     return shares

@@ -189,7 +189,7 @@ class PreferenceRecord(BaseModel):
     @property
     def loose_prompt_key(self) -> str:
         """A hash of the prompt that ignores case and white space."""
-        return _loose_key([(turn.role, normalise(turn.content)) for turn in self.messages])
+        return _loose_key(self._loose_turns())
 
     @property
     def opening_key(self) -> str:
@@ -197,18 +197,17 @@ class PreferenceRecord(BaseModel):
 
         Of a transcript in one text (`Human: ... Assistant: ...`), that is what stands before the first reply.
         """
-        turns = [(turn.role, normalise(turn.content)) for turn in self.messages]
-        if len(turns) == 1:
-            role, text = turns[0]
-            asked = _ASKED.match(text)
-            return _loose_key([(role, text if asked is None else asked[0])])
-        first = next((place for place, (role, text) in enumerate(turns) if role == "user" and text), len(turns))
-        return _loose_key(turns[: first + 1])
+        return _loose_key(_opening(self._loose_turns()))
 
     @property
     def goes_on(self) -> bool:
         """Whether the prompt is a dialogue that goes on after its opening."""
-        return self.opening_key != self.loose_prompt_key
+        turns = self._loose_turns()
+        return _opening(turns) != turns
+
+    def _loose_turns(self) -> list[tuple[str, str]]:
+        """Role and text of each turn of the prompt, without differences of case and white space."""
+        return [(turn.role, normalise(turn.content)) for turn in self.messages]
 
     @property
     def messages(self) -> Sequence[Message]:
@@ -233,6 +232,16 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _opening(turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """See `PreferenceRecord.opening_key`."""
+    if len(turns) == 1:
+        role, text = turns[0]
+        asked = _ASKED.match(text)
+        return turns if asked is None else [(role, asked[0])]
+    first = next((place for place, (role, text) in enumerate(turns) if role == "user" and text), len(turns))
+    return turns[: first + 1]
 
 
 def _loose_key(turns: Sequence[tuple[str, str]]) -> str:
